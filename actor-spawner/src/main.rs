@@ -1,0 +1,2 @@
+//! The command line of teamster: what runs on this machine?
+fn main() {}

@@ -1,0 +1,1 @@
+//! The attribute macros of teamster: how does a function become an endpoint?

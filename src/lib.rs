@@ -1,0 +1,3 @@
+//! teamster: structured-concurrent, distributed actors.
+#![warn(clippy::unwrap_used)]
+mod msg;

@@ -1,0 +1,214 @@
+//! How did a process end: what `ActorDied` carries and what the log says.
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::ident::{Aid, Canceller};
+
+/// How the operating system says that a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ExitKind {
+    /// It exited with this status.
+    Status(i32),
+    /// It was killed by this signal.
+    Signal(i32),
+    /// It is gone, and nobody here could collect its status.
+    Unknown,
+}
+
+impl fmt::Display for ExitKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ExitKind::Status(code) => write!(f, "exit status {code}"),
+            ExitKind::Signal(number) => match signal_name(*number) {
+                Some(name) => write!(f, "signal {number} ({name})"),
+                None => write!(f, "signal {number}"),
+            },
+            ExitKind::Unknown => f.write_str("status unknown"),
+        }
+    }
+}
+
+/// What it took to end an actor that was asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Rung {
+    /// It ended by itself after the cancel.
+    Cancel,
+    /// It did not acknowledge in 250 ms and ended after SIGTERM.
+    Sigterm,
+    /// It was still there when its grace was over: SIGKILL.
+    Sigkill,
+}
+
+impl fmt::Display for Rung {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Rung::Cancel => "graceful",
+            Rung::Sigterm => "after SIGTERM",
+            Rung::Sigkill => "killed",
+        })
+    }
+}
+
+/// The end of one actor's process, as its parent saw it. Cheap to clone.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Death {
+    inner: Arc<DeathData>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct DeathData {
+    pub(crate) id: Uuid,
+    pub(crate) aid: Aid,
+    pub(crate) exit: ExitKind,
+    pub(crate) asked: Option<Canceller>,
+    pub(crate) rung: Option<Rung>,
+    /// What the child said of itself before it went ("it received SIGTERM from outside").
+    pub(crate) said: Option<String>,
+    pub(crate) in_service: Vec<String>,
+    pub(crate) stderr_tail: String,
+}
+
+impl Death {
+    pub(crate) fn new(data: DeathData) -> Self {
+        Death { inner: Arc::new(data) }
+    }
+
+    pub(crate) fn id(&self) -> Uuid {
+        self.inner.id
+    }
+
+    /// Whose process ended.
+    pub fn aid(&self) -> &Aid {
+        &self.inner.aid
+    }
+
+    /// The operating system's word.
+    pub fn exit(&self) -> ExitKind {
+        self.inner.exit
+    }
+
+    /// The exit status, if it exited.
+    pub fn status(&self) -> Option<i32> {
+        match self.inner.exit {
+            ExitKind::Status(code) => Some(code),
+            ExitKind::Signal(_) | ExitKind::Unknown => None,
+        }
+    }
+
+    /// The signal, if one killed it.
+    pub fn signal(&self) -> Option<i32> {
+        match self.inner.exit {
+            ExitKind::Signal(number) => Some(number),
+            ExitKind::Status(_) | ExitKind::Unknown => None,
+        }
+    }
+
+    /// Who asked for this end, if anybody of the tree did.
+    pub fn asked(&self) -> Option<&Canceller> {
+        self.inner.asked.as_ref()
+    }
+
+    /// What it took, if the end was asked for.
+    pub fn rung(&self) -> Option<Rung> {
+        self.inner.rung
+    }
+
+    /// What the actor itself reported before its end, such as a signal from outside.
+    pub fn said(&self) -> Option<&str> {
+        self.inner.said.as_deref()
+    }
+
+    /// The endpoints of the calls from this actor that it was serving.
+    pub fn in_service(&self) -> &[String] {
+        &self.inner.in_service
+    }
+
+    /// The end of what it had written to stderr: at most 16 KiB.
+    pub fn stderr_tail(&self) -> &str {
+        &self.inner.stderr_tail
+    }
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "actor {} (pid {}) died: {}", self.inner.aid, self.inner.aid.pid(), self.inner.exit)?;
+        if let Some(said) = &self.inner.said {
+            write!(f, "; {said}")?;
+        }
+        if let Some(asked) = &self.inner.asked {
+            write!(f, "; asked by {asked}")?;
+        }
+        if !self.inner.in_service.is_empty() {
+            write!(f, "; in service: {}", self.inner.in_service.join(", "))?;
+        }
+        let tail = self.inner.stderr_tail.trim_end();
+        if !tail.is_empty() {
+            write!(f, "; the end of its stderr:")?;
+            let lines: Vec<&str> = tail.lines().collect();
+            for line in &lines[lines.len().saturating_sub(SHOWN_LINES)..] {
+                write!(f, "\n    {line}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Lines of stderr that a printed death shows; [`Death::stderr_tail`] has all that was kept.
+const SHOWN_LINES: usize = 10;
+
+fn signal_name(number: i32) -> Option<&'static str> {
+    Some(match number {
+        libc::SIGHUP => "SIGHUP",
+        libc::SIGINT => "SIGINT",
+        libc::SIGQUIT => "SIGQUIT",
+        libc::SIGILL => "SIGILL",
+        libc::SIGABRT => "SIGABRT",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGKILL => "SIGKILL",
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGPIPE => "SIGPIPE",
+        libc::SIGALRM => "SIGALRM",
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGUSR1 => "SIGUSR1",
+        libc::SIGUSR2 => "SIGUSR2",
+        libc::SIGXCPU => "SIGXCPU",
+        libc::SIGSYS => "SIGSYS",
+        _ => return None,
+    })
+}
+
+/// How one actor was ended: what a cancel of it or of its nursery returns.
+///
+/// The times count from the request.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Receipt {
+    /// The actor that was asked to end.
+    pub aid: Aid,
+    /// Who asked first. `None`: it ended before anybody asked.
+    pub asked_by: Option<Canceller>,
+    /// When its control thread acknowledged the request.
+    pub heard: Option<Duration>,
+    /// When its tasks, its dialogs and its own children were gone.
+    pub tasks_gone: Option<Duration>,
+    /// When its process had been reaped. Zero: it was gone before we asked.
+    pub reaped: Duration,
+    /// What it took. `None`: it ended before anybody asked.
+    pub rung: Option<Rung>,
+    /// The operating system's word on its end.
+    pub exit: ExitKind,
+}
+
+impl Receipt {
+    /// It ended by itself, or after the cancel alone, with no signal.
+    pub fn was_graceful(&self) -> bool {
+        matches!(self.rung, None | Some(Rung::Cancel))
+    }
+}

@@ -1,0 +1,139 @@
+//! Who is who: an actor's identity, its address, and who asked for a cancel.
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The identity of one actor: one process for one lifetime.
+///
+/// The name is the user's and need not be unique; the uuid is.
+///
+/// Equality, order and hash look at the uuid alone. It prints as `name` followed by the first
+/// eight digits of the uuid: `frank@1f0c9a2b`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Aid {
+    name: Arc<str>,
+    uuid: Uuid,
+    pid: u32,
+    host: Arc<str>,
+}
+
+impl Aid {
+    pub(crate) fn new(name: impl Into<Arc<str>>, uuid: Uuid, pid: u32, host: impl Into<Arc<str>>) -> Self {
+        Aid { name: name.into(), uuid, pid, host: host.into() }
+    }
+
+    /// The name that the user gave it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What sets it apart from every other actor that ever ran.
+    pub fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
+    /// Its process id, on its own host. 0 where the process had not been started.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The name of the machine that it runs on.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub(crate) fn with_pid(&self, pid: u32) -> Self {
+        Aid { pid, ..self.clone() }
+    }
+}
+
+impl PartialEq for Aid {
+    fn eq(&self, other: &Self) -> bool {
+        self.uuid == other.uuid
+    }
+}
+impl Eq for Aid {}
+impl std::hash::Hash for Aid {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.uuid.hash(state);
+    }
+}
+
+impl fmt::Display for Aid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = self.uuid.simple().to_string();
+        write!(f, "{}@{}", self.name, &digits[..8])
+    }
+}
+
+/// Where an actor listens. Prints and parses as a path: `/uds/run/user/1000/teamster/…`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Addr {
+    /// A Unix socket on this host.
+    Uds(PathBuf),
+}
+
+impl fmt::Display for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Addr::Uds(path) => write!(f, "/uds{}", path.display()),
+        }
+    }
+}
+
+/// Who asked for a cancel, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Canceller {
+    /// The actor in which the request was made.
+    pub aid: Aid,
+    /// What was asked there.
+    pub request: CancelRequest,
+}
+
+impl fmt::Display for Canceller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.aid, self.request)
+    }
+}
+
+/// What kind of request a cancel came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum CancelRequest {
+    /// `Portal::cancel_actor`, or `teamster::cancel_self`.
+    Actor,
+    /// `ActorNursery::cancel`.
+    Nursery,
+    /// The nursery's body had ended well, and its service actors were no longer wanted.
+    NurseryEnd,
+    /// Something else in the same nursery had failed.
+    Failure,
+    /// The future of a call, or of a scope, was dropped.
+    Dropped,
+    /// A deadline had passed.
+    Deadline,
+    /// This signal had arrived.
+    Signal(i32),
+    /// The line to the parent had ended: the parent is gone.
+    ParentLost,
+}
+
+impl fmt::Display for CancelRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CancelRequest::Actor => f.write_str("it asked the actor to end"),
+            CancelRequest::Nursery => f.write_str("it cancelled the nursery"),
+            CancelRequest::NurseryEnd => f.write_str("its nursery had come to its end"),
+            CancelRequest::Failure => f.write_str("another part of the nursery had failed"),
+            CancelRequest::Dropped => f.write_str("the caller no longer waits"),
+            CancelRequest::Deadline => f.write_str("the deadline had passed"),
+            CancelRequest::Signal(number) => write!(f, "signal {number} had arrived"),
+            CancelRequest::ParentLost => f.write_str("the parent is gone"),
+        }
+    }
+}
