@@ -15,28 +15,48 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    #[inline]
+    /// Each hot kind returns from its own arm: one way out for all would copy the frame, which is
+    /// as big as a Hello, once more.
+    #[inline(always)]
     pub(super) fn frame(&mut self) -> Result<Frame<'a>, FrameError> {
         let fields = self.array().ok_or(FrameError::Malformed("its header is no array"))?;
         let kind = self.uint().ok_or(FrameError::Malformed("its kind is no number"))?;
         let left = fields.checked_sub(1).ok_or(FrameError::Malformed("its header is empty"))?;
         let mut fields = Fields { reader: self, left };
-        let frame = match u8::try_from(kind) {
-            Ok(kind::RETURN) => fields.returned(),
-            Ok(kind::START) => fields.start(),
-            Ok(kind::START_ACK) => fields.uint().map(|dialog| Frame::StartAck { dialog }),
-            Ok(kind::ERROR) => fields.uint().map(|dialog| Frame::Error { dialog }),
-            Ok(kind::CANCEL_ACK) => fields.cancel_ack(),
-            Ok(kind) => fields.rare(kind)?,
-            Err(_) => return Err(FrameError::Malformed("its kind is over 255")),
-        };
-        let frame = frame.ok_or(FrameError::Malformed("a field is missing, or has the wrong type"))?;
-        match fields.left {
-            0 => Ok(frame),
-            newer => match self.skip(newer) {
-                Some(()) => Ok(frame),
-                None => Err(FrameError::Malformed("it ends within its header")),
-            },
+        match u8::try_from(kind) {
+            Ok(kind::RETURN) => {
+                let dialog = fields.uint().ok_or(FIELD)?;
+                let encoding = fields.encoding().ok_or(FIELD)?;
+                fields.end()?;
+                Ok(Frame::Return { dialog, encoding })
+            }
+            Ok(kind::START) => {
+                let dialog = fields.uint().ok_or(FIELD)?;
+                let endpoint = fields.u32().ok_or(FIELD)?;
+                let encoding = fields.encoding().ok_or(FIELD)?;
+                let deadline_us = fields.option(Reader::uint).ok_or(FIELD)?;
+                let path = fields.option(Reader::str).ok_or(FIELD)?;
+                fields.end()?;
+                Ok(Frame::Start { dialog, endpoint, path, deadline_us, encoding })
+            }
+            Ok(kind::START_ACK) => {
+                let dialog = fields.uint().ok_or(FIELD)?;
+                fields.end()?;
+                Ok(Frame::StartAck { dialog })
+            }
+            Ok(kind::ERROR) => {
+                let dialog = fields.uint().ok_or(FIELD)?;
+                fields.end()?;
+                Ok(Frame::Error { dialog })
+            }
+            Ok(kind::CANCEL_ACK) => {
+                let dialog = fields.uint().ok_or(FIELD)?;
+                let state = fields.ack_state().ok_or(FIELD)?;
+                fields.end()?;
+                Ok(Frame::CancelAck { dialog, state })
+            }
+            Ok(kind) => fields.rare(kind),
+            Err(_) => Err(FrameError::Malformed("its kind is over 255")),
         }
     }
 
@@ -55,17 +75,37 @@ impl<'a> Reader<'a> {
     }
 
     #[inline(always)]
-    fn big_endian(&mut self, width: usize) -> Option<u64> {
-        let taken = self.take(width)?;
-        Some(taken.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+    fn u8(&mut self) -> Option<u64> {
+        self.byte().map(u64::from)
+    }
+
+    #[inline(always)]
+    fn u16(&mut self) -> Option<u64> {
+        let (chunk, rest) = self.bytes.split_first_chunk()?;
+        self.bytes = rest;
+        Some(u64::from(u16::from_be_bytes(*chunk)))
+    }
+
+    #[inline(always)]
+    fn u32(&mut self) -> Option<u64> {
+        let (chunk, rest) = self.bytes.split_first_chunk()?;
+        self.bytes = rest;
+        Some(u64::from(u32::from_be_bytes(*chunk)))
+    }
+
+    #[inline(always)]
+    fn u64(&mut self) -> Option<u64> {
+        let (chunk, rest) = self.bytes.split_first_chunk()?;
+        self.bytes = rest;
+        Some(u64::from_be_bytes(*chunk))
     }
 
     #[inline(always)]
     fn array(&mut self) -> Option<u32> {
         match self.byte()? {
             marker @ 0x90..=0x9f => Some(u32::from(marker & 0x0f)),
-            0xdc => self.big_endian(2).map(|len| len as u32),
-            0xdd => self.big_endian(4).map(|len| len as u32),
+            0xdc => self.u16().map(|len| len as u32),
+            0xdd => self.u32().map(|len| len as u32),
             _ => None,
         }
     }
@@ -74,10 +114,10 @@ impl<'a> Reader<'a> {
     fn uint(&mut self) -> Option<u64> {
         match self.byte()? {
             small @ 0..=0x7f => Some(u64::from(small)),
-            0xcc => self.byte().map(u64::from),
-            0xcd => self.big_endian(2),
-            0xce => self.big_endian(4),
-            0xcf => self.big_endian(8),
+            0xcc => self.u8(),
+            0xcd => self.u16(),
+            0xce => self.u32(),
+            0xcf => self.u64(),
             marker @ 0xd0..=0xd3 => self.positive(marker),
             _ => None,
         }
@@ -90,10 +130,12 @@ impl<'a> Reader<'a> {
     }
 
     fn signed(&mut self, marker: u8) -> Option<i64> {
-        let width = 1 << (marker - 0xd0);
-        let unsigned = self.big_endian(width)?;
-        let unused = 64 - 8 * width as u32;
-        Some(((unsigned << unused) as i64) >> unused)
+        Some(match marker {
+            0xd0 => i64::from(self.u8()? as i8),
+            0xd1 => i64::from(self.u16()? as i16),
+            0xd2 => i64::from(self.u32()? as i32),
+            _ => self.u64()? as i64,
+        })
     }
 
     fn int(&mut self) -> Option<i64> {
@@ -111,11 +153,9 @@ impl<'a> Reader<'a> {
     }
 
     fn nil(&mut self) -> bool {
-        let nil = self.bytes.first() == Some(&NIL);
-        if nil {
-            self.bytes = &self.bytes[1..];
-        }
-        nil
+        let rest = self.bytes.strip_prefix(&[NIL]);
+        self.bytes = rest.unwrap_or(self.bytes);
+        rest.is_some()
     }
 
     fn bool(&mut self) -> Option<bool> {
@@ -130,9 +170,9 @@ impl<'a> Reader<'a> {
     fn blob(&mut self) -> Option<&'a [u8]> {
         let len = match self.byte()? {
             marker @ 0xa0..=0xbf => u64::from(marker & 0x1f),
-            0xd9 | 0xc4 => self.big_endian(1)?,
-            0xda | 0xc5 => self.big_endian(2)?,
-            0xdb | 0xc6 => self.big_endian(4)?,
+            0xd9 | 0xc4 => self.u8()?,
+            0xda | 0xc5 => self.u16()?,
+            0xdb | 0xc6 => self.u32()?,
             _ => return None,
         };
         self.take(usize::try_from(len).ok()?)
@@ -158,21 +198,21 @@ impl<'a> Reader<'a> {
                 marker @ 0x80..=0x8f => left += 2 * u64::from(marker & 0x0f),
                 marker @ 0x90..=0x9f => left += u64::from(marker & 0x0f),
                 marker @ 0xa0..=0xbf => self.pass(u64::from(marker & 0x1f))?,
-                0xc4 | 0xd9 => self.pass_counted(1, 0)?,
-                0xc5 | 0xda => self.pass_counted(2, 0)?,
-                0xc6 | 0xdb => self.pass_counted(4, 0)?,
-                0xc7 => self.pass_counted(1, 1)?,
-                0xc8 => self.pass_counted(2, 1)?,
-                0xc9 => self.pass_counted(4, 1)?,
+                0xc4 | 0xd9 => self.pass_counted(Self::u8, 0)?,
+                0xc5 | 0xda => self.pass_counted(Self::u16, 0)?,
+                0xc6 | 0xdb => self.pass_counted(Self::u32, 0)?,
+                0xc7 => self.pass_counted(Self::u8, 1)?,
+                0xc8 => self.pass_counted(Self::u16, 1)?,
+                0xc9 => self.pass_counted(Self::u32, 1)?,
                 0xcc | 0xd0 => self.pass(1)?,
                 0xcd | 0xd1 => self.pass(2)?,
                 0xce | 0xd2 | 0xca => self.pass(4)?,
                 0xcf | 0xd3 | 0xcb => self.pass(8)?,
                 marker @ 0xd4..=0xd8 => self.pass(1 + (1 << (marker - 0xd4)))?,
-                0xdc => left += self.big_endian(2)?,
-                0xdd => left += self.big_endian(4)?,
-                0xde => left += 2 * self.big_endian(2)?,
-                0xdf => left += 2 * self.big_endian(4)?,
+                0xdc => left += self.u16()?,
+                0xdd => left += self.u32()?,
+                0xde => left += 2 * self.u16()?,
+                0xdf => left += 2 * self.u32()?,
                 0xc1 => return None,
             }
             if left > self.bytes.len() as u64 {
@@ -186,11 +226,13 @@ impl<'a> Reader<'a> {
         self.take(usize::try_from(len).ok()?).map(drop)
     }
 
-    fn pass_counted(&mut self, width: usize, more: u64) -> Option<()> {
-        let len = self.big_endian(width)?;
+    fn pass_counted(&mut self, len: fn(&mut Self) -> Option<u64>, more: u64) -> Option<()> {
+        let len = len(self)?;
         self.pass(len + more)
     }
 }
+
+const FIELD: FrameError = FrameError::Malformed("a field is missing, or has the wrong type");
 
 /// The fields of one array, in order. Reading past its end is `None`; what is left can be skipped.
 struct Fields<'r, 'a> {
@@ -210,11 +252,13 @@ impl<'a> Fields<'_, 'a> {
         self.next()?.uint()
     }
 
+    #[inline(always)]
     fn u32(&mut self) -> Option<u32> {
         self.uint()?.try_into().ok()
     }
 
     /// A field that may be nil, or left out together with all that follow it.
+    #[inline(always)]
     fn option<T>(&mut self, read: impl FnOnce(&mut Reader<'a>) -> Option<T>) -> Option<Option<T>> {
         if self.left == 0 {
             return Some(None);
@@ -238,37 +282,27 @@ impl<'a> Fields<'_, 'a> {
     }
 
     #[inline(always)]
-    fn returned(&mut self) -> Option<Frame<'a>> {
-        Some(Frame::Return { dialog: self.uint()?, encoding: self.encoding()? })
-    }
-
-    #[inline(always)]
-    fn start(&mut self) -> Option<Frame<'a>> {
-        let (dialog, endpoint) = (self.uint()?, self.u32()?);
-        let encoding = self.encoding()?;
-        let (mut deadline_us, mut path) = (None, None);
-        if self.left > 0 {
-            deadline_us = self.option(Reader::uint)?;
-            path = self.option(Reader::str)?;
+    fn ack_state(&mut self) -> Option<AckState> {
+        match self.uint()? {
+            0 => Some(AckState::Asked),
+            1 => Some(AckState::Ended),
+            _ => None,
         }
-        Some(Frame::Start { dialog, endpoint, path, deadline_us, encoding })
     }
 
+    /// Skips what a later version has added.
     #[inline(always)]
-    fn cancel_ack(&mut self) -> Option<Frame<'a>> {
-        let dialog = self.uint()?;
-        let state = match self.uint()? {
-            0 => AckState::Asked,
-            1 => AckState::Ended,
-            _ => return None,
-        };
-        Some(Frame::CancelAck { dialog, state })
+    fn end(&mut self) -> Result<(), FrameError> {
+        if self.left == 0 {
+            return Ok(());
+        }
+        self.reader.skip(self.left).ok_or(FrameError::Malformed("it ends within its header"))
     }
 
     #[cold]
     #[inline(never)]
-    fn rare(&mut self, kind: u8) -> Result<Option<Frame<'a>>, FrameError> {
-        Ok(match kind {
+    fn rare(&mut self, kind: u8) -> Result<Frame<'a>, FrameError> {
+        let frame = match kind {
             kind::HELLO => self.hello().map(Frame::Hello),
             kind::WELCOME => self.welcome().map(Frame::Welcome),
             kind::BYE => self.next().and_then(Reader::str).map(|reason| Frame::Bye { reason }),
@@ -282,7 +316,10 @@ impl<'a> Fields<'_, 'a> {
             kind::END_ASKED => self.canceller().map(|canceller| Frame::EndAsked { canceller }),
             kind::LOG => Some(Frame::Log),
             unknown => return Err(FrameError::UnknownKind(unknown)),
-        })
+        };
+        let frame = frame.ok_or(FIELD)?;
+        self.end()?;
+        Ok(frame)
     }
 
     fn hello(&mut self) -> Option<Hello> {
