@@ -35,7 +35,7 @@ impl<'a> Reader<'a> {
                 let endpoint = fields.u32().ok_or(FIELD)?;
                 let encoding = fields.encoding().ok_or(FIELD)?;
                 let deadline_us = fields.option(Reader::uint).ok_or(FIELD)?;
-                let path = fields.option(Reader::str).ok_or(FIELD)?;
+                let path = fields.option(|reader| reader.apart(Reader::str)).ok_or(FIELD)?;
                 fields.end()?;
                 Ok(Frame::Start { dialog, endpoint, path, deadline_us, encoding })
             }
@@ -55,9 +55,19 @@ impl<'a> Reader<'a> {
                 fields.end()?;
                 Ok(Frame::CancelAck { dialog, state })
             }
-            Ok(kind) => fields.rare(kind),
+            Ok(kind) => fields.reader.apart(|reader| Fields { reader, left }.rare(kind)),
             Err(_) => Err(FrameError::Malformed("its kind is over 255")),
         }
+    }
+
+    /// Lets a function that is not inlined read from a copy: what one borrows lies on the stack,
+    /// and the hot kinds are read in registers.
+    #[inline(always)]
+    fn apart<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        let mut copy = Reader { bytes: self.bytes };
+        let value = read(&mut copy);
+        self.bytes = copy.bytes;
+        value
     }
 
     #[inline(always)]
@@ -118,13 +128,14 @@ impl<'a> Reader<'a> {
             0xcd => self.u16(),
             0xce => self.u32(),
             0xcf => self.u64(),
-            marker @ 0xd0..=0xd3 => self.positive(marker),
+            marker @ 0xd0..=0xd3 => self.apart(|reader| reader.positive(marker)),
             _ => None,
         }
     }
 
     /// A number that some clients write as a signed one.
     #[cold]
+    #[inline(never)]
     fn positive(&mut self, marker: u8) -> Option<u64> {
         self.signed(marker).and_then(|value| u64::try_from(value).ok())
     }
@@ -152,6 +163,7 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[inline(always)]
     fn nil(&mut self) -> bool {
         let rest = self.bytes.strip_prefix(&[NIL]);
         self.bytes = rest.unwrap_or(self.bytes);
@@ -188,6 +200,7 @@ impl<'a> Reader<'a> {
 
     /// Passes over so many values, however deep, without recursion.
     #[cold]
+    #[inline(never)]
     fn skip(&mut self, values: u32) -> Option<()> {
         // Every value takes a byte at least, so the bytes bound this loop, whatever lengths say.
         let mut left = u64::from(values);
@@ -296,7 +309,8 @@ impl<'a> Fields<'_, 'a> {
         if self.left == 0 {
             return Ok(());
         }
-        self.reader.skip(self.left).ok_or(FrameError::Malformed("it ends within its header"))
+        let left = self.left;
+        self.reader.apart(|reader| reader.skip(left)).ok_or(FrameError::Malformed("it ends within its header"))
     }
 
     #[cold]
