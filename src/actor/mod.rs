@@ -1,0 +1,2 @@
+//! What is this process doing?
+pub(crate) mod log;
