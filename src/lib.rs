@@ -20,3 +20,6 @@ pub mod __private {
     pub use crate::actor::endpoint::{Arg, ENDPOINTS, Kind, Registration, register};
     pub use crate::actor::failure::{ExactKind, Failure, StdKind, TextKind, probe};
 }
+mod msg;
+mod spawn;
+pub mod testing;

@@ -2,3 +2,4 @@
 pub(crate) mod endpoint;
 pub(crate) mod failure;
 pub(crate) mod outcome;
+pub(crate) mod log;

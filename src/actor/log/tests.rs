@@ -1,0 +1,202 @@
+//! Lines from an event to a terminal, through rings, in one process.
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tracing_subscriber::registry;
+
+use super::*;
+
+fn ring() -> Arc<LogRing> {
+    Arc::new(LogRing::new(aid("frank", 4711)))
+}
+
+fn aid(name: &str, pid: u32) -> Aid {
+    Aid::new(name, Uuid::from_u128(7), pid, "host")
+}
+
+/// Logs what `act` logs as a child with these directives would.
+fn in_child(directives: &str, ring: &Arc<LogRing>, act: impl FnOnce()) {
+    let layer = RingLayer { ring: ring.clone() }.with_filter(targets(directives).0);
+    tracing::subscriber::with_default(registry().with(layer), act);
+}
+
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a root with `TEAMSTER_LOG` prints for what `act` logs.
+fn printed(act: impl FnOnce()) -> String {
+    let written = Written::default();
+    let writer = written.clone();
+    let layer = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .event_format(terminal::OneLine);
+    tracing::subscriber::with_default(registry().with(layer), act);
+    let bytes = written.0.lock().clone();
+    String::from_utf8(bytes).unwrap()
+}
+
+fn messages(lines: &[Bytes]) -> Vec<String> {
+    lines.iter().map(|line| rmp_serde::from_slice::<LogLine<'_>>(line).unwrap().message.into_owned()).collect()
+}
+
+#[test]
+fn a_line_of_a_child_reads_like_one_of_ours_with_its_actor() {
+    let ring = ring();
+    in_child("info", &ring, || {
+        let span = tracing::info_span!("outer");
+        let _entered = span.enter();
+        tracing::info!(target: "my_crate::work", user = 3, path = "/x", "two\nlines");
+    });
+    let batch = ring.pop_batch(usize::MAX);
+    assert_eq!(batch.len(), 1);
+    let mut line: LogLine<'_> = rmp_serde::from_slice(&batch[0]).unwrap();
+    assert!(line.file.is_some() && line.line.is_some() && now_us() - line.time_us < 60_000_000);
+    line.time_us = 1_764_000_000_000_123;
+    let text = printed(|| emit(&aid("parent", 1), &line.encode()));
+    let expected = "2025-11-24T16:00:00.000123Z  INFO frank@4711 my_crate::work: outer: two\\nlines user=3 path=/x\n";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn a_line_of_ours_has_spans_and_fields() {
+    let text = printed(|| {
+        let span = tracing::info_span!("outer");
+        let _entered = span.enter();
+        tracing::warn!(target: "my_crate", actor = "jim", n = 1, "hot");
+    });
+    let (_, after_time) = text.split_once('Z').unwrap();
+    assert_eq!(after_time, "  WARN my_crate: outer: hot actor=jim n=1\n");
+}
+
+#[test]
+fn a_disabled_line_is_never_formatted() {
+    struct Bomb;
+    impl fmt::Debug for Bomb {
+        fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+            panic!("formatted")
+        }
+    }
+    let ring = ring();
+    in_child("noisy=debug,info", &ring, || {
+        tracing::debug!(target: "other", bomb = ?Bomb, "{:?}", Bomb);
+        tracing::debug!(target: "noisy::part", "heard");
+        tracing::trace!(target: "noisy::part", bomb = ?Bomb);
+        tracing::info!(target: "other", "heard too");
+    });
+    assert_eq!(messages(&ring.pop_batch(usize::MAX)), ["heard", "heard too"]);
+}
+
+#[test]
+fn directives_that_cannot_be_read_mean_info_and_say_so() {
+    let (targets, problem) = targets("my_crate=loud");
+    assert!(targets.would_enable("any", &Level::INFO) && !targets.would_enable("any", &Level::DEBUG));
+    assert!(problem.unwrap().contains("\"my_crate=loud\" can't be read"));
+}
+
+#[test]
+fn a_full_ring_drops_the_oldest_and_counts_them() {
+    let ring = ring();
+    for number in 0..12u8 {
+        ring.push(Bytes::from(vec![number; RING_BYTES / 10]));
+    }
+    let batch = ring.pop_batch(RING_BYTES / 10 * 2 + 500);
+    assert_eq!(messages(&batch[..1]), ["2 log lines of frank@00000000 were dropped"]);
+    assert_eq!(batch[1..].iter().map(|line| line[0]).collect::<Vec<_>>(), [2, 3]);
+    let rest = ring.pop_batch(usize::MAX);
+    assert_eq!((rest.len(), rest[0][0]), (8, 4));
+    assert!(ring.pop_batch(usize::MAX).is_empty());
+}
+
+#[test]
+fn a_line_longer_than_the_batch_comes_alone() {
+    let ring = ring();
+    ring.push(Bytes::from_static(b"long"));
+    ring.push(Bytes::from_static(b"next"));
+    assert_eq!(ring.pop_batch(1).len(), 1);
+}
+
+#[test]
+fn a_huge_value_is_cut() {
+    let ring = ring();
+    in_child("info", &ring, || tracing::info!("{}", "ü".repeat(LINE_BYTES)));
+    let batch = ring.pop_batch(usize::MAX);
+    assert!(batch[0].len() < LINE_BYTES + 1000);
+    assert!(messages(&batch)[0].ends_with("ü…"));
+}
+
+#[test]
+fn the_first_line_notifies_and_the_rest_do_not() {
+    let ring = ring();
+    ring.push(Bytes::from_static(b"before"));
+    let count = Arc::new(AtomicU32::new(0));
+    let counter = count.clone();
+    ring.set_notify(Box::new(move || _ = counter.fetch_add(1, Ordering::Relaxed)));
+    assert_eq!(count.load(Ordering::Relaxed), 1);
+    ring.push(Bytes::from_static(b"second"));
+    assert_eq!(count.load(Ordering::Relaxed), 1);
+    ring.pop_batch(usize::MAX);
+    ring.push(Bytes::from_static(b"third"));
+    assert_eq!(count.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn lines_about_sending_lines_do_not_loop() {
+    let ring = ring();
+    ring.set_notify(Box::new(|| tracing::error!("the notifier logs")));
+    in_child("trace", &ring, || {
+        tracing::debug!(target: "teamster::channel::writer", "wrote 17 bytes");
+        tracing::warn!(target: "teamster::channel::writer", "the line is slow");
+        let quiet = silence();
+        tracing::error!("while sending");
+        drop(quiet);
+        tracing::info!("after");
+    });
+    assert_eq!(messages(&ring.pop_batch(usize::MAX)), ["the line is slow", "after"]);
+}
+
+#[test]
+fn an_actor_in_the_middle_forwards_and_keeps_the_origin() {
+    let (below, above) = (ring(), Arc::new(LogRing::new(aid("middle", 1))));
+    in_child("info", &below, || tracing::info!("hay"));
+    let batch = below.pop_batch(usize::MAX);
+    pass_on(Some(&above), &aid("not the origin", 2), &batch[0]);
+    assert_eq!(above.pop_batch(usize::MAX), batch);
+
+    let mut nameless: LogLine<'_> = rmp_serde::from_slice(&batch[0]).unwrap();
+    nameless.actor = None;
+    pass_on(Some(&above), &aid("client", 2), &nameless.encode());
+    let batch = above.pop_batch(usize::MAX);
+    let line: LogLine<'_> = rmp_serde::from_slice(&batch[0]).unwrap();
+    assert_eq!(line.actor.unwrap(), Origin::of(&aid("client", 2)));
+}
+
+#[test]
+fn hostile_bytes_are_a_line_that_says_so() {
+    let text = printed(|| emit(&aid("frank", 4711), &[0x99, 0xff, 0xff]));
+    assert!(text.contains("teamster::log: a malformed log line of 3 bytes actor=frank@00000000"), "{text}");
+}
+
+#[test]
+fn days_are_dates() {
+    fn check(seconds: u64, expected: &str) {
+        let mut text = String::new();
+        terminal::write_time(&mut text, seconds * 1_000_000).unwrap();
+        assert_eq!(text, expected);
+    }
+    check(0, "1970-01-01T00:00:00.000000Z");
+    check(951_782_400, "2000-02-29T00:00:00.000000Z");
+    check(4_107_542_399, "2100-02-28T23:59:59.000000Z");
+    check(4_107_542_400, "2100-03-01T00:00:00.000000Z");
+}
