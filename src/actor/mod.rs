@@ -9,7 +9,7 @@ pub(crate) mod endpoint;
 pub(crate) mod failure;
 pub(crate) mod listener;
 pub(crate) mod log;
-pub(crate) mod outcome;
+pub(crate) mod entry;
 pub(crate) mod panics;
 pub(crate) mod peers;
 pub(crate) mod scope;
