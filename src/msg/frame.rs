@@ -1,9 +1,19 @@
 //! What travels on a line: one frame is a length, a header, a payload.
+//!
+//! `docs/wire.md` says it field by field; a test below checks its examples against this file.
+mod read;
+#[cfg(test)]
+mod tests;
+mod write;
+
 use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::ident::{Addr, Aid, Canceller};
 use super::spec::Token;
+use read::Reader;
+pub(crate) use write::encode_head;
 
 /// A frame's header. The payload, if the kind has one, follows it in the same buffer.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,7 +85,7 @@ pub(crate) struct Hello {
     /// Where the sender listens.
     pub(crate) addr: Option<Addr>,
     /// Whom the sender means to reach: another uuid at this address refuses.
-    pub(crate) wanted: Option<uuid::Uuid>,
+    pub(crate) wanted: Option<Uuid>,
 }
 
 /// What a connection is for.
@@ -120,18 +130,99 @@ pub(crate) enum FrameError {
     UnknownKind(u8),
 }
 
+/// The numbers of the kinds: a number is never given to another kind, not even of another major.
+mod kind {
+    // The connection.
+    pub(super) const HELLO: u8 = 1;
+    pub(super) const WELCOME: u8 = 2;
+    pub(super) const BYE: u8 = 3;
+    pub(super) const PING: u8 = 4;
+    pub(super) const PONG: u8 = 5;
+    // Dialogs. Reserved: 18 Started, 19 Open, 20 Yield, 21 Stop, 26 Credit.
+    pub(super) const START: u8 = 16;
+    pub(super) const START_ACK: u8 = 17;
+    pub(super) const RETURN: u8 = 22;
+    pub(super) const ERROR: u8 = 23;
+    pub(super) const CANCEL: u8 = 24;
+    pub(super) const CANCEL_ACK: u8 = 25;
+    // Processes. Reserved: 38 Dump, 48 to 55 Tty*.
+    pub(super) const SPAWN_RECORD: u8 = 32;
+    pub(super) const READY: u8 = 33;
+    pub(super) const TASKS_GONE: u8 = 34;
+    pub(super) const SIGNALLED: u8 = 35;
+    pub(super) const END_ASKED: u8 = 36;
+    pub(super) const LOG: u8 = 37;
+}
+
+/// Markers of msgpack that both directions know.
+const NIL: u8 = 0xc0;
+const FALSE: u8 = 0xc2;
+const TRUE: u8 = 0xc3;
+
 /// Appends the frame to `out`.
+///
+/// # Panics
+///
+/// If `payload` does not fit the `u32` length: the caller has refused it by the line's limit.
+#[inline]
 pub(crate) fn encode(frame: &Frame<'_>, payload: &[u8], out: &mut BytesMut) {
-    let _ = (frame, payload, out);
+    encode_head(frame, payload.len(), out);
+    out.extend_from_slice(payload);
+}
+
+/// Bytes that the frame at the start of `bytes` takes in all. `None`: its length is not here yet.
+///
+/// # Errors
+///
+/// [`FrameError::TooLong`]; [`FrameError::Malformed`] if it announces no byte at all.
+#[inline]
+pub(crate) fn needed(bytes: &[u8], limit: u32) -> Result<Option<usize>, FrameError> {
+    let Some(prefix) = bytes.first_chunk::<4>() else {
+        return Ok(None);
+    };
+    let length = u32::from_le_bytes(*prefix);
+    if length > limit {
+        return Err(FrameError::TooLong { announced: u64::from(length), limit });
+    }
+    if length == 0 {
+        return Err(FrameError::Malformed("it has no header"));
+    }
+    Ok(Some(4 + length as usize))
 }
 
 /// Reads the first frame of `bytes`: the header, its payload, and how many bytes they took.
 /// `None`: more bytes are needed.
 ///
+/// Borrows what it can; of the kinds that a call is made of, it allocates nothing.
+///
 /// # Errors
 ///
 /// The connection can't go on: its framing is lost.
+#[inline]
 pub(crate) fn decode(bytes: &[u8], limit: u32) -> Result<Option<(Frame<'_>, &[u8], usize)>, FrameError> {
-    let _ = (bytes, limit);
-    Ok(None)
+    let Some(total) = needed(bytes, limit)? else {
+        return Ok(None);
+    };
+    let Some(body) = bytes.get(4..total) else {
+        return Ok(None);
+    };
+    let mut reader = Reader { bytes: body };
+    let frame = reader.frame()?;
+    Ok(Some((frame, reader.bytes, total)))
+}
+
+/// Whether we can talk to whoever says this Hello, as far as the frame itself tells.
+///
+/// # Errors
+///
+/// The reason, for the Bye that refuses it.
+pub(crate) fn check_hello(hello: &Hello) -> Result<(), String> {
+    let ((ours, our_minor), (theirs, their_minor)) = (PROTOCOL, hello.protocol);
+    if ours != theirs {
+        return Err(format!(
+            "{} speaks protocol {theirs}.{their_minor}, and this side {ours}.{our_minor}: run the same major of teamster on both",
+            hello.aid
+        ));
+    }
+    Ok(())
 }

@@ -1,0 +1,95 @@
+//! What does a parent know of one of its children?
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::SetOnce;
+
+use super::DataLine;
+use crate::channel::line::Line;
+use crate::error::Error;
+use crate::msg::death::{Death, Receipt};
+use crate::msg::ident::{Aid, Canceller};
+
+/// Where the end of a child's stderr is kept: the output relay, a floor up, fills this.
+pub(crate) trait StderrTail: Send + Sync {
+    /// Reads what is there without waiting, and gives the end of all of it.
+    fn drained_tail(&self) -> String;
+}
+
+/// One child process, from the parent's side. Its slots are filled by the control thread.
+pub(crate) struct Child {
+    pub(crate) key: u64,
+    pub(crate) aid: Aid,
+    pub(crate) grace: Duration,
+    /// It belongs to a nursery that was opened inside a shield: the actor's cancel leaves it to
+    /// that shield's code.
+    pub(crate) is_shielded: bool,
+    /// Removed when it is reaped.
+    pub(crate) socket: PathBuf,
+    pub(crate) stderr: Option<Arc<dyn StderrTail>>,
+    pub(crate) control: SetOnce<Arc<Line>>,
+    pub(crate) channel: OnceLock<Arc<DataLine>>,
+    /// Both lines are up.
+    pub(crate) connected: SetOnce<()>,
+    /// Its handshake was refused, with this reason.
+    pub(crate) refused: OnceLock<String>,
+    /// Its process has been reaped.
+    pub(crate) reaped: SetOnce<Ended>,
+    /// Everything that it had started is gone too.
+    pub(crate) gone: SetOnce<()>,
+    pub(crate) story: Mutex<Story>,
+}
+
+/// What is known about why a child ends.
+#[derive(Debug, Default)]
+pub(crate) struct Story {
+    /// Who of the tree asked first.
+    pub(crate) asked: Option<Canceller>,
+    /// What it said of itself: a signal from outside.
+    pub(crate) said: Option<String>,
+    /// It took too long to boot and was killed for that.
+    pub(crate) boot_timeout: Option<Duration>,
+}
+
+/// The end of a child.
+#[derive(Clone, Debug)]
+pub(crate) struct Ended {
+    pub(crate) death: Death,
+    pub(crate) receipt: Receipt,
+}
+
+impl Ended {
+    /// The end as an error of whoever still needed the child.
+    pub(crate) fn error(&self) -> Error {
+        match self.death.asked() {
+            Some(canceller) => Error::Cancelled { canceller: canceller.clone() },
+            None => Error::ActorDied(self.death.clone()),
+        }
+    }
+}
+
+impl Child {
+    /// Waits until the process and all that it had started are gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it stops the waiting only.
+    pub(crate) async fn gone(&self) -> &Ended {
+        self.gone.wait().await;
+        self.reaped.wait().await
+    }
+
+    /// The endpoints of our calls that it was serving.
+    pub(crate) fn in_service(&self) -> Vec<String> {
+        self.channel.get().map(|channel| channel.open_paths()).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for Child {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Child").field("aid", &self.aid).field("reaped", &self.reaped.get()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,194 @@
+//! Who lives below? The control thread's book of children, and of what they have started.
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{PidfdFlags, Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus};
+
+use crate::actor::child::{Child, Ended};
+use crate::channel::line::{Line, LineInbox};
+use crate::msg::death::{Death, DeathData, ExitKind, Receipt};
+use crate::msg::ident::{Aid, CancelRequest, Canceller};
+use crate::proto::escalation::{Escalation, Measure};
+
+/// One child.
+pub(super) struct Kid {
+    pub(super) child: Arc<Child>,
+    pub(super) pidfd: Arc<OwnedFd>,
+    pub(super) line: Option<(Arc<Line>, LineInbox)>,
+    pub(super) escalation: Escalation,
+    pub(super) boot_by: Option<Instant>,
+    pub(super) boot_within: Duration,
+    /// Processes that it and its own children have started, by their records, as far as they live.
+    pub(super) below: HashMap<u64, Descendant>,
+    /// When what it had started is killed, now that it is dead itself.
+    pub(super) below_until: Option<Instant>,
+    pub(super) is_reaped: bool,
+}
+
+/// A process further down.
+pub(super) struct Descendant {
+    pub(super) aid: Aid,
+    pub(super) pidfd: Arc<OwnedFd>,
+}
+
+impl Kid {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        if self.is_reaped {
+            return self.below_until;
+        }
+        [self.escalation.next_deadline(), self.boot_by].into_iter().flatten().min()
+    }
+
+    /// Ask it to end, on behalf of `canceller`.
+    pub(super) fn cancel(&mut self, now: Instant, canceller: &Canceller, grace: Duration) {
+        if self.is_reaped {
+            return;
+        }
+        let measure = self.escalation.cancel(now, grace);
+        self.child.story.lock().asked.get_or_insert_with(|| canceller.clone());
+        if let Some(measure) = measure {
+            self.take(measure);
+        }
+    }
+
+    /// Says the cancel again: the line came up, or the child asks whose signal it got.
+    pub(super) fn repeat_cancel(&self, now: Instant) {
+        let asked = self.child.story.lock().asked.clone();
+        if let (Some(canceller), Some((line, _)), Some(until)) = (asked, &self.line, self.escalation.kill_at()) {
+            send_cancel(line, until.saturating_duration_since(now), &canceller);
+        }
+    }
+
+    pub(super) fn on_timeout(&mut self, now: Instant, me: &Aid) {
+        if self.is_reaped {
+            if self.below_until.is_some_and(|until| until <= now) {
+                self.below_until = None;
+                for descendant in self.below.values() {
+                    kill(&descendant.pidfd, Signal::KILL);
+                }
+            }
+            return;
+        }
+        if self.boot_by.is_some_and(|by| by <= now) {
+            self.boot_by = None;
+            self.child.story.lock().boot_timeout = Some(self.boot_within);
+            let canceller = Canceller { aid: me.clone(), request: CancelRequest::Deadline };
+            self.cancel(now, &canceller, Duration::ZERO);
+        }
+        if let Some(measure) = self.escalation.on_timeout(now) {
+            self.take(measure);
+        }
+    }
+
+    fn take(&self, measure: Measure) {
+        match measure {
+            Measure::Cancel { grace } => {
+                let asked = self.child.story.lock().asked.clone();
+                match (&self.line, asked) {
+                    (Some((line, _)), Some(canceller)) => send_cancel(line, grace, &canceller),
+                    // Still booting: it holds nothing that would need a grace.
+                    (None, _) => self.kill_group(),
+                    (Some(_), None) => {}
+                }
+            }
+            Measure::Sigterm => kill(&self.pidfd, Signal::TERM),
+            Measure::Sigkill => self.kill_group(),
+        }
+    }
+
+    /// SIGKILL for it and whatever it has started besides actors.
+    fn kill_group(&self) {
+        if let Some(group) = i32::try_from(self.child.aid.pid()).ok().and_then(Pid::from_raw) {
+            // Its leader has not been reaped, so the group's number can't have been given away.
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
+        kill(&self.pidfd, Signal::KILL); // a launcher may have moved it to another group
+    }
+
+    /// Collects the exit status, once its process has ended.
+    pub(super) fn try_reap(&mut self, now: Instant) -> bool {
+        use std::os::fd::AsFd;
+        let status = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        let exit = match status {
+            Ok(Some(status)) => exit_kind(&status),
+            Ok(None) => return false,
+            Err(_not_ours) => ExitKind::Unknown,
+        };
+        self.is_reaped = true;
+        self.boot_by = None;
+        let child = &self.child;
+        // A child that was started by a wrapper may have left members of its group.
+        if self.escalation.was_asked() {
+            self.kill_rest_of_group();
+        }
+        // Reaped means: its socket file is away. It may have removed it itself.
+        let _ = std::fs::remove_file(&child.socket);
+        let stderr_tail = child.stderr.as_ref().map(|stderr| stderr.drained_tail()).unwrap_or_default();
+        let story = child.story.lock();
+        let times = self.escalation.times(now);
+        let receipt = Receipt {
+            aid: child.aid.clone(),
+            asked_by: story.asked.clone(),
+            heard: times.heard,
+            tasks_gone: times.tasks_gone,
+            reaped: times.reaped,
+            rung: times.rung,
+            exit,
+        };
+        let death = Death::new(DeathData {
+            id: uuid::Uuid::new_v4(),
+            aid: child.aid.clone(),
+            exit,
+            asked: story.asked.clone(),
+            rung: times.rung,
+            said: story.said.clone(),
+            in_service: child.in_service(),
+            stderr_tail,
+        });
+        drop(story);
+        // Only this thread reaps, and each child once.
+        let _ = child.reaped.set(Ended { death, receipt });
+        true
+    }
+
+    fn kill_rest_of_group(&self) {
+        if let Some(group) = i32::try_from(self.child.aid.pid()).ok().and_then(Pid::from_raw) {
+            // A group that has members keeps its number from being a new process's pid.
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+fn send_cancel(line: &Line, grace: Duration, canceller: &Canceller) {
+    use crate::channel::CancelLine;
+    line.cancel(0, grace, canceller);
+}
+
+pub(super) fn kill(pidfd: &OwnedFd, signal: Signal) {
+    // Gone already is as good.
+    let _ = rustix::process::pidfd_send_signal(pidfd, signal);
+}
+
+fn exit_kind(status: &WaitIdStatus) -> ExitKind {
+    if let Some(code) = status.exit_status() {
+        return ExitKind::Status(code);
+    }
+    status.terminating_signal().map_or(ExitKind::Unknown, ExitKind::Signal)
+}
+
+/// A descriptor that stands for the recorded process, unless that is gone.
+pub(super) fn open_recorded(pid: u32, start_ticks: u64) -> Option<OwnedFd> {
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+    let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::empty()).ok()?;
+    // The pidfd comes before the look at the start time: a pid may be reused, a pidfd may not.
+    (start_ticks == 0 || super::thread::start_ticks(pid) == Some(start_ticks)).then_some(pidfd)
+}
+
+/// Reaps a descendant that has become our own child because its parent is gone.
+pub(super) fn reap_orphan(pidfd: &OwnedFd) {
+    use std::os::fd::AsFd;
+    // Mostly it is its own parent's to reap: then this says so and does nothing.
+    let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+}

@@ -1,0 +1,162 @@
+//! What ends, and is it gone? One std thread per actor, from cancel to reaped.
+//!
+//! It uses no tokio, never logs, writes to stdio or spawns, and takes no lock that may be held
+//! while user code runs: whatever the runtime is doing, a cancel is heard here.
+mod kids;
+mod thread;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::event::{EventfdFlags, eventfd};
+use tokio::sync::Notify;
+
+use super::Actor;
+use super::child::Child;
+use super::signals::Signals;
+use crate::channel::line::{Line, LineInbox};
+use crate::msg::frame::Frame;
+use crate::msg::ident::{Addr, Aid, Canceller};
+
+/// Who keeps the names of a tree: the registrar, a floor up, in the root.
+pub(crate) trait NameSink: Send + Sync {
+    fn born(&self, aid: &Aid, parent: &Aid, start_ticks: u64, pidfd: &Arc<OwnedFd>);
+    fn ready(&self, aid: &Aid, addr: &Addr);
+    fn gone(&self, aid: &Aid);
+}
+
+/// What the control thread is asked to do.
+pub(crate) enum Command {
+    /// A child's process exists: watch it from now on.
+    Watch { child: Arc<Child>, pidfd: Arc<OwnedFd>, boot_within: Duration },
+    /// Its control line is up.
+    Attach { child: Arc<Child>, line: Arc<Line>, inbox: LineInbox },
+    /// Its data line is up too: it serves, at this address.
+    Ready { child: Arc<Child>, addr: Option<Addr> },
+    /// End it.
+    Cancel { child: Arc<Child>, canceller: Canceller, grace: Duration },
+    /// End this actor.
+    EndSelf { canceller: Canceller, grace: Duration },
+    /// The data line to the parent has ended, so the parent has.
+    ParentLost,
+    /// End the thread, now that no child is left.
+    Stop,
+}
+
+/// The handle to an actor's control thread.
+pub(crate) struct Control {
+    queue: Mutex<Vec<Command>>,
+    event: OwnedFd,
+    /// The control line to the parent, in a child.
+    pub(crate) up: Option<Arc<Line>>,
+    /// Children, and what they had started, that are not gone.
+    living: AtomicUsize,
+    none_living: Notify,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Control {
+    /// The handle alone: commands wait until [`Control::start`].
+    pub(crate) fn new(up: Option<Arc<Line>>) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Control {
+            queue: Mutex::default(),
+            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            up,
+            living: AtomicUsize::new(0),
+            none_living: Notify::new(),
+            thread: Mutex::default(),
+        }))
+    }
+
+    /// Starts the thread. It holds the actor only weakly.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        actor: Weak<Actor>,
+        names: Option<Arc<dyn NameSink>>,
+        signals: Signals,
+        up_inbox: LineInbox,
+    ) -> io::Result<()> {
+        let thread = thread::Thread::new(Arc::clone(self), actor, names, signals, up_inbox)?;
+        let handle = std::thread::Builder::new()
+            .name("teamster-control".into())
+            .stack_size(STACK_BYTES)
+            .spawn(move || thread.run())?;
+        *self.thread.lock() = Some(handle);
+        Ok(())
+    }
+
+    pub(crate) fn send(&self, command: Command) {
+        if matches!(command, Command::Watch { .. }) {
+            self.living.fetch_add(1, Ordering::AcqRel);
+        }
+        self.queue.lock().push(command);
+        // A full counter (2^64 - 2 unread commands) is out of reach; the thread is awake then anyway.
+        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+    }
+
+    /// Sends a frame to the parent. A root has none, and a broken line has ended this actor.
+    pub(crate) fn send_up(&self, frame: &Frame<'_>) -> io::Result<()> {
+        self.up.as_ref().map_or(Ok(()), |up| up.send(frame))
+    }
+
+    /// Waits until no child is left, nor anything that one had started.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it stops the waiting only.
+    pub(crate) async fn none_living(&self) {
+        loop {
+            let notified = self.none_living.notified();
+            if self.living.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    pub(crate) fn has_living(&self) -> bool {
+        self.living.load(Ordering::Acquire) > 0
+    }
+
+    fn one_gone(&self) {
+        if self.living.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.none_living.notify_waiters();
+        }
+    }
+
+    /// Ends the thread and waits for it. For a root, when nothing is left to watch.
+    pub(crate) fn stop(&self) {
+        self.send(Command::Stop);
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            // It catches nothing and calls no user code: a panic there is a bug, said by the hook.
+            let _ = thread.join();
+        }
+    }
+
+    fn take(&self) -> Vec<Command> {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.event, &mut count); // only the wake-up counts
+        std::mem::take(&mut self.queue.lock())
+    }
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").field("living", &self.living).finish_non_exhaustive()
+    }
+}
+
+/// The thread's stack, in bytes: its deepest call chain is a dozen frames.
+const STACK_BYTES: usize = 128 * 1024;

@@ -1,0 +1,550 @@
+//! The control thread's loop: wait for one of a few things, do it.
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll;
+
+use super::kids::{self, Descendant, Kid};
+use super::{Command, Control, NameSink};
+use crate::actor::Actor;
+use crate::actor::clock::Clock;
+use crate::actor::signals::Signals;
+use crate::channel::line::{LineInbox, Rest};
+use crate::msg::frame::{AckState, Frame};
+use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
+use crate::proto::escalation::{Escalation, childs_share};
+
+/// How long a child that got a signal from outside waits to hear whether its parent had sent it.
+const VERDICT_WITHIN: Duration = Duration::from_millis(200);
+
+/// What an epoll event is about: a kind in the top byte, a key below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    Commands,
+    Signals,
+    Up,
+    Process(u64),
+    Line(u64),
+    Descendant(u64),
+}
+
+const KEY_MASK: u64 = (1 << 56) - 1;
+
+impl Token {
+    fn encode(self) -> epoll::EventData {
+        let (kind, key) = match self {
+            Token::Commands => (0, 0),
+            Token::Signals => (1, 0),
+            Token::Up => (2, 0),
+            Token::Process(key) => (3, key),
+            Token::Line(key) => (4, key),
+            Token::Descendant(key) => (5, key),
+        };
+        epoll::EventData::new_u64(kind << 56 | key)
+    }
+
+    fn decode(data: epoll::EventData) -> Self {
+        let (kind, key) = (data.u64() >> 56, data.u64() & KEY_MASK);
+        match kind {
+            0 => Token::Commands,
+            1 => Token::Signals,
+            2 => Token::Up,
+            3 => Token::Process(key),
+            4 => Token::Line(key),
+            _ => Token::Descendant(key),
+        }
+    }
+}
+
+pub(super) struct Thread {
+    control: Arc<Control>,
+    actor: Weak<Actor>,
+    aid: Aid,
+    clock: Arc<Clock>,
+    names: Option<Arc<dyn NameSink>>,
+    signals: Signals,
+    signals_seen: usize,
+    epoll: OwnedFd,
+    up_inbox: LineInbox,
+    kids: HashMap<u64, Kid>,
+    /// Which child a recorded process further down belongs to.
+    descendants: HashMap<u64, u64>,
+    next_descendant: u64,
+    own: Own,
+    is_stopping: bool,
+}
+
+/// This actor's own way to its end.
+#[derive(Default)]
+struct Own {
+    /// When this process ends itself, whatever its runtime does: nobody else will.
+    kill_at: Option<Instant>,
+    /// When a signal from outside counts as a cancel, unless the parent says that it was its own.
+    verdict_at: Option<(Instant, i32)>,
+}
+
+impl Thread {
+    pub(super) fn new(
+        control: Arc<Control>,
+        actor: Weak<Actor>,
+        names: Option<Arc<dyn NameSink>>,
+        signals: Signals,
+        up_inbox: LineInbox,
+    ) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let read = epoll::EventFlags::IN;
+        epoll::add(&epoll, control.as_fd(), Token::Commands.encode(), read)?;
+        epoll::add(&epoll, signals.fd(), Token::Signals.encode(), read)?;
+        if let Some(up) = &control.up {
+            epoll::add(&epoll, up.as_fd(), Token::Up.encode(), line_events())?;
+        }
+        let (aid, clock) = match actor.upgrade() {
+            Some(actor) => (actor.aid.clone(), Arc::clone(&actor.clock)),
+            None => return Err(io::Error::other("the actor is gone")),
+        };
+        Ok(Thread {
+            control,
+            actor,
+            aid,
+            clock,
+            names,
+            signals,
+            signals_seen: 0,
+            epoll,
+            up_inbox,
+            kids: HashMap::new(),
+            descendants: HashMap::new(),
+            next_descendant: 0,
+            own: Own::default(),
+            is_stopping: false,
+        })
+    }
+
+    pub(super) fn run(mut self) {
+        let mut events = Vec::with_capacity(64);
+        self.on_up(); // what came with the handshake
+        while !(self.is_stopping && self.kids.is_empty()) {
+            events.clear();
+            let timeout = self.timeout();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => panic!("epoll_wait on our own descriptor: {error}"),
+            }
+            for event in events.drain(..).collect::<Vec<_>>() {
+                match Token::decode(event.data) {
+                    Token::Commands => self.on_commands(),
+                    Token::Signals => self.on_signals(),
+                    Token::Up => self.on_up(),
+                    Token::Line(key) => self.on_line(key),
+                    Token::Process(key) => self.on_process(key),
+                    Token::Descendant(key) => self.on_descendant(key),
+                }
+            }
+            self.on_timers();
+        }
+    }
+
+    fn timeout(&self) -> Option<rustix::event::Timespec> {
+        let kids = self.kids.values().filter_map(Kid::next_deadline);
+        let own = self.own.kill_at.into_iter().chain(self.own.verdict_at.map(|(at, _)| at));
+        let next = kids.chain(own).min()?;
+        rustix::event::Timespec::try_from(next.saturating_duration_since(self.clock.now())).ok()
+    }
+
+    fn on_timers(&mut self) {
+        let now = self.clock.now();
+        for kid in self.kids.values_mut() {
+            if kid.next_deadline().is_some_and(|at| at <= now) {
+                kid.on_timeout(now, &self.aid);
+            }
+        }
+        if let Some((at, signal)) = self.own.verdict_at
+            && at <= now
+        {
+            self.own.verdict_at = None;
+            if let Some(actor) = self.actor.upgrade() {
+                actor.ends_by(signal);
+                let grace = actor.settings.grace;
+                self.end_self(Canceller { aid: self.aid.clone(), request: CancelRequest::Signal(signal) }, grace);
+            }
+        }
+        if self.own.kill_at.is_some_and(|at| at <= now) {
+            // Nobody is left to kill us, and our time is over: stuck tasks go with the process.
+            if let Some(group) = rustix::process::getpgrp().into() {
+                let is_ours = rustix::process::getpid() == group;
+                if is_ours {
+                    let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+                }
+            }
+            crate::actor::signals::exit_now(137);
+        }
+    }
+
+    fn on_commands(&mut self) {
+        for command in self.control.take() {
+            match command {
+                Command::Watch { child, pidfd, boot_within } => self.watch(child, pidfd, boot_within),
+                Command::Attach { child, line, inbox } => {
+                    let Some(kid) = self.kids.get_mut(&child.key) else { continue };
+                    // A line that can't be watched is a line that is lost: its child ends.
+                    if epoll::add(&self.epoll, line.as_fd(), Token::Line(child.key).encode(), line_events()).is_err() {
+                        line.shutdown();
+                    }
+                    kid.line = Some((line, inbox));
+                    if kid.escalation.was_asked() {
+                        kid.repeat_cancel(self.clock.now());
+                    }
+                    self.on_line(child.key);
+                }
+                Command::Ready { child, addr } => {
+                    if let Some(kid) = self.kids.get_mut(&child.key) {
+                        kid.boot_by = None;
+                    }
+                    if let Some(addr) = addr {
+                        self.ready(&child.aid, &addr);
+                    }
+                }
+                Command::Cancel { child, canceller, grace } => {
+                    let grace = self.own_share(grace);
+                    let now = self.clock.now();
+                    if let Some(kid) = self.kids.get_mut(&child.key) {
+                        kid.cancel(now, &canceller, grace);
+                    }
+                }
+                Command::EndSelf { canceller, grace } => self.end_self(canceller, grace),
+                Command::ParentLost => self.parent_lost(),
+                Command::Stop => self.is_stopping = true,
+            }
+        }
+    }
+
+    /// A child's grace: what was asked, but never more than its share of what this actor has left.
+    fn own_share(&self, grace: Duration) -> Duration {
+        let left = self.actor.upgrade().and_then(|actor| actor.ends_within(self.clock.now()));
+        left.map_or(grace, |left| grace.min(childs_share(left)))
+    }
+
+    // ---- children
+
+    fn watch(&mut self, child: Arc<Child>, pidfd: Arc<OwnedFd>, boot_within: Duration) {
+        let key = child.key;
+        let watched = epoll::add(&self.epoll, pidfd.as_fd(), Token::Process(key).encode(), epoll::EventFlags::IN);
+        if let Some(names) = &self.names {
+            names.born(&child.aid, &self.aid, start_ticks(child.aid.pid()).unwrap_or(0), &pidfd);
+        }
+        let mut kid = Kid {
+            child,
+            pidfd,
+            line: None,
+            escalation: Escalation::new(),
+            boot_by: Some(self.clock.now() + boot_within),
+            boot_within,
+            below: HashMap::new(),
+            below_until: None,
+            is_reaped: false,
+        };
+        if watched.is_err() {
+            // Out of memory or over the user's limit of epoll watches: a child that we can't
+            // watch is not kept. It is killed here and reaped by a blocking wait, which is short.
+            kids::kill(&kid.pidfd, rustix::process::Signal::KILL);
+            while !kid.try_reap(self.clock.now()) {
+                std::thread::yield_now();
+            }
+            let _ = kid.child.gone.set(());
+            self.control.one_gone();
+            return;
+        }
+        if let Some(actor) = self.actor.upgrade()
+            && actor.is_cancelled()
+            && !kid.child.is_shielded
+            && let Some(canceller) = actor.canceller()
+        {
+            let share = actor.ends_within(self.clock.now()).map_or(kid.child.grace, childs_share);
+            kid.cancel(self.clock.now(), &canceller, share.min(kid.child.grace));
+        }
+        self.kids.insert(key, kid);
+    }
+
+    fn on_line(&mut self, key: u64) {
+        let Some(kid) = self.kids.get_mut(&key) else { return };
+        let Some((line, mut inbox)) = kid.line.take() else { return };
+        let _ = line.flush(); // a broken line shows as its end below
+        let rest = line.read(&mut inbox);
+        let mut frames: Vec<Received> = Vec::new();
+        let is_broken = inbox.drain(|frame| frames.extend(Received::of(frame))).is_err();
+        let child = Arc::clone(&kid.child);
+        if is_broken || rest == Rest::Ended {
+            let _ = epoll::delete(&self.epoll, line.as_fd());
+            line.shutdown();
+        } else {
+            kid.line = Some((line, inbox));
+        }
+        for frame in frames {
+            self.on_frame(key, &child, frame);
+        }
+        if is_broken || rest == Rest::Ended {
+            self.line_lost(key);
+        }
+    }
+
+    /// The control line of a living child has ended. Mostly its process is ending; if it is not,
+    /// nobody could end it any more: it has its grace for that.
+    fn line_lost(&mut self, key: u64) {
+        let now = self.clock.now();
+        if let Some(kid) = self.kids.get_mut(&key)
+            && !kid.is_reaped
+            && !kid.escalation.was_asked()
+        {
+            kid.escalation.cancel(now, kid.child.grace);
+            kid.escalation.on_ack(now); // it saw the same end of line
+        }
+    }
+
+    fn on_frame(&mut self, key: u64, child: &Arc<Child>, frame: Received) {
+        let now = self.clock.now();
+        match frame {
+            Received::Cancel { dialog, canceller } => {
+                let Some(channel) = child.channel.get() else { return };
+                let Ok(state) = channel.on_cancel(dialog, &canceller) else { return };
+                if let Some((line, _)) = self.kids.get(&key).and_then(|kid| kid.line.as_ref()) {
+                    let _ = line.send(&Frame::CancelAck { dialog, state });
+                }
+            }
+            Received::CancelAck { dialog } => {
+                if dialog == 0
+                    && let Some(kid) = self.kids.get_mut(&key)
+                {
+                    kid.escalation.on_ack(now);
+                }
+            }
+            Received::SpawnRecord { aid, start_ticks } => self.record(key, aid, start_ticks),
+            Received::Ready { aid, addr } => self.ready(&aid, &addr),
+            Received::TasksGone => {
+                if let Some(kid) = self.kids.get_mut(&key) {
+                    kid.escalation.on_tasks_gone(now);
+                }
+            }
+            Received::Signalled { signal } => {
+                if let Some(kid) = self.kids.get_mut(&key) {
+                    if kid.escalation.was_asked() {
+                        kid.repeat_cancel(now);
+                    } else {
+                        let said = format!("signal {signal} had been sent to it from outside of the tree");
+                        child.story.lock().said.get_or_insert(said);
+                    }
+                }
+            }
+            Received::EndAsked { canceller } => {
+                child.story.lock().asked.get_or_insert(canceller);
+            }
+        }
+    }
+
+    /// A process further down exists: hold on to it, and tell those above.
+    fn record(&mut self, key: u64, aid: Aid, start_ticks: u64) {
+        // An ancestor whose line is broken sees our own end: nothing more can be told it.
+        let _ = self.control.send_up(&Frame::SpawnRecord { aid: aid.clone(), start_ticks });
+        let Some(pidfd) = kids::open_recorded(aid.pid(), start_ticks).map(Arc::new) else { return };
+        let Some(kid) = self.kids.get_mut(&key) else { return };
+        if let Some(names) = &self.names {
+            names.born(&aid, &kid.child.aid, start_ticks, &pidfd);
+        }
+        let descendant = self.next_descendant;
+        self.next_descendant += 1;
+        if epoll::add(&self.epoll, pidfd.as_fd(), Token::Descendant(descendant).encode(), epoll::EventFlags::IN).is_ok() {
+            kid.below.insert(descendant, Descendant { aid, pidfd });
+            self.descendants.insert(descendant, key);
+        }
+    }
+
+    fn ready(&self, aid: &Aid, addr: &Addr) {
+        let _ = self.control.send_up(&Frame::Ready { aid: aid.clone(), addr: addr.clone() });
+        if let Some(names) = &self.names {
+            names.ready(aid, addr);
+        }
+    }
+
+    fn on_process(&mut self, key: u64) {
+        // What it said before its end comes first: records, above all.
+        self.on_line(key);
+        let now = self.clock.now();
+        let Some(kid) = self.kids.get_mut(&key) else { return };
+        if kid.is_reaped || !kid.try_reap(now) {
+            return;
+        }
+        let _ = epoll::delete(&self.epoll, kid.pidfd.as_fd());
+        if let Some(names) = &self.names {
+            names.gone(&kid.child.aid);
+        }
+        if let Some((line, _)) = kid.line.take() {
+            let _ = epoll::delete(&self.epoll, line.as_fd());
+            line.shutdown();
+        }
+        let grace = kid.escalation.left(now).unwrap_or(kid.child.grace);
+        kid.below_until = Some(now + grace);
+        self.settle(key);
+    }
+
+    fn on_descendant(&mut self, descendant: u64) {
+        let Some(key) = self.descendants.remove(&descendant) else { return };
+        let Some(kid) = self.kids.get_mut(&key) else { return };
+        if let Some(gone) = kid.below.remove(&descendant) {
+            let _ = epoll::delete(&self.epoll, gone.pidfd.as_fd());
+            kids::reap_orphan(&gone.pidfd);
+            if let Some(names) = &self.names {
+                names.gone(&gone.aid);
+            }
+        }
+        self.settle(key);
+    }
+
+    /// A child is gone when all that it had started is gone too.
+    fn settle(&mut self, key: u64) {
+        if self.kids.get(&key).is_some_and(|kid| kid.is_reaped && kid.below.is_empty())
+            && let Some(kid) = self.kids.remove(&key)
+        {
+            // Only this thread sets it, once.
+            let _ = kid.child.gone.set(());
+            self.control.one_gone();
+        }
+    }
+
+    // ---- this actor
+
+    fn on_signals(&mut self) {
+        for signal in self.signals.take() {
+            let Some(actor) = self.actor.upgrade() else { continue };
+            if self.control.up.is_none() {
+                self.interrupt(&actor, signal);
+            } else if !actor.is_cancelled() && self.own.verdict_at.is_none() {
+                self.own.verdict_at = Some((self.clock.now() + VERDICT_WITHIN, signal));
+                // A broken line says so by its end.
+                let _ = self.control.send_up(&Frame::Signalled { signal });
+            }
+        }
+    }
+
+    /// The root got a signal: the first cancels the tree, the second leaves it no time.
+    fn interrupt(&mut self, actor: &Arc<Actor>, signal: i32) {
+        self.signals_seen += 1;
+        let canceller = Canceller { aid: self.aid.clone(), request: CancelRequest::Signal(signal) };
+        match self.signals_seen {
+            1 => {
+                actor.interrupted(signal);
+                self.end_self(canceller, actor.settings.grace);
+            }
+            2 => {
+                let now = self.clock.now();
+                for kid in self.kids.values_mut() {
+                    kid.cancel(now, &canceller, Duration::ZERO);
+                    for descendant in kid.below.values() {
+                        kids::kill(&descendant.pidfd, rustix::process::Signal::KILL);
+                    }
+                }
+            }
+            // The root's own code does not let go, and everything below is killed.
+            _ => crate::actor::signals::die_by(signal),
+        }
+    }
+
+    fn end_self(&mut self, canceller: Canceller, grace: Duration) {
+        let now = self.clock.now();
+        let Some(actor) = self.actor.upgrade() else { return };
+        actor.flag_cancelled(&canceller, now + grace);
+        let share = if self.control.up.is_some() { childs_share(grace) } else { grace };
+        for kid in self.kids.values_mut().filter(|kid| !kid.child.is_shielded) {
+            let grace = share.min(kid.child.grace);
+            kid.cancel(now, &canceller, grace);
+        }
+        actor.wake_cancelled(&canceller);
+    }
+
+    fn on_up(&mut self) {
+        let Some(up) = self.control.up.clone() else { return };
+        let _ = up.flush();
+        let rest = up.read(&mut self.up_inbox);
+        let mut frames: Vec<Received> = Vec::new();
+        let mut cancels = Vec::new();
+        let is_broken = self
+            .up_inbox
+            .drain(|frame| match frame {
+                Frame::Cancel { dialog: 0, grace_ms, canceller } => cancels.push((canceller, Duration::from_millis(grace_ms))),
+                frame => frames.extend(Received::of(frame)),
+            })
+            .is_err();
+        for (canceller, grace) in cancels {
+            // First the word that it was heard: a stuck runtime can't hold it up.
+            let _ = up.send(&Frame::CancelAck { dialog: 0, state: AckState::Asked });
+            self.own.verdict_at = None;
+            self.end_self(canceller, grace);
+        }
+        for frame in frames {
+            if let Received::Cancel { dialog, canceller } = frame
+                && let Some(actor) = self.actor.upgrade()
+                && let Some(channel) = actor.parent_line()
+                && let Ok(state) = channel.on_cancel(dialog, &canceller)
+            {
+                let _ = up.send(&Frame::CancelAck { dialog, state });
+            }
+        }
+        if is_broken || rest == Rest::Ended {
+            let _ = epoll::delete(&self.epoll, up.as_fd());
+            self.parent_lost();
+        }
+    }
+
+    /// The parent is gone: nobody else will end us.
+    fn parent_lost(&mut self) {
+        if self.own.kill_at.is_some() {
+            return;
+        }
+        let now = self.clock.now();
+        let Some(actor) = self.actor.upgrade() else { return };
+        let grace = actor.ends_within(now).unwrap_or(actor.settings.grace).min(actor.settings.grace);
+        self.own.kill_at = Some(now + grace);
+        actor.orphaned();
+        self.end_self(Canceller { aid: self.aid.clone(), request: CancelRequest::ParentLost }, grace);
+    }
+}
+
+/// A control frame, taken out of the buffer.
+enum Received {
+    Cancel { dialog: u64, canceller: Canceller },
+    CancelAck { dialog: u64 },
+    SpawnRecord { aid: Aid, start_ticks: u64 },
+    Ready { aid: Aid, addr: Addr },
+    TasksGone,
+    Signalled { signal: i32 },
+    EndAsked { canceller: Canceller },
+}
+
+impl Received {
+    fn of(frame: Frame<'_>) -> Option<Self> {
+        Some(match frame {
+            Frame::Cancel { dialog, canceller, .. } => Received::Cancel { dialog, canceller },
+            Frame::CancelAck { dialog, .. } => Received::CancelAck { dialog },
+            Frame::SpawnRecord { aid, start_ticks } => Received::SpawnRecord { aid, start_ticks },
+            Frame::Ready { aid, addr } => Received::Ready { aid, addr },
+            Frame::TasksGone => Received::TasksGone,
+            Frame::Signalled { signal } => Received::Signalled { signal },
+            Frame::EndAsked { canceller } => Received::EndAsked { canceller },
+            // Both ends are ours and of one build: anything else is a bug, not an event.
+            _ => return None,
+        })
+    }
+}
+
+/// Edge-triggered, both ways: a frame that the kernel would not take leaves as soon as it does.
+fn line_events() -> epoll::EventFlags {
+    epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET
+}
+
+/// When a process started, in clock ticks since boot: field 22 of `/proc/PID/stat`, proc(5).
+pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in field 2 may hold anything, so the fields are counted after its last parenthesis.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}

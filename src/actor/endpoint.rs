@@ -1,0 +1,280 @@
+//! Which functions of this program can be called, and how does a call run one?
+use std::any::type_name;
+use std::collections::HashMap;
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::OnceLock;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::failure::Failure;
+use crate::error::{CodecError, Error};
+use crate::msg::codec;
+use crate::msg::frame::Encoding;
+
+/// A future in a box, that may move to another thread.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A value that can travel between actors: an argument, a result, an item of a stream.
+///
+/// Every owned type with serde's two traits is one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't travel between actors",
+    label = "this has to become bytes and come back in another process",
+    note = "derive `serde::Serialize` and `serde::Deserialize` for it, and own what is in it (`String` for `&str`)"
+)]
+pub trait Data: Serialize + DeserializeOwned + Send + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize + DeserializeOwned + Send + 'static> Data for T {}
+
+/// A function that can be called from every actor of its program. [`#[rpc]`](macro@crate::rpc) makes one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a function that actors can call",
+    note = "put `#[teamster::rpc]` on it"
+)]
+pub trait Endpoint: Send + Sync + 'static {
+    /// The arguments, as a tuple.
+    type Args: Data;
+    /// What it gives when it ends well.
+    type Output: Data;
+    /// The path, where the user chose one.
+    #[doc(hidden)]
+    const NAME: Option<&'static str> = None;
+    /// `file:line:column` of the function.
+    #[doc(hidden)]
+    const LOCATION: &'static str;
+    /// Its arguments, in order.
+    #[doc(hidden)]
+    const ARGS: &'static [Arg];
+
+    /// Runs the function.
+    #[doc(hidden)]
+    fn invoke(args: Self::Args) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
+}
+
+/// An endpoint's path: what it is called on the wire and in errors.
+pub(crate) fn path_of<E: Endpoint>() -> &'static str {
+    E::NAME.unwrap_or_else(type_name::<E>)
+}
+
+/// One argument of an endpoint.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Arg {
+    pub(crate) name: &'static str,
+    pub(crate) type_name: fn() -> &'static str,
+}
+
+impl Arg {
+    /// Used by the macros.
+    pub const fn new<T>(name: &'static str) -> Arg {
+        Arg { name, type_name: type_name::<T> }
+    }
+}
+
+/// The `Result` that an endpoint returns, under whichever name.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is called `Result`, but it is none",
+    note = "a return type whose last part is `Result` has to be `std::result::Result`, or an alias of it"
+)]
+pub trait Fallible {
+    /// What it gives when it ends well.
+    type Ok;
+    /// What it fails with.
+    type Err;
+
+    /// Itself, as the type that it is.
+    #[expect(clippy::missing_errors_doc, reason = "the error is the value's own")]
+    fn into_result(self) -> Result<Self::Ok, Self::Err>;
+}
+
+impl<T, E> Fallible for Result<T, E> {
+    type Ok = T;
+    type Err = E;
+
+    fn into_result(self) -> Result<T, E> {
+        self
+    }
+}
+
+/// A call that has not been made yet: an endpoint with its arguments.
+///
+/// Awaited, it runs here, in this task, and fails with the same [`Error`] type as a remote one.
+/// `Portal::run` and its like run it in another actor. A panic of a local run is a panic.
+///
+/// # Examples
+///
+/// ```
+/// #[teamster::rpc]
+/// async fn add(a: i64, b: i64) -> i64 {
+///     a + b
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), teamster::Error> {
+/// assert_eq!(add(1, 2).await?, 3);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a call does nothing until it is awaited or handed to an actor"]
+pub struct Call<E: Endpoint> {
+    pub(crate) args: E::Args,
+}
+
+impl<E: Endpoint> Call<E> {
+    /// Used by the macros: call the function itself.
+    #[doc(hidden)]
+    pub fn new(args: E::Args) -> Self {
+        Call { args }
+    }
+
+    /// The endpoint's path, as errors and logs name it.
+    pub fn endpoint(&self) -> &'static str {
+        path_of::<E>()
+    }
+}
+
+impl<E: Endpoint<Args: Clone>> Clone for Call<E> {
+    fn clone(&self) -> Self {
+        Call { args: self.args.clone() }
+    }
+}
+
+impl<E: Endpoint> fmt::Debug for Call<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Call({})", path_of::<E>())
+    }
+}
+
+impl<E: Endpoint> IntoFuture for Call<E> {
+    type Output = Result<E::Output, Error>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { E::invoke(self.args).await.map_err(Failure::into_error) })
+    }
+}
+
+/// What an endpoint is: how a dialog with it goes.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// One call, one result.
+    Rpc,
+    /// A task with a stream beside it.
+    Context,
+}
+
+/// Decodes the arguments and makes the task, which gives the result as bytes.
+///
+/// Structs of the result are laid out as the second argument says, where their types allow it.
+///
+/// # Errors
+///
+/// The bytes are not the arguments; the error says which one.
+pub(crate) type RunFn = fn(&[u8], Encoding) -> Result<BoxFuture<'static, RunResult>, CodecError>;
+
+/// The result's bytes and how they are laid out really: a type that skips fields is always named.
+pub(crate) type RunResult = Result<(Vec<u8>, Encoding), Failure>;
+
+/// One endpoint of this program, with its type erased.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Registration {
+    pub(crate) path: fn() -> &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) location: &'static str,
+    pub(crate) args: &'static [Arg],
+    pub(crate) run: RunFn,
+}
+
+/// Every endpoint of this program.
+#[doc(hidden)]
+#[linkme::distributed_slice]
+pub static ENDPOINTS: [Registration];
+
+/// The entry for one endpoint.
+#[doc(hidden)]
+pub const fn register<E: Endpoint>() -> Registration {
+    Registration { path: path_of::<E>, kind: Kind::Rpc, location: E::LOCATION, args: E::ARGS, run: run::<E> }
+}
+
+fn run<E: Endpoint>(bytes: &[u8], want: Encoding) -> Result<BoxFuture<'static, RunResult>, CodecError> {
+    let args: E::Args = decode_args::<E>(bytes)?;
+    Ok(Box::pin(async move {
+        let output = E::invoke(args).await?;
+        let mut bytes = Vec::new();
+        match codec::encode_into(&output, want, &mut bytes) {
+            Ok(used) => Ok((bytes, used)),
+            Err(failure) => Err(Failure::codec(CodecError::encoding(path_of::<E>(), "the result", failure))),
+        }
+    }))
+}
+
+fn decode_args<E: Endpoint>(bytes: &[u8]) -> Result<E::Args, CodecError> {
+    codec::decode(bytes).map_err(|mut failure| match argument_at(E::ARGS, &failure.path) {
+        Some((arg, rest)) => {
+            failure.type_name = (arg.type_name)();
+            failure.path = rest.to_owned();
+            CodecError::decoding(path_of::<E>(), format!("the argument `{}`", arg.name), failure)
+        }
+        None => CodecError::decoding(path_of::<E>(), "the arguments", failure),
+    })
+}
+
+/// Which argument a path into the tuple of all of them begins with: `[1].items[3]`.
+fn argument_at<'a>(args: &'static [Arg], path: &'a str) -> Option<(&'static Arg, &'a str)> {
+    let (index, rest) = path.strip_prefix('[')?.split_once(']')?;
+    let arg = args.get(index.parse::<usize>().ok()?)?;
+    Some((arg, rest.strip_prefix('.').unwrap_or(rest)))
+}
+
+/// The endpoints of this program by path.
+#[derive(Debug)]
+pub(crate) struct Endpoints {
+    by_path: HashMap<&'static str, Found>,
+}
+
+/// What a path leads to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Found {
+    One(&'static Registration),
+    /// Two of them, or more.
+    Ambiguous { first: &'static str, second: &'static str },
+}
+
+impl Endpoints {
+    /// Those of this program: made at the first use, read without a lock.
+    pub(crate) fn of_program() -> &'static Endpoints {
+        static INDEX: OnceLock<Endpoints> = OnceLock::new();
+        INDEX.get_or_init(|| Endpoints::index(ENDPOINTS))
+    }
+
+    fn index(entries: impl IntoIterator<Item = &'static Registration>) -> Endpoints {
+        let mut by_path = HashMap::new();
+        for entry in entries {
+            by_path
+                .entry((entry.path)())
+                .and_modify(|found| {
+                    if let Found::One(first) = *found {
+                        *found = Found::Ambiguous { first: first.location, second: entry.location };
+                    }
+                })
+                .or_insert(Found::One(entry));
+        }
+        Endpoints { by_path }
+    }
+
+    pub(crate) fn find(&self, path: &str) -> Option<Found> {
+        self.by_path.get(path).copied()
+    }
+
+    /// All paths, in no order.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.by_path.keys().copied()
+    }
+}

@@ -1,0 +1,388 @@
+//! How far does a cancel reach? Scopes, shields, and what is left to do after a drop.
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+
+use super::current::{self, Current, with_current, within};
+use crate::error::Error;
+use crate::msg::ident::Canceller;
+
+/// What ends with a scope: a nursery, whose children are told at once, by whatever thread cancels.
+pub(crate) trait Below: Send + Sync {
+    fn cancel(&self, canceller: &Canceller);
+}
+
+/// One region of code that is cancelled as a whole: a dialog's task, a nursery's body.
+///
+/// Cancelling only sets a flag, tells what is below, and wakes: any thread may do it at any time.
+pub(crate) struct Scope {
+    /// What runs in it, for reports.
+    pub(crate) label: &'static str,
+    parent: Option<Arc<Scope>>,
+    is_cancelled: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    canceller: Option<Canceller>,
+    /// Shields that are entered and not left: while there are any, nothing is dropped.
+    shields: usize,
+    task: Option<Waker>,
+    watchers: Vec<Waker>,
+    below: Vec<Weak<dyn Below>>,
+    deferred: Vec<BoxFuture<'static, ()>>,
+}
+
+impl Scope {
+    pub(crate) fn new(label: &'static str, parent: Option<Arc<Scope>>) -> Arc<Self> {
+        Arc::new(Scope { label, parent, is_cancelled: AtomicBool::new(false), state: Mutex::default() })
+    }
+
+    /// The first request counts.
+    pub(crate) fn cancel(&self, canceller: &Canceller) {
+        let mut state = self.state.lock();
+        if state.canceller.is_some() {
+            return;
+        }
+        state.canceller = Some(canceller.clone());
+        self.is_cancelled.store(true, Ordering::Release);
+        let below = std::mem::take(&mut state.below);
+        let wakers: Vec<Waker> = state.task.take().into_iter().chain(state.watchers.drain(..)).collect();
+        drop(state);
+        for below in below.iter().filter_map(Weak::upgrade) {
+            below.cancel(canceller);
+        }
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.is_cancelled.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn canceller(&self) -> Option<Canceller> {
+        self.state.lock().canceller.clone()
+    }
+
+    /// Whether it is time to drop what runs here, and on whose behalf.
+    fn must_drop(&self) -> Option<Canceller> {
+        if !self.is_cancelled() {
+            return None;
+        }
+        let state = self.state.lock();
+        if state.shields > 0 { None } else { state.canceller.clone() }
+    }
+
+    pub(crate) fn is_shielded(&self) -> bool {
+        self.state.lock().shields > 0
+    }
+
+    fn register(&self, waker: &Waker) {
+        let mut state = self.state.lock();
+        if !state.task.as_ref().is_some_and(|task| task.will_wake(waker)) {
+            state.task = Some(waker.clone());
+        }
+    }
+
+    /// `below` ends with this scope: at once, if that is over already.
+    pub(crate) fn add_below(&self, below: &Weak<dyn Below>) {
+        let mut state = self.state.lock();
+        if let Some(canceller) = state.canceller.clone() {
+            drop(state);
+            if let Some(below) = below.upgrade() {
+                below.cancel(&canceller);
+            }
+            return;
+        }
+        state.below.retain(|other| other.strong_count() > 0);
+        state.below.push(Weak::clone(below));
+    }
+
+    /// The scope's end waits for this.
+    pub(crate) fn defer(&self, future: BoxFuture<'static, ()>) {
+        self.state.lock().deferred.push(future);
+    }
+
+    pub(crate) fn take_deferred(&self) -> Vec<BoxFuture<'static, ()>> {
+        std::mem::take(&mut self.state.lock().deferred)
+    }
+
+    /// This scope and those around it in the same task.
+    fn chain(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Scope>> {
+        std::iter::successors(Some(self), |scope| scope.parent.as_ref())
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scope").field("label", &self.label).field("canceller", &self.canceller()).finish()
+    }
+}
+
+/// How code that ran in a scope came to its end.
+pub(crate) enum End<T> {
+    Value(T),
+    Cancelled(Canceller),
+    Panicked(Box<dyn std::any::Any + Send>),
+}
+
+/// Code that runs in a scope: dropped, at its place, when the scope is cancelled.
+pub(crate) struct Scoped<F: Future> {
+    place: Option<Current>,
+    scope: Arc<Scope>,
+    future: Option<Pin<Box<F>>>,
+}
+
+impl<F: Future> Scoped<F> {
+    /// `place.scope` is the scope.
+    pub(crate) fn new(place: Current, future: Pin<Box<F>>) -> Self {
+        Scoped { scope: Arc::clone(&place.scope), place: Some(place), future: Some(future) }
+    }
+
+    /// A first poll that leaves no waker behind for cancels: for code that may be done at once.
+    pub(crate) fn poll_inline(&mut self, cx: &mut Context<'_>) -> Poll<End<F::Output>> {
+        let Some(future) = &mut self.future else { return Poll::Pending };
+        let place = &mut self.place;
+        match catch_unwind(AssertUnwindSafe(|| within(place, || future.as_mut().poll(cx)))) {
+            Ok(Poll::Pending) => match self.scope.must_drop() {
+                None => Poll::Pending,
+                Some(canceller) => Poll::Ready(self.cut_off(canceller)),
+            },
+            Ok(Poll::Ready(value)) => {
+                self.clear();
+                Poll::Ready(End::Value(value))
+            }
+            Err(panic) => {
+                self.clear();
+                Poll::Ready(End::Panicked(panic))
+            }
+        }
+    }
+
+    fn cut_off(&mut self, canceller: Canceller) -> End<F::Output> {
+        match catch_unwind(AssertUnwindSafe(|| self.clear())) {
+            Ok(()) => End::Cancelled(canceller),
+            Err(panic) => End::Panicked(panic),
+        }
+    }
+
+    fn clear(&mut self) {
+        let future = self.future.take();
+        if future.is_some() {
+            within(&mut self.place, || drop(future));
+        }
+    }
+}
+
+impl<F: Future> Future for Scoped<F> {
+    type Output = End<F::Output>;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.scope.register(cx.waker()); // before the look at the flag: a cancel in between wakes us
+        if let Some(canceller) = self.scope.must_drop() {
+            return Poll::Ready(self.cut_off(canceller));
+        }
+        self.poll_inline(cx)
+    }
+}
+
+impl<F: Future> Drop for Scoped<F> {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// Whether this code has been asked to end: for loops that do not await.
+///
+/// True as soon as the request has arrived, also while the actor's runtime is stuck in such a
+/// loop. Outside of every actor it is false.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::rpc]
+/// async fn crunch() -> u64 {
+///     let mut n = 0;
+///     while !teamster::is_cancelled() && n < 1_000 {
+///         n += 1;
+///     }
+///     n
+/// }
+/// assert!(!teamster::is_cancelled());
+/// ```
+pub fn is_cancelled() -> bool {
+    with_current(|current| current.map(|current| current.scope.is_cancelled() || current.actor.is_cancelled()))
+        .unwrap_or_else(|| current::actor().is_ok_and(|actor| actor.is_cancelled()))
+}
+
+/// Resolves when this code has been asked to end.
+///
+/// Of use inside a [`shield`], and in tasks and threads of your own. Outside of every actor it
+/// never resolves.
+///
+/// # Cancel safety
+///
+/// Dropping it loses nothing.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::rpc]
+/// async fn serve() {
+///     teamster::shield(async {
+///         teamster::cancelled().await;
+///         println!("saving before the end");
+///     })
+///     .await;
+/// }
+/// ```
+pub async fn cancelled() {
+    let Some(current) = current::current() else {
+        match current::actor() {
+            Ok(actor) => drop(actor.ending().await),
+            Err(_no_actor) => std::future::pending().await,
+        }
+        return;
+    };
+    std::future::poll_fn(|cx| {
+        let mut state = current.scope.state.lock();
+        if state.canceller.is_some() {
+            return Poll::Ready(());
+        }
+        if !state.watchers.iter().any(|watcher| watcher.will_wake(cx.waker())) {
+            state.watchers.push(cx.waker().clone());
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Runs `future` to its end even when its task is cancelled meanwhile.
+///
+/// It is polled in place and may borrow. Inside it a cancel is only a flag ([`is_cancelled`],
+/// [`cancelled`]); a task that was cancelled is dropped on leaving its outermost shield. A drop
+/// from elsewhere (`select!`, `timeout`) is not held up, and neither is the SIGKILL that comes
+/// when the actor's grace is over.
+///
+/// # Cancel safety
+///
+/// Dropping it drops `future`.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let saved = teamster::shield(async { "saved" }).await;
+/// assert_eq!(saved, "saved");
+/// # }
+/// ```
+pub async fn shield<F: Future>(future: F) -> F::Output {
+    struct Entered(Option<Arc<Scope>>);
+    impl Drop for Entered {
+        fn drop(&mut self) {
+            for scope in self.0.iter().flat_map(Scope::chain) {
+                scope.state.lock().shields -= 1;
+            }
+        }
+    }
+    let scope = with_current(|current| current.map(|current| Arc::clone(&current.scope)));
+    for scope in scope.iter().flat_map(Scope::chain) {
+        scope.state.lock().shields += 1;
+    }
+    let entered = Entered(scope.clone());
+    let output = future.await;
+    drop(entered);
+    if scope.iter().flat_map(Scope::chain).any(|scope| scope.must_drop().is_some()) {
+        std::future::pending::<()>().await; // whoever polls the scope drops us here
+    }
+    output
+}
+
+/// Leaves clean-up behind that needs to await: the end of the current dialog or nursery waits for
+/// it, within the grace.
+///
+/// Meant for `Drop`. Outside of every scope it runs as a task of the actor; outside of every actor
+/// it is refused with a logged error.
+///
+/// # Examples
+///
+/// ```
+/// struct Lease(u32);
+/// impl Drop for Lease {
+///     fn drop(&mut self) {
+///         let id = self.0;
+///         teamster::defer(async move { println!("lease {id} is given back") });
+///     }
+/// }
+/// ```
+pub fn defer(future: impl Future<Output = ()> + Send + 'static) {
+    let scope = with_current(|current| current.map(|current| Arc::clone(&current.scope)));
+    match scope {
+        Some(scope) => scope.defer(Box::pin(future)),
+        None => match current::actor() {
+            Ok(actor) => actor.spawn(future),
+            Err(error) => tracing::error!(%error, "a deferred clean-up was lost"),
+        },
+    }
+}
+
+/// Waits for all of it, side by side, for as long as the grace lasts. A panic is logged.
+pub(crate) async fn run_deferred(deferred: Vec<BoxFuture<'static, ()>>, grace: Duration) {
+    let all = futures::future::join_all(deferred.into_iter().map(|future| {
+        use futures::FutureExt;
+        AssertUnwindSafe(future).catch_unwind()
+    }));
+    match tokio::time::timeout(grace, all).await {
+        Ok(results) => {
+            for _panic in results.into_iter().filter_map(Result::err) {
+                tracing::error!("a deferred clean-up panicked");
+            }
+        }
+        Err(_elapsed) => tracing::error!(?grace, "a deferred clean-up was cut off: its grace was over"),
+    }
+}
+
+/// Fails `future` when it has not ended `after` this time, here and wherever it calls to.
+///
+/// The time that is left travels with every call made inside: the callee's own clock cancels its
+/// task, whether or not this process or the line still exists. Of nested deadlines the nearest
+/// counts.
+///
+/// # Errors
+///
+/// [`Error::Deadline`] when the time is over.
+///
+/// # Cancel safety
+///
+/// When the time is over, `future` is dropped, which cancels its calls.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let late = teamster::deadline(Duration::from_millis(5), std::future::pending::<()>()).await;
+/// assert!(matches!(late, Err(teamster::Error::Deadline { .. })));
+/// # }
+/// ```
+pub async fn deadline<F: Future>(after: Duration, future: F) -> Result<F::Output, Error> {
+    let at = Instant::now() + after;
+    let place = current::current().map(|mut place| {
+        place.deadline = Some(place.deadline.map_or(at, |outer| outer.min(at)));
+        place
+    });
+    let result = match place {
+        Some(place) => tokio::time::timeout(after, current::At::new(place, future)).await,
+        None => tokio::time::timeout(after, future).await,
+    };
+    result.map_err(|_elapsed| Error::Deadline { after })
+}

@@ -1,0 +1,140 @@
+//! Which signal has arrived? Handlers that do nothing but wake the control threads.
+//!
+//! `tokio::signal` never gives a handler back, and its task does not run while the runtime is
+//! stuck: so the handlers are ours, and each actor of this process has an eventfd that they write.
+#![allow(unsafe_code, reason = "sigaction has no safe wrapper that restores what was there")]
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use parking_lot::Mutex;
+use rustix::event::{EventfdFlags, eventfd};
+
+/// The signals that end a tree, in the order of their counters in the eventfd.
+const HANDLED: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+/// Bits of the eventfd's counter for each signal: 65,535 unread ones before they would spill over.
+const BITS: u32 = 16;
+/// Roots that may live in one process at a time.
+const MAX_ACTORS: usize = 64;
+
+/// The eventfds to write, -1 where free. The handler may read nothing else.
+static TARGETS: [AtomicI32; MAX_ACTORS] = [const { AtomicI32::new(-1) }; MAX_ACTORS];
+
+struct Installed {
+    users: usize,
+    before: Vec<libc::sigaction>,
+}
+
+static INSTALLED: Mutex<Installed> = Mutex::new(Installed { users: 0, before: Vec::new() });
+
+extern "C" fn handler(signal: libc::c_int) {
+    // SAFETY: reading and restoring errno is what POSIX asks of a handler that makes system calls.
+    let errno = unsafe { *libc::__errno_location() };
+    for (slot, number) in HANDLED.iter().enumerate() {
+        if *number == signal {
+            let count: u64 = 1 << (slot as u32 * BITS);
+            for target in &TARGETS {
+                let fd = target.load(Ordering::Acquire);
+                if fd >= 0 {
+                    // SAFETY: `write` is async-signal-safe, the buffer is a live u64, and a stale
+                    // descriptor can at worst refuse the write: eventfds are taken out of
+                    // `TARGETS` before they are closed.
+                    unsafe { libc::write(fd, (&raw const count).cast(), 8) };
+                }
+            }
+        }
+    }
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+/// The signals that reach one actor, while it lives. The last one restores the old handlers.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    event: OwnedFd,
+    slot: usize,
+}
+
+impl Signals {
+    pub(crate) fn install() -> io::Result<Self> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let mut installed = INSTALLED.lock();
+        let free = TARGETS.iter().position(|target| target.load(Ordering::Acquire) < 0);
+        let slot = free.ok_or_else(|| io::Error::other(format!("more than {MAX_ACTORS} roots in one process")))?;
+        TARGETS[slot].store(event.as_raw_fd(), Ordering::Release);
+        if installed.users == 0 {
+            installed.before = HANDLED.iter().map(|signal| set_handler(*signal)).collect();
+        }
+        installed.users += 1;
+        Ok(Signals { event, slot })
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        use std::os::fd::AsFd;
+        self.event.as_fd()
+    }
+
+    /// The signals that have arrived since the last look, each as often as it did.
+    pub(crate) fn take(&self) -> Vec<i32> {
+        let mut counters = [0; 8];
+        if rustix::io::read(&self.event, &mut counters).is_err() {
+            return Vec::new(); // nothing has arrived
+        }
+        let counters = u64::from_ne_bytes(counters);
+        let mut arrived = Vec::new();
+        for (slot, signal) in HANDLED.iter().enumerate() {
+            let count = (counters >> (slot as u32 * BITS)) & 0xffff;
+            arrived.extend(std::iter::repeat_n(*signal, count as usize));
+        }
+        arrived
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        let mut installed = INSTALLED.lock();
+        TARGETS[self.slot].store(-1, Ordering::Release);
+        installed.users -= 1;
+        if installed.users == 0 {
+            for (signal, before) in HANDLED.iter().zip(installed.before.drain(..)) {
+                // SAFETY: `before` is what sigaction gave for this signal.
+                unsafe { libc::sigaction(*signal, &raw const before, std::ptr::null_mut()) };
+            }
+        }
+    }
+}
+
+/// Installs our handler; what was there before.
+fn set_handler(signal: i32) -> libc::sigaction {
+    // SAFETY: both structures are plain data that sigaction reads and fills; zero is a valid mask.
+    unsafe {
+        let mut ours: libc::sigaction = std::mem::zeroed();
+        ours.sa_sigaction = handler as extern "C" fn(libc::c_int) as usize;
+        ours.sa_flags = libc::SA_RESTART;
+        libc::sigemptyset(&raw mut ours.sa_mask);
+        let mut before: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, &raw const ours, &raw mut before);
+        before
+    }
+}
+
+/// Ends this process the way `signal` would have without a handler.
+pub(crate) fn die_by(signal: i32) -> ! {
+    // SAFETY: restoring the default and raising are plain calls; SIG_DFL is a valid handler. The
+    // signal is unblocked, so that it arrives here and now.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        let mut only: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut only);
+        libc::sigaddset(&raw mut only, signal);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const only, std::ptr::null_mut());
+        libc::raise(signal);
+        libc::_exit(128 + signal)
+    }
+}
+
+/// Ends this process now: no destructor of a static, no atexit hook runs.
+pub(crate) fn exit_now(status: i32) -> ! {
+    // SAFETY: `_exit` may be called at any time, from any thread.
+    unsafe { libc::_exit(status) }
+}

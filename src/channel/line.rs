@@ -1,0 +1,150 @@
+//! A control line: how do cancels and process records move, without a runtime?
+//!
+//! Any thread may send; the control thread reads, and sends what the kernel would not take at once.
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use parking_lot::Mutex;
+
+use super::CancelLine;
+use crate::msg::frame::{self, Frame, FrameError};
+use crate::msg::ident::Canceller;
+use crate::transport::uds;
+
+/// Bytes that may wait for a peer that does not read: it is stopped, or not ours. Over it the line
+/// counts as broken. A cancel takes about 120 bytes.
+const MAX_WAITING_BYTES: usize = 4 << 20;
+
+/// A control frame is small: a longer one is a broken peer.
+const MAX_CONTROL_FRAME_BYTES: u32 = 64 * 1024;
+
+/// One control line.
+#[derive(Debug)]
+pub(crate) struct Line {
+    fd: OwnedFd,
+    waiting: Mutex<BytesMut>,
+}
+
+/// What was read and is not handled yet.
+#[derive(Debug, Default)]
+pub(crate) struct LineInbox {
+    bytes: BytesMut,
+}
+
+/// Whether more may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rest {
+    MayCome,
+    Ended,
+}
+
+impl Line {
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        Ok(Line { fd, waiting: Mutex::new(BytesMut::new()) })
+    }
+
+    /// Sends a frame, or leaves it to the next [`Line::flush`].
+    ///
+    /// # Errors
+    ///
+    /// The line is broken, or its peer has not read for too long.
+    pub(crate) fn send(&self, frame: &Frame<'_>) -> io::Result<()> {
+        let mut waiting = self.waiting.lock();
+        if waiting.len() > MAX_WAITING_BYTES {
+            return Err(io::Error::other("the peer does not read its control line"));
+        }
+        frame::encode(frame, &[], &mut waiting);
+        self.send_waiting(&mut waiting).map(drop)
+    }
+
+    /// Sends what waits. Whether anything still does: then poll for room.
+    pub(crate) fn flush(&self) -> io::Result<bool> {
+        let mut waiting = self.waiting.lock();
+        self.send_waiting(&mut waiting)
+    }
+
+    /// Whether frames wait for the kernel's buffer.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.waiting.lock().is_empty()
+    }
+
+    fn send_waiting(&self, waiting: &mut BytesMut) -> io::Result<bool> {
+        while !waiting.is_empty() {
+            match uds::send(self.fd.as_fd(), waiting) {
+                Ok(n) => waiting.advance(n),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    waiting.clear();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads all that is there now.
+    pub(crate) fn read(&self, inbox: &mut LineInbox) -> Rest {
+        let mut chunk = [0; 4096];
+        loop {
+            match uds::recv(self.fd.as_fd(), &mut chunk) {
+                Ok(0) => return Rest::Ended,
+                Ok(n) => {
+                    inbox.bytes.extend_from_slice(&chunk[..n]);
+                    if n < chunk.len() {
+                        return Rest::MayCome;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Rest::MayCome,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_reset) => return Rest::Ended,
+            }
+        }
+    }
+
+    pub(crate) fn shutdown(&self) {
+        // The peer may have closed it already.
+        let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
+    }
+}
+
+impl AsFd for Line {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl LineInbox {
+    pub(crate) fn new(first: &[u8]) -> Self {
+        LineInbox { bytes: BytesMut::from(first) }
+    }
+
+    /// Hands each whole frame to `each`.
+    ///
+    /// # Errors
+    ///
+    /// What came is no frame: the line is of no use any more.
+    pub(crate) fn drain(&mut self, mut each: impl FnMut(Frame<'_>)) -> Result<(), FrameError> {
+        loop {
+            let taken = match frame::decode(&self.bytes, MAX_CONTROL_FRAME_BYTES)? {
+                Some((frame, _, taken)) => {
+                    each(frame);
+                    taken
+                }
+                None => return Ok(()),
+            };
+            self.bytes.advance(taken);
+        }
+    }
+}
+
+impl CancelLine for Line {
+    fn cancel(&self, dialog: u64, grace: Duration, canceller: &Canceller) {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        // A broken control line has ended its process, or is about to: nothing is left to cancel.
+        let _ = self.send(&Frame::Cancel { dialog, grace_ms, canceller: canceller.clone() });
+    }
+}

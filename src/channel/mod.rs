@@ -1,0 +1,491 @@
+//! How is one connection kept moving?
+//!
+//! A [`Channel`] is one data line: callers append to its buffer and, when nothing else waits,
+//! write to the socket themselves; the driver reads, hands over and writes the rest.
+pub(crate) mod driver;
+pub(crate) mod handshake;
+pub(crate) mod line;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::BuildHasherDefault;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures::task::AtomicWaker;
+use parking_lot::Mutex;
+use tokio::sync::SetOnce;
+
+use crate::msg::frame::{self, AckState, Encoding, Frame};
+use crate::msg::ident::{Aid, Canceller};
+use crate::proto::connection::{Connection, IdHasher, Interest, Left, Side, Violation};
+use crate::transport::uds::Socket;
+
+/// What serves the dialogs that a peer opens: the actor, a floor up.
+pub(crate) trait Service: Send + Sync + Sized + 'static {
+    /// What an endpoint's path stands for.
+    type Endpoint: Clone + fmt::Debug + Send + Sync;
+    /// What a running dialog is cancelled by.
+    type Task: fmt::Debug + Send + Sync;
+
+    fn resolve(&self, path: &str) -> Self::Endpoint;
+    /// A Start. Whoever implements it calls [`Channel::serve`] before and one of the `end`s after.
+    fn on_start(self: &Arc<Self>, channel: &Arc<Channel<Self>>, start: Start<Self::Endpoint>, args: &[u8]);
+    /// A cancel of one of the dialogs. Called with the channel's lock held: it only flags and wakes.
+    fn cancel(task: &Self::Task, canceller: &Canceller);
+    /// The peer asks for the end of this whole actor.
+    fn on_cancel_actor(self: &Arc<Self>, channel: &Arc<Channel<Self>>, canceller: Canceller);
+    /// A log line of the peer.
+    fn on_log(&self, channel: &Channel<Self>, line: &[u8]);
+    /// What to send when nothing else waits: log lines. `false`: nothing.
+    fn idle_frames(&self, channel: &Channel<Self>, out: &mut BytesMut) -> bool;
+    /// The line has ended. Each waiting dialog has been told.
+    fn on_end(self: &Arc<Self>, channel: &Arc<Channel<Self>>, end: &LineEnd);
+}
+
+/// A dialog that the peer opens.
+#[derive(Debug)]
+pub(crate) struct Start<E> {
+    pub(crate) dialog: u64,
+    pub(crate) endpoint: E,
+    pub(crate) encoding: Encoding,
+    pub(crate) deadline: Option<Duration>,
+}
+
+/// How a line ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LineEnd {
+    /// The peer said goodbye, or we did, with no dialog open.
+    Bye(String),
+    /// The peer's end closed without a word.
+    Eof,
+    /// The operating system's error.
+    Io(String),
+    /// The peer broke the protocol.
+    Violation(String),
+    /// This actor ends.
+    Shutdown,
+}
+
+impl fmt::Display for LineEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LineEnd::Bye(reason) => write!(f, "the peer closed the line: {reason}"),
+            LineEnd::Eof => f.write_str("the peer's end of the line closed"),
+            LineEnd::Io(error) => f.write_str(error),
+            LineEnd::Violation(what) => write!(f, "the peer broke the protocol: {what}"),
+            LineEnd::Shutdown => f.write_str("this actor is ending"),
+        }
+    }
+}
+
+/// How a dialog that we opened ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The result's bytes.
+    Returned(Vec<u8>),
+    /// The error's bytes.
+    Failed(Vec<u8>),
+    /// The line was lost first.
+    Lost(Left, LineEnd),
+}
+
+/// Why a dialog could not be opened.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// Too many dialogs or bytes wait: try again when [`Channel::room`] resolves.
+    Full,
+    /// The line has ended.
+    Ended(LineEnd),
+}
+
+/// The control line to the same peer, where there is one: cancels pass every queue on it.
+pub(crate) trait CancelLine: Send + Sync {
+    fn cancel(&self, dialog: u64, grace: Duration, canceller: &Canceller);
+}
+
+type Waiting = Option<Waker>;
+
+/// One data line.
+pub(crate) struct Channel<S: Service> {
+    pub(crate) peer: Aid,
+    /// What we encode arguments in.
+    pub(crate) encoding: Encoding,
+    limit: u32,
+    socket: Socket,
+    shared: Mutex<Shared<S>>,
+    driver: AtomicWaker,
+    driver_is_due: AtomicBool,
+    control: Option<Arc<dyn CancelLine>>,
+    ended: SetOnce<LineEnd>,
+    /// Close when no dialog has been open for so long. `None`: the line lives as long as the peer.
+    idle_after: Option<Duration>,
+    /// Grace that goes along with a cancel of a dialog.
+    grace: Duration,
+}
+
+struct Shared<S: Service> {
+    dialogs: Connection<Waiting, S::Task, S::Endpoint>,
+    done: HashMap<u64, Outcome, BuildHasherDefault<IdHasher>>,
+    out: Out,
+    room: Vec<Waker>,
+    end: Option<LineEnd>,
+    bye_sent: bool,
+}
+
+/// Bytes on their way out.
+#[derive(Default)]
+struct Out {
+    /// Frames that pass all that waits: cancels and their acknowledgements.
+    urgent: BytesMut,
+    waiting: BytesMut,
+    /// Handed to the socket from `written` on; its first `urgent_len` bytes were urgent.
+    leaving: BytesMut,
+    written: usize,
+    urgent_len: usize,
+    /// Somebody is in `sendmsg` with `leaving`.
+    is_writing: bool,
+    /// The peer takes nothing any more.
+    is_dead: bool,
+    /// Of the non-urgent bytes: all that were ever queued, and all that have left.
+    queued: u64,
+    flushed: u64,
+}
+
+/// Bytes that may wait in a line's buffer before callers are held back: enough that one write
+/// carries hundreds of calls, little enough that a cancel behind them leaves at once.
+const HIGH_WATER_BYTES: usize = 1 << 20;
+
+/// A buffer that a burst has grown beyond this is given back after it.
+const KEEP_BYTES: usize = 256 * 1024;
+
+impl Out {
+    fn waiting_bytes(&self) -> usize {
+        self.waiting.len() + self.leaving.len() - self.written
+    }
+
+    fn refill(&mut self) {
+        if self.written < self.leaving.len() {
+            return;
+        }
+        self.written = 0;
+        self.leaving.clear();
+        if self.leaving.capacity() > KEEP_BYTES {
+            self.leaving = BytesMut::new();
+        }
+        self.urgent_len = self.urgent.len();
+        if self.urgent.is_empty() {
+            std::mem::swap(&mut self.leaving, &mut self.waiting);
+        } else {
+            std::mem::swap(&mut self.leaving, &mut self.urgent);
+            self.leaving.extend_from_slice(&self.waiting);
+            self.waiting.clear();
+        }
+    }
+
+    fn wrote(&mut self, n: usize) {
+        let before = self.written.max(self.urgent_len);
+        self.written += n;
+        self.flushed += self.written.max(self.urgent_len) as u64 - before as u64;
+    }
+}
+
+/// What a flush came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flush {
+    /// Nothing waits any more, or somebody else is writing and will take it along.
+    Done,
+    /// The kernel's buffer is full.
+    Blocked,
+    /// The peer takes nothing any more. What it sent before is still to be read.
+    Dead,
+}
+
+/// What a channel is made of besides its socket.
+pub(crate) struct Parts {
+    pub(crate) peer: Aid,
+    pub(crate) side: Side,
+    pub(crate) encoding: Encoding,
+    pub(crate) limit: u32,
+    pub(crate) control: Option<Arc<dyn CancelLine>>,
+    pub(crate) idle_after: Option<Duration>,
+    pub(crate) grace: Duration,
+    /// Bytes to send first: the handshake's answer, so that it shares a write with the first call.
+    pub(crate) greeting: BytesMut,
+}
+
+impl<S: Service> Channel<S> {
+    pub(crate) fn new(socket: Socket, parts: Parts) -> Arc<Self> {
+        let out = Out { urgent: parts.greeting, ..Out::default() };
+        Arc::new(Channel {
+            peer: parts.peer,
+            encoding: parts.encoding,
+            limit: parts.limit,
+            socket,
+            shared: Mutex::new(Shared {
+                dialogs: Connection::new(parts.side),
+                done: HashMap::default(),
+                out,
+                room: Vec::new(),
+                end: None,
+                bye_sent: false,
+            }),
+            driver: AtomicWaker::new(),
+            driver_is_due: AtomicBool::new(false),
+            control: parts.control,
+            ended: SetOnce::new(),
+            idle_after: parts.idle_after,
+            grace: parts.grace,
+        })
+    }
+
+    /// How the line ended, if it has.
+    pub(crate) fn end(&self) -> Option<LineEnd> {
+        self.shared.lock().end.clone()
+    }
+
+    /// Resolves when the line has ended.
+    pub(crate) async fn ended(&self) -> LineEnd {
+        self.ended.wait().await.clone()
+    }
+
+    // ---- opening dialogs
+
+    /// Opens a dialog: queues its Start, and writes it at once when nothing else is going on.
+    pub(crate) fn open(
+        &self,
+        key: usize,
+        path: &str,
+        args: &[u8],
+        encoding: Encoding,
+        deadline: Option<Duration>,
+    ) -> Result<u64, Refused> {
+        let mut shared = self.shared.lock();
+        if let Some(end) = &shared.end {
+            return Err(Refused::Ended(end.clone()));
+        }
+        if shared.bye_sent {
+            return Err(Refused::Ended(LineEnd::Bye("it had been idle".into())));
+        }
+        if !shared.dialogs.has_room() || shared.out.waiting_bytes() > HIGH_WATER_BYTES {
+            return Err(Refused::Full);
+        }
+        let dialog = shared.dialogs.open(None);
+        let (endpoint, is_new) = shared.dialogs.number_of(key);
+        let deadline_us = deadline.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX));
+        let start = Frame::Start { dialog, endpoint, path: is_new.then_some(path), deadline_us, encoding };
+        let ends_at = shared.queue(&start, args);
+        shared.dialogs.start_queued(dialog, ends_at);
+        let is_alone = shared.dialogs.opened() == 1;
+        drop(shared);
+        self.flush_soon(is_alone);
+        Ok(dialog)
+    }
+
+    /// Resolves when a refused [`Channel::open`] may be tried again.
+    pub(crate) async fn room(&self) {
+        std::future::poll_fn(|cx| {
+            let mut shared = self.shared.lock();
+            if shared.end.is_some() || (shared.dialogs.has_room() && shared.out.waiting_bytes() <= HIGH_WATER_BYTES) {
+                return Poll::Ready(());
+            }
+            shared.room.push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// The outcome of a dialog that we opened, once.
+    pub(crate) fn poll_outcome(&self, dialog: u64, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let mut shared = self.shared.lock();
+        if let Some(outcome) = shared.done.remove(&dialog) {
+            return Poll::Ready(outcome);
+        }
+        match shared.dialogs.slot(dialog) {
+            Some(Some(waker)) if waker.will_wake(cx.waker()) => {}
+            Some(slot) => *slot = Some(cx.waker().clone()),
+            None => return Poll::Ready(Outcome::Lost(Left::Yes, shared.end.clone().unwrap_or(LineEnd::Eof))),
+        }
+        Poll::Pending
+    }
+
+    /// Asks for the end of a dialog that we opened. Asking twice is asking once.
+    pub(crate) fn cancel(&self, dialog: u64, interest: Interest, canceller: &Canceller) {
+        let mut shared = self.shared.lock();
+        if interest == Interest::Lost && shared.done.remove(&dialog).is_some() {
+            return;
+        }
+        if shared.end.is_some() || !shared.dialogs.cancel(dialog, interest) {
+            return;
+        }
+        if let Some(control) = &self.control {
+            drop(shared);
+            control.cancel(dialog, self.grace, canceller);
+        } else {
+            shared.urgent(&self.cancel_frame(dialog, canceller));
+            drop(shared);
+            self.flush_soon(true);
+        }
+    }
+
+    /// Asks the peer's whole actor to end, by the data line.
+    pub(crate) fn cancel_actor(&self, grace: Duration, canceller: &Canceller) {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let mut shared = self.shared.lock();
+        shared.urgent(&Frame::Cancel { dialog: 0, grace_ms, canceller: canceller.clone() });
+        drop(shared);
+        self.flush_soon(true);
+    }
+
+    fn cancel_frame(&self, dialog: u64, canceller: &Canceller) -> Frame<'static> {
+        let grace_ms = u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX);
+        Frame::Cancel { dialog, grace_ms, canceller: canceller.clone() }
+    }
+
+    // ---- serving dialogs
+
+    /// The dialog's task exists from here on: cancels find it.
+    pub(crate) fn serve(&self, dialog: u64, task: S::Task) {
+        self.shared.lock().dialogs.serve(dialog, task);
+    }
+
+    /// The task did not end in its first poll.
+    pub(crate) fn acknowledge_start(&self, dialog: u64) {
+        let mut shared = self.shared.lock();
+        shared.queue(&Frame::StartAck { dialog }, &[]);
+    }
+
+    /// Sends the dialog's last frame. From outside of the driver, see [`Channel::flush_soon`].
+    pub(crate) fn end_with(&self, dialog: u64, frame: &Frame<'_>, payload: &[u8]) {
+        let mut shared = self.shared.lock();
+        if shared.end.is_none() {
+            shared.queue(frame, payload);
+        }
+        shared.dialogs.end_served(dialog);
+    }
+
+    /// A cancel for one of the peer's dialogs, which came by whichever line.
+    pub(crate) fn on_cancel(&self, dialog: u64, canceller: &Canceller) -> Result<AckState, Violation> {
+        let mut shared = self.shared.lock();
+        let verdict = shared.dialogs.on_cancel(dialog, canceller)?;
+        let state = verdict.state();
+        if let crate::proto::connection::CancelVerdict::Asked(task) = verdict {
+            S::cancel(task, canceller);
+        }
+        Ok(state)
+    }
+
+    /// The whole actor ends: every dialog that the peer has here is cancelled.
+    pub(crate) fn cancel_served(&self, canceller: &Canceller) {
+        for task in self.shared.lock().dialogs.served() {
+            S::cancel(task, canceller);
+        }
+    }
+
+    /// Asks `each` about every dialog that the peer has here.
+    pub(crate) fn each_served(&self, mut each: impl FnMut(&S::Task)) {
+        for task in self.shared.lock().dialogs.served() {
+            each(task);
+        }
+    }
+
+    /// Dialogs open on this line, ours and the peer's: a debug count for leak checks.
+    pub(crate) fn dialogs(&self) -> usize {
+        let shared = self.shared.lock();
+        shared.dialogs.opened() + shared.dialogs.served().count()
+    }
+
+    // ---- writing
+
+    /// Gets what is queued on its way: by this very thread if `at_once`, else by the driver, which
+    /// runs after the tasks that are ready now, so that what they add shares one write.
+    pub(crate) fn flush_soon(&self, at_once: bool) {
+        if !at_once || self.try_flush() == Flush::Blocked {
+            self.wake_driver();
+        }
+    }
+
+    pub(crate) fn wake_driver(&self) {
+        if !self.driver_is_due.swap(true, Ordering::AcqRel) {
+            self.driver.wake();
+        }
+    }
+
+    /// Whether all that was queued has been handed to the kernel.
+    pub(crate) fn is_flushed(&self) -> bool {
+        let shared = self.shared.lock();
+        shared.end.is_some() || shared.out.is_dead || (shared.out.waiting_bytes() == 0 && shared.out.urgent.is_empty())
+    }
+
+    fn try_flush(&self) -> Flush {
+        loop {
+            let mut shared = self.shared.lock();
+            let out = &mut shared.out;
+            if out.is_dead {
+                return Flush::Dead;
+            }
+            if out.is_writing {
+                return Flush::Done; // the writer looks again before it leaves
+            }
+            out.refill();
+            if out.leaving.is_empty() {
+                return Flush::Done;
+            }
+            out.is_writing = true;
+            let leaving = std::mem::take(&mut out.leaving);
+            let written = out.written;
+            drop(shared);
+            let result = self.socket.try_send(&leaving[written..]);
+            let mut shared = self.shared.lock();
+            shared.out.is_writing = false;
+            shared.out.leaving = leaving;
+            match result {
+                Ok(n) => {
+                    shared.out.wrote(n);
+                    shared.wake_room();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Flush::Blocked,
+                Err(_broken) => {
+                    // The driver meets the end of the line when it has read what came before.
+                    shared.out.is_dead = true;
+                    return Flush::Dead;
+                }
+            }
+        }
+    }
+}
+
+impl<S: Service> Shared<S> {
+    /// Queues a frame; the offset at which it ends among the non-urgent bytes.
+    fn queue(&mut self, frame: &Frame<'_>, payload: &[u8]) -> u64 {
+        if self.out.is_dead {
+            return u64::MAX; // it never leaves
+        }
+        let before = self.out.waiting.len();
+        frame::encode(frame, payload, &mut self.out.waiting);
+        self.out.queued += (self.out.waiting.len() - before) as u64;
+        self.out.queued
+    }
+
+    fn urgent(&mut self, frame: &Frame<'_>) {
+        frame::encode(frame, &[], &mut self.out.urgent);
+    }
+
+    fn wake_room(&mut self) {
+        if !self.room.is_empty() && self.dialogs.has_room() && self.out.waiting_bytes() <= HIGH_WATER_BYTES {
+            for waker in self.room.drain(..) {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl<S: Service> fmt::Debug for Channel<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel").field("peer", &self.peer).field("end", &self.end()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,136 @@
+//! How is a value bytes? As msgpack, in the layout of `rmp-serde`.
+//!
+//! Reader and writer are our own, on `rmp`'s primitives: `rmp-serde` writes `Some(None)` as `None`,
+//! writes positions where a field was skipped, and overflows the stack on nested enums.
+mod de;
+mod ser;
+#[cfg(test)]
+mod tests;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::frame::Encoding;
+
+/// How deep values may nest, on both sides: a linked list of more nodes is an error at its sender.
+///
+/// Every level takes some KiB of stack in a debug build, and tokio's threads have 2 MiB.
+const MAX_DEPTH: u16 = 200;
+
+/// The extension type of a `Some` whose content looks like a `None`: `Some(())`, `Some(None)`.
+/// Its one byte counts the `Some`s around the nil.
+const SOME_OF_NIL: i8 = 83;
+
+/// Why a value could not become bytes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot encode {type_name}: {message}")]
+pub(crate) struct EncodeFailure {
+    /// The whole value's type.
+    pub(crate) type_name: &'static str,
+    /// What was wrong with it.
+    pub(crate) message: String,
+}
+
+/// Why bytes are no such value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot decode {type_name}{}: {message}", Place(path))]
+pub(crate) struct DecodeFailure {
+    /// The whole value's type.
+    pub(crate) type_name: &'static str,
+    /// Where in the value, as in `[1].name`. Empty: the value itself.
+    pub(crate) path: String,
+    /// What was wrong there.
+    pub(crate) message: String,
+}
+
+struct Place<'a>(&'a str);
+
+impl std::fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            "" => Ok(()),
+            path => write!(f, " at {path}"),
+        }
+    }
+}
+
+/// Appends `value` to `out`, and says how its structs are laid out: as `want` says, or `Named`
+/// because a field was skipped, which positions would not show.
+///
+/// # Errors
+///
+/// The value's own `Serialize` refused, or it nests too deep. `out` is as it was.
+#[inline]
+pub(crate) fn encode_into<T: Serialize + ?Sized>(
+    value: &T,
+    want: Encoding,
+    out: &mut Vec<u8>,
+) -> Result<Encoding, EncodeFailure> {
+    let start = out.len();
+    let mut serializer = ser::Serializer::new(out, want);
+    match value.serialize(&mut serializer) {
+        Ok(()) if !serializer.has_skipped() => Ok(want),
+        // A value that swallows our error has skipped a field all the same.
+        result => retry(value, serializer.has_skipped(), result, start, out),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn retry<T: Serialize + ?Sized>(
+    value: &T,
+    skipped: bool,
+    mut result: Result<(), ser::Error>,
+    start: usize,
+    out: &mut Vec<u8>,
+) -> Result<Encoding, EncodeFailure> {
+    if skipped {
+        out.truncate(start);
+        result = value.serialize(&mut ser::Serializer::new(out, Encoding::Named));
+    }
+    result.map(|()| Encoding::Named).map_err(|error| {
+        out.truncate(start);
+        EncodeFailure { type_name: std::any::type_name::<T>(), message: error.into_message() }
+    })
+}
+
+/// Reads a value that takes all of `bytes`, in either encoding.
+///
+/// Allocates no more than a small multiple of the bytes that are here, whatever lengths they announce.
+///
+/// # Errors
+///
+/// With the place in the value, which a second reading finds: the first one does not keep it.
+#[inline]
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeFailure> {
+    let mut deserializer = de::Deserializer::new(bytes);
+    match T::deserialize(&mut deserializer) {
+        Ok(value) if deserializer.is_done() => Ok(value),
+        Ok(_) => Err(trailing::<T>(deserializer.left())),
+        Err(error) => Err(locate::<T>(bytes, error)),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn trailing<T>(left: usize) -> DecodeFailure {
+    DecodeFailure {
+        type_name: std::any::type_name::<T>(),
+        path: String::new(),
+        message: format!("{left} bytes are left over behind it"),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn locate<T: DeserializeOwned>(bytes: &[u8], first: de::Error) -> DecodeFailure {
+    let (path, error) = match serde_path_to_error::deserialize::<_, T>(&mut de::Deserializer::new(bytes)) {
+        Err(error) => (error.path().to_string(), error.into_inner()),
+        // Its `Deserialize` has changed its mind: the first answer stands.
+        Ok(_) => (String::new(), first),
+    };
+    DecodeFailure {
+        type_name: std::any::type_name::<T>(),
+        path: if path == "." { String::new() } else { path },
+        message: error.into_message(),
+    }
+}

@@ -1,0 +1,143 @@
+//! Which value of which call could not be encoded or decoded?
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::codec::{DecodeFailure, EncodeFailure};
+
+/// A value that could not become bytes, or bytes that did not become a value. Cheap to clone.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct CodecError {
+    inner: Arc<CodecData>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct CodecData {
+    id: Uuid,
+    step: CodecStep,
+    endpoint: String,
+    value: String,
+    reads: Option<String>,
+    writes: Option<String>,
+    path: Option<String>,
+    message: String,
+}
+
+/// Which of the two went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum CodecStep {
+    /// The value could not become bytes. Nothing was sent.
+    Encode,
+    /// The bytes were no value of the type that was wanted.
+    Decode,
+}
+
+impl CodecError {
+    /// `value` says which one: "the arguments", "the result".
+    pub(crate) fn encoding(endpoint: &str, value: impl Into<String>, failure: EncodeFailure) -> Self {
+        Self::from_data(CodecData {
+            id: Uuid::new_v4(),
+            step: CodecStep::Encode,
+            endpoint: endpoint.to_owned(),
+            value: value.into(),
+            reads: None,
+            writes: Some(failure.type_name.to_string()),
+            path: None,
+            message: failure.message.to_string(),
+        })
+    }
+
+    /// `value` says which one: "the argument `a`", "the result".
+    pub(crate) fn decoding(endpoint: &str, value: impl Into<String>, failure: DecodeFailure) -> Self {
+        let path = failure.path.to_string();
+        Self::from_data(CodecData {
+            id: Uuid::new_v4(),
+            step: CodecStep::Decode,
+            endpoint: endpoint.to_owned(),
+            value: value.into(),
+            reads: Some(failure.type_name.to_string()),
+            writes: None,
+            path: (!path.is_empty() && path != ".").then_some(path),
+            message: failure.message.to_string(),
+        })
+    }
+
+    fn from_data(data: CodecData) -> Self {
+        CodecError { inner: Arc::new(data) }
+    }
+
+    /// Adds the type that the sender wrote, once the sender hears of it.
+    pub(crate) fn written_as(mut self, type_name: &str) -> Self {
+        let data = Arc::make_mut(&mut self.inner);
+        data.writes.get_or_insert_with(|| type_name.to_owned());
+        self
+    }
+
+    pub(crate) fn id(&self) -> Uuid {
+        self.inner.id
+    }
+
+    /// Whether it happened on the way to bytes or back.
+    pub fn step(&self) -> CodecStep {
+        self.inner.step
+    }
+
+    /// The path of the endpoint whose call it was.
+    pub fn endpoint(&self) -> &str {
+        &self.inner.endpoint
+    }
+
+    /// Which value: "the argument `a`", "the result".
+    pub fn value(&self) -> &str {
+        &self.inner.value
+    }
+
+    /// The type that the reading side wanted, where that is known.
+    pub fn reader_type(&self) -> Option<&str> {
+        self.inner.reads.as_deref()
+    }
+
+    /// The type that the writing side had, where that is known.
+    pub fn writer_type(&self) -> Option<&str> {
+        self.inner.writes.as_deref()
+    }
+
+    /// Where in the value: `items[3].name`.
+    pub fn path(&self) -> Option<&str> {
+        self.inner.path.as_deref()
+    }
+
+    /// What the codec said.
+    pub fn message(&self) -> &str {
+        &self.inner.message
+    }
+}
+
+impl fmt::Display for CodecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let data = &*self.inner;
+        let verb = match data.step {
+            CodecStep::Encode => "encoded",
+            CodecStep::Decode => "decoded",
+        };
+        write!(f, "{} of {} could not be {verb}", data.value, data.endpoint)?;
+        match (&data.reads, &data.writes) {
+            (Some(reads), Some(writes)) => write!(f, " (sent as `{writes}`, wanted as `{reads}`)")?,
+            (Some(one), None) | (None, Some(one)) => write!(f, " as `{one}`")?,
+            (None, None) => {}
+        }
+        if let Some(path) = &data.path {
+            write!(f, ", at `{path}`")?;
+        }
+        write!(f, ": {}", data.message)
+    }
+}
+
+impl fmt::Debug for CodecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}

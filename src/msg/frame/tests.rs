@@ -1,0 +1,291 @@
+//! Every frame comes back as it was, and no bytes do harm.
+use std::sync::Arc;
+use std::time::Instant;
+
+use proptest::prelude::*;
+
+use super::super::ident::CancelRequest;
+use super::*;
+
+const LIMIT: u32 = 1 << 20;
+
+fn encoded(frame: &Frame<'_>, payload: &[u8]) -> BytesMut {
+    let mut out = BytesMut::new();
+    encode(frame, payload, &mut out);
+    out
+}
+
+fn aid() -> impl Strategy<Value = Aid> {
+    (".{0,40}", any::<u128>(), any::<u32>(), "[a-z.]{0,20}")
+        .prop_map(|(name, uuid, pid, host)| Aid::new(name, Uuid::from_u128(uuid), pid, host))
+}
+
+fn addr() -> impl Strategy<Value = Addr> {
+    use std::os::unix::ffi::OsStringExt;
+    // Any bytes: a socket's folder need not be UTF-8.
+    prop::collection::vec(1u8.., 0..108)
+        .prop_map(|path| Addr::Uds(std::ffi::OsString::from_vec(path).into()))
+}
+
+fn canceller() -> impl Strategy<Value = Canceller> {
+    let request = prop_oneof![
+        Just(CancelRequest::Actor),
+        Just(CancelRequest::Nursery),
+        Just(CancelRequest::NurseryEnd),
+        Just(CancelRequest::Failure),
+        Just(CancelRequest::Dropped),
+        Just(CancelRequest::Deadline),
+        any::<i32>().prop_map(CancelRequest::Signal),
+        Just(CancelRequest::ParentLost),
+    ];
+    (aid(), request).prop_map(|(aid, request)| Canceller { aid, request })
+}
+
+fn encoding() -> impl Strategy<Value = Encoding> {
+    prop_oneof![Just(Encoding::Positional), Just(Encoding::Named)]
+}
+
+/// Numbers of every width on the wire.
+fn number() -> impl Strategy<Value = u64> {
+    (any::<u64>(), 0u32..64).prop_map(|(number, shift)| number >> shift)
+}
+
+fn hello() -> impl Strategy<Value = Hello> {
+    let line = prop_oneof![Just(LineKind::Data), Just(LineKind::Control)];
+    let options = (
+        any::<Option<[u8; 16]>>(),
+        any::<Option<Vec<u8>>>(),
+        prop::option::of(addr()),
+        any::<Option<u128>>(),
+    );
+    (any::<(u16, u16)>(), aid(), line, options).prop_map(|(protocol, aid, line, (token, build, addr, wanted))| Hello {
+        protocol,
+        aid,
+        line,
+        token: token.map(Token),
+        build,
+        addr,
+        wanted: wanted.map(Uuid::from_u128),
+    })
+}
+
+/// A frame of any kind: texts are leaked, as a test may.
+fn frame() -> impl Strategy<Value = Frame<'static>> {
+    fn leak(text: String) -> &'static str {
+        Box::leak(text.into_boxed_str())
+    }
+    let path = prop::option::of(".{0,60}").prop_map(|path| path.map(leak));
+    prop_oneof![
+        hello().prop_map(Frame::Hello),
+        (any::<(u16, u16)>(), aid(), any::<u32>(), any::<bool>()).prop_map(
+            |(protocol, aid, max_frame_bytes, same_build)| Frame::Welcome(Welcome {
+                protocol,
+                aid,
+                max_frame_bytes,
+                same_build
+            })
+        ),
+        (number(), any::<u32>(), path, prop::option::of(number()), encoding()).prop_map(
+            |(dialog, endpoint, path, deadline_us, encoding)| Frame::Start {
+                dialog,
+                endpoint,
+                path,
+                deadline_us,
+                encoding
+            }
+        ),
+        number().prop_map(|dialog| Frame::StartAck { dialog }),
+        (number(), encoding()).prop_map(|(dialog, encoding)| Frame::Return { dialog, encoding }),
+        number().prop_map(|dialog| Frame::Error { dialog }),
+        (number(), number(), canceller()).prop_map(|(dialog, grace_ms, canceller)| Frame::Cancel {
+            dialog,
+            grace_ms,
+            canceller
+        }),
+        (number(), prop_oneof![Just(AckState::Asked), Just(AckState::Ended)])
+            .prop_map(|(dialog, state)| Frame::CancelAck { dialog, state }),
+        (aid(), number()).prop_map(|(aid, start_ticks)| Frame::SpawnRecord { aid, start_ticks }),
+        (aid(), addr()).prop_map(|(aid, addr)| Frame::Ready { aid, addr }),
+        Just(Frame::TasksGone),
+        any::<i32>().prop_map(|signal| Frame::Signalled { signal }),
+        canceller().prop_map(|canceller| Frame::EndAsked { canceller }),
+        Just(Frame::Log),
+        number().prop_map(|nonce| Frame::Ping { nonce }),
+        number().prop_map(|nonce| Frame::Pong { nonce }),
+        ".{0,80}".prop_map(|reason| Frame::Bye { reason: leak(reason) }),
+    ]
+}
+
+/// What `==` does not see: it looks at the uuid of an [`Aid`] alone.
+fn shown(frame: &Frame<'_>) -> String {
+    format!("{frame:?}")
+}
+
+/// A header array's length, raised by one for a field of a later version, which is `field`.
+fn with_one_more_field(frame: &Frame<'_>, payload: &[u8], field: &[u8]) -> BytesMut {
+    let mut head = encoded(frame, &[]);
+    head[4] += 1;
+    head.extend_from_slice(field);
+    head.extend_from_slice(payload);
+    let length = head.len() as u32 - 4;
+    head[..4].copy_from_slice(&length.to_le_bytes());
+    head
+}
+
+proptest! {
+    #[test]
+    fn every_frame_comes_back(frame in frame(), payload in any::<Vec<u8>>(), rest in any::<Vec<u8>>()) {
+        let mut bytes = encoded(&frame, &payload);
+        let total = bytes.len();
+        bytes.extend_from_slice(&rest);
+        prop_assert_eq!(needed(&bytes, LIMIT), Ok(Some(total)));
+        let (read, read_payload, read_total) = decode(&bytes, LIMIT).unwrap().unwrap();
+        prop_assert_eq!(shown(&read), shown(&frame));
+        prop_assert_eq!(read_payload, &payload[..]);
+        prop_assert_eq!(read_total, total);
+    }
+
+    #[test]
+    fn a_frame_cut_anywhere_waits_for_more(frame in frame(), payload in any::<Vec<u8>>()) {
+        let bytes = encoded(&frame, &payload);
+        for end in 0..bytes.len() {
+            prop_assert_eq!(decode(&bytes[..end], LIMIT), Ok(None));
+        }
+    }
+
+    /// Its length says that it is all here, and yet its header goes on.
+    #[test]
+    fn a_header_cut_anywhere_is_malformed(frame in frame()) {
+        let bytes = encoded(&frame, &[]);
+        for end in 4..bytes.len() {
+            let mut cut = bytes[..end].to_vec();
+            cut[..4].copy_from_slice(&(end as u32 - 4).to_le_bytes());
+            prop_assert!(matches!(decode(&cut, LIMIT), Err(FrameError::Malformed(_))));
+        }
+    }
+
+    #[test]
+    fn a_field_of_a_later_version_is_skipped(frame in frame(), payload in any::<Vec<u8>>(), nested in 0usize..100) {
+        // Start's own trailing fields may be left out, so one more is one of these.
+        let frame = match frame {
+            Frame::Start { dialog, endpoint, path: None, deadline_us, encoding } =>
+                Frame::Start { dialog, endpoint, path: Some("a::b"), deadline_us, encoding },
+            other => other,
+        };
+        let mut field = vec![0x91; nested];
+        field.extend_from_slice(b"\x82\xa3new\xc7\x02\x01\x05\x06\xa4more\x93\xc0\xcb\0\0\0\0\0\0\0\0\xc4\x01\xff");
+        let bytes = with_one_more_field(&frame, &payload, &field);
+        let (read, read_payload, _) = decode(&bytes, LIMIT).unwrap().unwrap();
+        prop_assert_eq!(shown(&read), shown(&frame));
+        prop_assert_eq!(read_payload, &payload[..]);
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in any::<Vec<u8>>()) {
+        // Nothing to compare: a panic is the failure.
+        let _ = decode(&bytes, LIMIT);
+        let mut framed = (bytes.len() as u32).to_le_bytes().to_vec();
+        framed.extend_from_slice(&bytes);
+        let _ = decode(&framed, LIMIT);
+    }
+
+    #[test]
+    fn a_changed_byte_does_not_make_it_panic(frame in frame(), at in any::<prop::sample::Index>(), to in any::<u8>()) {
+        let mut bytes = encoded(&frame, b"payload");
+        let at = at.index(bytes.len());
+        bytes[at] = to;
+        let _ = decode(&bytes, LIMIT);
+    }
+}
+
+fn check(bytes: &[u8], expected: &str) {
+    assert_eq!(format!("{:?}", decode(bytes, LIMIT)), expected, "{bytes:02x?}");
+}
+
+#[test]
+fn what_is_no_frame_is_refused() {
+    check(b"\x01\x00\x10", "Ok(None)");
+    check(b"\x01\x00\x10\x00", "Err(TooLong { announced: 1048577, limit: 1048576 })");
+    check(b"\xff\xff\xff\xff", "Err(TooLong { announced: 4294967295, limit: 1048576 })");
+    check(b"\0\0\0\0", "Err(Malformed(\"it has no header\"))");
+    check(b"\x01\0\0\0\xc0", "Err(Malformed(\"its header is no array\"))");
+    check(b"\x01\0\0\0\x90", "Err(Malformed(\"its kind is no number\"))");
+    check(b"\x02\0\0\0\x90\x11", "Err(Malformed(\"its header is empty\"))");
+    check(b"\x02\0\0\0\x91\x7f", "Err(UnknownKind(127))");
+    check(b"\x02\0\0\0\x91\x12", "Err(UnknownKind(18))"); // Started: reserved, not here yet
+    check(b"\x04\0\0\0\x91\xcd\x01\x16", "Err(Malformed(\"its kind is over 255\"))");
+    check(b"\x02\0\0\0\x91\x11", "Err(Malformed(\"a field is missing, or has the wrong type\"))");
+    check(b"\x03\0\0\0\x92\x11\xff", "Err(Malformed(\"a field is missing, or has the wrong type\"))");
+    check(b"\x04\0\0\0\x93\x16\x01\x02", "Err(Malformed(\"a field is missing, or has the wrong type\"))");
+    // One more field of 2^32 - 1 elements, none of which is here.
+    check(b"\x08\0\0\0\x93\x11\x01\xdd\xff\xff\xff\xff", "Err(Malformed(\"it ends within its header\"))");
+}
+
+#[test]
+fn numbers_are_read_in_every_form() {
+    check(b"\x03\0\0\0\x92\x11\x07", "Ok(Some((StartAck { dialog: 7 }, [], 7)))");
+    check(b"\x04\0\0\0\x92\x11\xd0\x07", "Ok(Some((StartAck { dialog: 7 }, [], 8)))");
+    check(b"\x0b\0\0\0\x92\x11\xcf\0\0\0\0\0\0\0\x07", "Ok(Some((StartAck { dialog: 7 }, [], 15)))");
+    check(b"\x07\0\0\0\xdc\0\x02\xcc\x11\x07x", "Ok(Some((StartAck { dialog: 7 }, [120], 11)))");
+    check(b"\x03\0\0\0\x92\x23\xff", "Ok(Some((Signalled { signal: -1 }, [], 7)))");
+}
+
+#[test]
+fn a_hello_of_another_major_is_refused_with_a_reason() {
+    let hello = |protocol| Hello {
+        protocol,
+        aid: Aid::new("frank", Uuid::from_u128(0x1f0c_9a2b << 96), 7, "here"),
+        line: LineKind::Data,
+        token: None,
+        build: None,
+        addr: None,
+        wanted: None,
+    };
+    assert_eq!(check_hello(&hello(PROTOCOL)), Ok(()));
+    assert_eq!(check_hello(&hello((PROTOCOL.0, PROTOCOL.1 + 9))), Ok(()));
+    let (major, minor) = PROTOCOL;
+    assert_eq!(
+        check_hello(&hello((7, 3))).unwrap_err(),
+        format!(
+            "frank@1f0c9a2b speaks protocol 7.3, and this side {major}.{minor}: run the same major of teamster on both"
+        )
+    );
+}
+
+/// `cargo test --release -- --ignored --nocapture frame_times`
+#[test]
+#[ignore = "a measurement"]
+fn frame_times() {
+    let args = b"\x92\x01\x02";
+    let name: Arc<str> = "frank".into();
+    let asked = Canceller { aid: Aid::new(name, Uuid::nil(), 7, "here"), request: CancelRequest::Actor };
+    for (what, frame) in [
+        ("Start", Frame::Start { dialog: 70_001, endpoint: 3, path: None, deadline_us: None, encoding: Encoding::Positional }),
+        ("Start with path", Frame::Start { dialog: 70_001, endpoint: 3, path: Some("demo::add"), deadline_us: None, encoding: Encoding::Positional }),
+        ("Return", Frame::Return { dialog: 70_001, encoding: Encoding::Positional }),
+        ("StartAck", Frame::StartAck { dialog: 70_001 }),
+        ("Cancel", Frame::Cancel { dialog: 70_001, grace_ms: 1000, canceller: asked }),
+    ] {
+        const TIMES: u32 = 1_000_000;
+        let mut out = BytesMut::with_capacity(1 << 10);
+        let begun = Instant::now();
+        for _ in 0..TIMES {
+            out.clear();
+            encode(std::hint::black_box(&frame), args, &mut out);
+        }
+        let encoding = begun.elapsed() / TIMES;
+        let begun = Instant::now();
+        let mut sum = 0;
+        for _ in 0..TIMES {
+            match decode(std::hint::black_box(&out[..]), LIMIT) {
+                Ok(Some((Frame::Start { dialog, .. }, payload, _)))
+                | Ok(Some((Frame::StartAck { dialog }, payload, _)))
+                | Ok(Some((Frame::Return { dialog, .. }, payload, _)))
+                | Ok(Some((Frame::Cancel { dialog, .. }, payload, _))) => sum += dialog + payload.len() as u64,
+                other => panic!("{other:?}"),
+            }
+        }
+        std::hint::black_box(sum);
+        println!("{what}: encode {encoding:?}, decode {:?}, {} bytes", begun.elapsed() / TIMES, out.len());
+    }
+}

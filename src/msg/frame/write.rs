@@ -1,0 +1,268 @@
+//! How does a frame's header become bytes?
+use std::os::unix::ffi::OsStrExt;
+
+use bytes::BytesMut;
+
+use super::super::ident::{Addr, Aid, CancelRequest, Canceller};
+use super::{FALSE, Frame, NIL, TRUE, kind};
+
+/// Appends the frame's length and header to `out`, with room for a payload of `payload_bytes`,
+/// which the caller sends right behind it (from where it lies, if it is big).
+///
+/// # Panics
+///
+/// If header and payload do not fit the `u32` length: the caller has refused it by the line's limit.
+#[inline]
+pub(crate) fn encode_head(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
+    // Most headers are shorter than a cache line: built on the stack, they cost one copy.
+    let mut head = Head { bytes: [0; HEAD_BYTES], len: 4 };
+    match *frame {
+        Frame::Return { dialog, encoding } => {
+            head.open(3, kind::RETURN);
+            head.uint(dialog);
+            head.push(encoding as u8);
+        }
+        Frame::Start { dialog, endpoint, path: None, deadline_us, encoding } => {
+            head.open(if deadline_us.is_some() { 5 } else { 4 }, kind::START);
+            head.uint(dialog);
+            head.uint(u64::from(endpoint));
+            head.push(encoding as u8);
+            if let Some(deadline_us) = deadline_us {
+                head.uint(deadline_us);
+            }
+        }
+        Frame::StartAck { dialog } => {
+            head.open(2, kind::START_ACK);
+            head.uint(dialog);
+        }
+        Frame::Error { dialog } => {
+            head.open(2, kind::ERROR);
+            head.uint(dialog);
+        }
+        Frame::CancelAck { dialog, state } => {
+            head.open(3, kind::CANCEL_ACK);
+            head.uint(dialog);
+            head.push(state as u8);
+        }
+        _ => return encode_rare(frame, payload_bytes, out),
+    }
+    let length = frame_length(head.len - 4 + payload_bytes);
+    head.bytes[..4].copy_from_slice(&length.to_le_bytes());
+    let end = out.len() + head.len;
+    out.reserve(HEAD_BYTES + payload_bytes);
+    // All of it, then back to where it ends: again a copy of known size.
+    out.extend_from_slice(&head.bytes);
+    out.truncate(end);
+}
+
+/// Bytes of the longest header that [`encode_head`] builds itself: 4 length, 2 kind, 9 dialog,
+/// 5 endpoint, 1 encoding, 9 deadline, and what makes it even.
+const HEAD_BYTES: usize = 32;
+
+/// The wire's length of a frame with so many bytes of header and payload.
+#[inline]
+fn frame_length(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("the caller refuses payloads over the line's limit, which is a u32")
+}
+
+/// A short header on the stack.
+struct Head {
+    bytes: [u8; HEAD_BYTES],
+    len: usize,
+}
+
+impl Head {
+    #[inline(always)]
+    fn push(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    #[inline(always)]
+    fn open(&mut self, fields: u8, kind: u8) {
+        self.push(0x90 | fields);
+        self.push(kind);
+    }
+
+    #[inline(always)]
+    fn uint(&mut self, value: u64) {
+        let (marker, width) = match value {
+            0..=0x7f => return self.push(value as u8),
+            0x80..=0xff => (0xcc, 1),
+            0x100..=0xffff => (0xcd, 2),
+            0x1_0000..=0xffff_ffff => (0xce, 4),
+            _ => (0xcf, 8),
+        };
+        self.push(marker);
+        // Always eight bytes, of which `width` count: a copy of known size is one instruction.
+        let shifted = value << (64 - 8 * width);
+        self.bytes[self.len..self.len + 8].copy_from_slice(&shifted.to_be_bytes());
+        self.len += width;
+    }
+}
+
+/// The kinds whose headers hold text, or that are sent a few times in a life.
+#[cold]
+#[inline(never)]
+fn encode_rare(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
+    let mut w = Writer(Vec::with_capacity(192));
+    w.0.extend_from_slice(&[0; 4]);
+    match frame {
+        Frame::Hello(hello) => {
+            w.open(8, kind::HELLO);
+            w.protocol(hello.protocol);
+            w.aid(&hello.aid);
+            w.uint(hello.line as u64);
+            w.option(hello.token.as_ref(), |w, token| w.bin(&token.0));
+            w.option(hello.build.as_ref(), |w, build| w.bin(build));
+            w.option(hello.addr.as_ref(), Writer::addr);
+            w.option(hello.wanted.as_ref(), |w, uuid| w.bin(uuid.as_bytes()));
+        }
+        Frame::Welcome(welcome) => {
+            w.open(5, kind::WELCOME);
+            w.protocol(welcome.protocol);
+            w.aid(&welcome.aid);
+            w.uint(u64::from(welcome.max_frame_bytes));
+            w.bool(welcome.same_build);
+        }
+        Frame::Start { dialog, endpoint, path, deadline_us, encoding } => {
+            w.open(6, kind::START);
+            w.uint(*dialog);
+            w.uint(u64::from(*endpoint));
+            w.uint(*encoding as u64);
+            w.option(deadline_us.as_ref(), |w, us| w.uint(*us));
+            w.option(*path, Writer::str);
+        }
+        Frame::Cancel { dialog, grace_ms, canceller } => {
+            w.open(4, kind::CANCEL);
+            w.uint(*dialog);
+            w.uint(*grace_ms);
+            w.canceller(canceller);
+        }
+        Frame::SpawnRecord { aid, start_ticks } => {
+            w.open(3, kind::SPAWN_RECORD);
+            w.aid(aid);
+            w.uint(*start_ticks);
+        }
+        Frame::Ready { aid, addr } => {
+            w.open(3, kind::READY);
+            w.aid(aid);
+            w.addr(addr);
+        }
+        Frame::TasksGone => w.open(1, kind::TASKS_GONE),
+        Frame::Signalled { signal } => {
+            w.open(2, kind::SIGNALLED);
+            w.int(i64::from(*signal));
+        }
+        Frame::EndAsked { canceller } => {
+            w.open(2, kind::END_ASKED);
+            w.canceller(canceller);
+        }
+        Frame::Log => w.open(1, kind::LOG),
+        Frame::Ping { nonce } => {
+            w.open(2, kind::PING);
+            w.uint(*nonce);
+        }
+        Frame::Pong { nonce } => {
+            w.open(2, kind::PONG);
+            w.uint(*nonce);
+        }
+        Frame::Bye { reason } => {
+            w.open(2, kind::BYE);
+            w.str(reason);
+        }
+        Frame::StartAck { .. } | Frame::Return { .. } | Frame::Error { .. } | Frame::CancelAck { .. } => {
+            unreachable!("encode_head builds these itself")
+        }
+    }
+    let length = frame_length(w.0.len() - 4 + payload_bytes);
+    w.0[..4].copy_from_slice(&length.to_le_bytes());
+    out.reserve(w.0.len() + payload_bytes);
+    out.extend_from_slice(&w.0);
+}
+
+/// A header of any length. Writing msgpack to a `Vec` cannot fail.
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn open(&mut self, fields: u8, kind: u8) {
+        self.array(fields);
+        self.0.push(kind);
+    }
+
+    fn array(&mut self, fields: u8) {
+        debug_assert!(fields < 16, "a fixarray");
+        self.0.push(0x90 | fields);
+    }
+
+    fn uint(&mut self, value: u64) {
+        rmp::encode::write_uint(&mut self.0, value).expect(VEC);
+    }
+
+    fn int(&mut self, value: i64) {
+        rmp::encode::write_sint(&mut self.0, value).expect(VEC);
+    }
+
+    fn bool(&mut self, value: bool) {
+        self.0.push(if value { TRUE } else { FALSE });
+    }
+
+    fn str(&mut self, value: &str) {
+        rmp::encode::write_str(&mut self.0, value).expect(VEC);
+    }
+
+    fn bin(&mut self, value: &[u8]) {
+        rmp::encode::write_bin(&mut self.0, value).expect(VEC);
+    }
+
+    fn option<T: ?Sized>(&mut self, value: Option<&T>, write: impl FnOnce(&mut Self, &T)) {
+        match value {
+            Some(value) => write(self, value),
+            None => self.0.push(NIL),
+        }
+    }
+
+    fn protocol(&mut self, (major, minor): (u16, u16)) {
+        self.array(2);
+        self.uint(u64::from(major));
+        self.uint(u64::from(minor));
+    }
+
+    fn aid(&mut self, aid: &Aid) {
+        self.array(4);
+        self.str(aid.name());
+        self.bin(aid.uuid().as_bytes());
+        self.uint(u64::from(aid.pid()));
+        self.str(aid.host());
+    }
+
+    fn addr(&mut self, addr: &Addr) {
+        self.array(2);
+        match addr {
+            Addr::Uds(path) => {
+                self.str("uds");
+                // As bytes: a path need not be UTF-8.
+                self.bin(path.as_os_str().as_bytes());
+            }
+        }
+    }
+
+    fn canceller(&mut self, canceller: &Canceller) {
+        self.array(3);
+        self.aid(&canceller.aid);
+        let (request, argument) = match canceller.request {
+            CancelRequest::Actor => (0, 0),
+            CancelRequest::Nursery => (1, 0),
+            CancelRequest::NurseryEnd => (2, 0),
+            CancelRequest::Failure => (3, 0),
+            CancelRequest::Dropped => (4, 0),
+            CancelRequest::Deadline => (5, 0),
+            CancelRequest::Signal(number) => (6, number),
+            CancelRequest::ParentLost => (7, 0),
+        };
+        self.uint(request);
+        self.int(i64::from(argument));
+    }
+}
+
+const VEC: &str = "writing to a Vec does not fail";

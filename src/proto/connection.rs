@@ -1,0 +1,474 @@
+//! Which dialogs live here? One side of a connection: who opened what, and what may come next.
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::msg::frame::AckState;
+use crate::msg::ident::Canceller;
+
+/// Which ids this side gives to the dialogs that it opens. The connecting side is odd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Connecting,
+    Accepting,
+}
+
+/// Dialogs that one side may have open at once; then the next Start waits.
+pub(crate) const MAX_DIALOGS: usize = 16_384;
+
+/// Cancels that may be ahead of their Start. More than a peer's dialogs can't be honest.
+const MAX_TOMBSTONES: usize = MAX_DIALOGS;
+
+/// The peer broke the protocol: the connection ends.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Violation {
+    #[error("a Start with the id {0}, which is not above the last one or has the wrong parity")]
+    DialogId(u64),
+    #[error("more than {MAX_DIALOGS} dialogs at once")]
+    TooManyDialogs,
+    #[error("{kind} for the dialog {dialog}, which is not open here")]
+    NotOpen { kind: &'static str, dialog: u64 },
+    #[error("the dialog {0} was acknowledged twice")]
+    AckedTwice(u64),
+    #[error("the endpoint number {0} was never introduced")]
+    UnknownEndpoint(u32),
+    #[error("the endpoint number {0} was introduced out of order")]
+    EndpointOrder(u32),
+    #[error("a {0} frame has no place here")]
+    Misplaced(&'static str),
+    #[error("more than {MAX_TOMBSTONES} cancels for dialogs that were never started")]
+    TooManyCancels,
+}
+
+/// How far a dialog that we opened has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Start is on its way.
+    Opening,
+    /// The peer has said that its task runs.
+    Running,
+    /// We asked for its end, or no longer care: what comes is dropped, the last frame is awaited.
+    Draining,
+}
+
+#[derive(Debug)]
+struct Opened<O> {
+    phase: Phase,
+    /// Where in the outgoing byte stream its Start ends: proves whether it left.
+    start_ends_at: u64,
+    slot: O,
+}
+
+/// One side of a connection. `O` is what the user of a dialog that we opened waits on, `S` what a
+/// served one is cancelled by, `E` what an endpoint number of the peer stands for.
+#[derive(Debug)]
+pub(crate) struct Connection<O, S, E> {
+    next: u64,
+    opened: HashMap<u64, Opened<O>, BuildHasherDefault<IdHasher>>,
+    last_start_seen: u64,
+    served: HashMap<u64, S, BuildHasherDefault<IdHasher>>,
+    tombstones: HashMap<u64, Canceller, BuildHasherDefault<IdHasher>>,
+    cancelled_by_us: HashSet<u64, BuildHasherDefault<IdHasher>>,
+    numbers: HashMap<usize, u32, BuildHasherDefault<IdHasher>>,
+    endpoints: Vec<E>,
+}
+
+/// What to do with a Start of the peer.
+#[derive(Debug, PartialEq)]
+pub(crate) enum StartVerdict {
+    /// Serve it.
+    Serve,
+    /// Its cancel came first: answer Cancelled, run nothing.
+    Cancelled(Canceller),
+}
+
+/// What a cancel of the peer met.
+#[derive(Debug)]
+pub(crate) enum CancelVerdict<'a, S> {
+    /// A running dialog.
+    Asked(&'a S),
+    /// None: it is over, or has not begun and never will.
+    Ended,
+}
+
+impl<S> CancelVerdict<'_, S> {
+    pub(crate) fn state(&self) -> AckState {
+        match self {
+            CancelVerdict::Asked(_) => AckState::Asked,
+            CancelVerdict::Ended => AckState::Ended,
+        }
+    }
+}
+
+impl<O, S, E> Connection<O, S, E> {
+    pub(crate) fn new(side: Side) -> Self {
+        Connection {
+            next: match side {
+                Side::Connecting => 1,
+                Side::Accepting => 2,
+            },
+            opened: HashMap::default(),
+            last_start_seen: 0,
+            served: HashMap::default(),
+            tombstones: HashMap::default(),
+            cancelled_by_us: HashSet::default(),
+            numbers: HashMap::default(),
+            endpoints: Vec::new(),
+        }
+    }
+
+    // ---- what we open
+
+    /// Whether one more dialog may be opened now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.opened.len() < MAX_DIALOGS
+    }
+
+    /// How many dialogs of ours wait for their end.
+    pub(crate) fn opened(&self) -> usize {
+        self.opened.len()
+    }
+
+    /// Opens a dialog. `start_ends_at` is filled in by [`Self::start_queued`].
+    pub(crate) fn open(&mut self, slot: O) -> u64 {
+        let dialog = self.next;
+        self.next += 2;
+        self.opened.insert(dialog, Opened { phase: Phase::Opening, start_ends_at: u64::MAX, slot });
+        dialog
+    }
+
+    /// The Start of `dialog` ends at this offset of the outgoing bytes.
+    pub(crate) fn start_queued(&mut self, dialog: u64, ends_at: u64) {
+        if let Some(opened) = self.opened.get_mut(&dialog) {
+            opened.start_ends_at = ends_at;
+        }
+    }
+
+    /// The number that stands for the endpoint `key` on this connection, and whether the peer
+    /// has to be told its path with this Start.
+    pub(crate) fn number_of(&mut self, key: usize) -> (u32, bool) {
+        let next = u32::try_from(self.numbers.len()).unwrap_or(u32::MAX);
+        let mut is_new = false;
+        let number = *self.numbers.entry(key).or_insert_with(|| {
+            is_new = true;
+            next
+        });
+        (number, is_new)
+    }
+
+    pub(crate) fn slot(&mut self, dialog: u64) -> Option<&mut O> {
+        self.opened.get_mut(&dialog).map(|opened| &mut opened.slot)
+    }
+
+    /// The peer says that the task runs.
+    pub(crate) fn on_start_ack(&mut self, dialog: u64) -> Result<(), Violation> {
+        let opened = self.opened.get_mut(&dialog).ok_or(Violation::NotOpen { kind: "StartAck", dialog })?;
+        match opened.phase {
+            Phase::Opening => opened.phase = Phase::Running,
+            Phase::Draining => {}
+            Phase::Running => return Err(Violation::AckedTwice(dialog)),
+        }
+        Ok(())
+    }
+
+    /// Return or Error came: the dialog is over. The slot, if somebody still waits on it.
+    pub(crate) fn on_end(&mut self, kind: &'static str, dialog: u64) -> Result<Option<O>, Violation> {
+        let opened = self.opened.remove(&dialog).ok_or(Violation::NotOpen { kind, dialog })?;
+        self.cancelled_by_us.remove(&dialog);
+        Ok((opened.phase != Phase::Draining).then_some(opened.slot))
+    }
+
+    /// Our user asks for the end, or no longer waits. Whether a Cancel must be sent: only once.
+    pub(crate) fn cancel(&mut self, dialog: u64, interest: Interest) -> bool {
+        let Some(opened) = self.opened.get_mut(&dialog) else { return false };
+        if interest == Interest::Lost {
+            opened.phase = Phase::Draining;
+        }
+        self.cancelled_by_us.insert(dialog)
+    }
+
+    /// The line is lost. Every slot that waited, and whether its Start had left by then.
+    pub(crate) fn on_lost(&mut self, flushed: u64) -> Vec<(u64, O, Left)> {
+        self.tombstones.clear();
+        self.cancelled_by_us.clear();
+        self.opened
+            .drain()
+            .filter(|(_, opened)| opened.phase != Phase::Draining)
+            .map(|(dialog, opened)| {
+                let left = if opened.start_ends_at <= flushed { Left::Yes } else { Left::No };
+                (dialog, opened.slot, left)
+            })
+            .collect()
+    }
+
+    // ---- what the peer opens
+
+    pub(crate) fn on_start(&mut self, dialog: u64) -> Result<StartVerdict, Violation> {
+        let is_theirs = dialog % 2 != self.next % 2;
+        if dialog <= self.last_start_seen || !is_theirs {
+            return Err(Violation::DialogId(dialog));
+        }
+        if self.served.len() >= MAX_DIALOGS {
+            return Err(Violation::TooManyDialogs);
+        }
+        self.last_start_seen = dialog;
+        Ok(match self.tombstones.remove(&dialog) {
+            Some(canceller) => StartVerdict::Cancelled(canceller),
+            None => StartVerdict::Serve,
+        })
+    }
+
+    /// The endpoint of a Start: `path` introduces the next number.
+    pub(crate) fn on_endpoint(
+        &mut self,
+        number: u32,
+        path: Option<&str>,
+        resolve: impl FnOnce(&str) -> E,
+    ) -> Result<&E, Violation> {
+        let index = number as usize;
+        if let Some(path) = path {
+            if index != self.endpoints.len() {
+                return Err(Violation::EndpointOrder(number));
+            }
+            self.endpoints.push(resolve(path));
+        }
+        self.endpoints.get(index).ok_or(Violation::UnknownEndpoint(number))
+    }
+
+    /// A served dialog runs, and is cancelled by `by`.
+    pub(crate) fn serve(&mut self, dialog: u64, by: S) {
+        self.served.insert(dialog, by);
+    }
+
+    /// Our task ended: its last frame may go. `false` when the connection has forgotten it.
+    pub(crate) fn end_served(&mut self, dialog: u64) -> bool {
+        self.served.remove(&dialog).is_some()
+    }
+
+    /// The peer asks for the end of a dialog that it opened.
+    pub(crate) fn on_cancel(&mut self, dialog: u64, canceller: &Canceller) -> Result<CancelVerdict<'_, S>, Violation> {
+        if dialog > self.last_start_seen {
+            if self.tombstones.len() >= MAX_TOMBSTONES {
+                return Err(Violation::TooManyCancels);
+            }
+            self.tombstones.entry(dialog).or_insert_with(|| canceller.clone());
+            return Ok(CancelVerdict::Ended);
+        }
+        Ok(match self.served.get(&dialog) {
+            Some(by) => CancelVerdict::Asked(by),
+            None => CancelVerdict::Ended,
+        })
+    }
+
+    /// What the peer's dialogs here are cancelled by.
+    pub(crate) fn served(&self) -> impl Iterator<Item = &S> {
+        self.served.values()
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.opened.is_empty() && self.served.is_empty()
+    }
+}
+
+/// Whether somebody still waits for the outcome of a dialog that is being cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interest {
+    Kept,
+    Lost,
+}
+
+/// Whether a Start had left this process when its line was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    Yes,
+    No,
+}
+
+/// A hasher for ids that rise: one multiplication (the constant is 2^64 divided by the golden
+/// ratio, Knuth, The Art of Computer Programming 3, 6.4). Peers don't choose their ids freely,
+/// so nobody can aim at a bucket.
+#[derive(Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte) ^ self.0);
+        }
+    }
+    fn write_u64(&mut self, id: u64) {
+        self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
+    }
+    fn write_usize(&mut self, id: usize) {
+        self.write_u64(id as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::msg::ident::{Aid, CancelRequest};
+    use proptest::prelude::*;
+
+    type Conn = Connection<&'static str, &'static str, String>;
+
+    fn someone() -> Canceller {
+        Canceller { aid: Aid::new("someone", uuid::Uuid::nil(), 1, "here"), request: CancelRequest::Dropped }
+    }
+
+    #[test]
+    fn ids_rise_and_sides_do_not_meet() {
+        let (mut a, mut b) = (Conn::new(Side::Connecting), Conn::new(Side::Accepting));
+        assert_eq!([a.open("x"), a.open("y")], [1, 3]);
+        assert_eq!([b.open("x"), b.open("y")], [2, 4]);
+    }
+
+    #[test]
+    fn a_start_with_our_own_parity_or_a_used_id_is_refused() {
+        let mut a = Conn::new(Side::Accepting);
+        assert_eq!(a.on_start(2), Err(Violation::DialogId(2)));
+        assert_eq!(a.on_start(3), Ok(StartVerdict::Serve));
+        assert_eq!(a.on_start(3), Err(Violation::DialogId(3)));
+        assert_eq!(a.on_start(1), Err(Violation::DialogId(1)));
+    }
+
+    #[test]
+    fn a_cancel_that_overtakes_its_start_leaves_a_tombstone() {
+        let mut a = Conn::new(Side::Accepting);
+        assert_eq!(a.on_cancel(5, &someone()).unwrap().state(), AckState::Ended);
+        assert_eq!(a.on_start(3), Ok(StartVerdict::Serve));
+        assert_eq!(a.on_start(5), Ok(StartVerdict::Cancelled(someone())));
+    }
+
+    #[test]
+    fn a_cancel_of_a_running_dialog_finds_it_and_of_an_ended_one_does_not() {
+        let mut a = Conn::new(Side::Accepting);
+        a.on_start(1).unwrap();
+        a.serve(1, "scope");
+        assert_eq!(a.on_cancel(1, &someone()).unwrap().state(), AckState::Asked);
+        assert!(a.end_served(1));
+        assert_eq!(a.on_cancel(1, &someone()).unwrap().state(), AckState::Ended);
+    }
+
+    #[test]
+    fn a_cancel_is_sent_once_and_the_dialog_drains() {
+        let mut a = Conn::new(Side::Connecting);
+        let id = a.open("slot");
+        assert!(a.cancel(id, Interest::Lost));
+        assert!(!a.cancel(id, Interest::Lost));
+        assert_eq!(a.on_start_ack(id), Ok(()));
+        assert_eq!(a.on_end("Return", id), Ok(None));
+        assert_eq!(a.on_end("Return", id), Err(Violation::NotOpen { kind: "Return", dialog: id }));
+        assert!(a.is_idle());
+    }
+
+    #[test]
+    fn a_cancel_with_somebody_waiting_still_tells_the_outcome() {
+        let mut a = Conn::new(Side::Connecting);
+        let id = a.open("slot");
+        assert!(a.cancel(id, Interest::Kept));
+        assert_eq!(a.on_end("Error", id), Ok(Some("slot")));
+    }
+
+    #[test]
+    fn a_lost_line_tells_what_had_left() {
+        let mut a = Conn::new(Side::Connecting);
+        let (sent, kept, dropped) = (a.open("sent"), a.open("kept"), a.open("dropped"));
+        a.start_queued(sent, 10);
+        a.start_queued(kept, 20);
+        a.start_queued(dropped, 10);
+        a.cancel(dropped, Interest::Lost);
+        let mut lost = a.on_lost(19);
+        lost.sort_by_key(|(dialog, ..)| *dialog);
+        assert_eq!(lost, [(sent, "sent", Left::Yes), (kept, "kept", Left::No)]);
+        assert!(a.is_idle());
+    }
+
+    #[test]
+    fn an_endpoint_is_introduced_once_and_in_order() {
+        let mut a = Conn::new(Side::Connecting);
+        assert_eq!(a.number_of(100), (0, true));
+        assert_eq!(a.number_of(200), (1, true));
+        assert_eq!(a.number_of(100), (0, false));
+        let mut b = Conn::new(Side::Accepting);
+        assert_eq!(b.on_endpoint(0, None, str::to_owned), Err(Violation::UnknownEndpoint(0)));
+        assert_eq!(b.on_endpoint(0, Some("a"), str::to_owned), Ok(&"a".to_owned()));
+        assert_eq!(b.on_endpoint(2, Some("c"), str::to_owned), Err(Violation::EndpointOrder(2)));
+        assert_eq!(b.on_endpoint(0, None, str::to_owned), Ok(&"a".to_owned()));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Open,
+        Cancel(usize),
+        Drop(usize),
+        PeerStart(u64),
+        PeerCancel(u64),
+        Ack(usize),
+        End(usize),
+        EndServed(u64),
+        Lost,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            Just(Step::Open),
+            (0usize..8).prop_map(Step::Cancel),
+            (0usize..8).prop_map(Step::Drop),
+            (0u64..40).prop_map(Step::PeerStart),
+            (0u64..40).prop_map(Step::PeerCancel),
+            (0usize..8).prop_map(Step::Ack),
+            (0usize..8).prop_map(Step::End),
+            (0u64..40).prop_map(Step::EndServed),
+            Just(Step::Lost),
+        ]
+    }
+
+    proptest! {
+        /// Whatever a peer sends in whatever order: no panic, one outcome a dialog, bounded tables.
+        #[test]
+        fn any_script_gives_each_dialog_one_outcome(script in prop::collection::vec(step(), 0..200)) {
+            let mut a: Connection<u64, u64, ()> = Connection::new(Side::Connecting);
+            let mut open = Vec::new();
+            let mut outcomes = HashSet::new();
+            let mut dropped = HashSet::new();
+            for step in script {
+                match step {
+                    Step::Open => {
+                        let id = a.open(0);
+                        *a.slot(id).unwrap() = id;
+                        open.push(id);
+                    }
+                    Step::Cancel(i) => { if let Some(id) = open.get(i) { a.cancel(*id, Interest::Kept); } }
+                    Step::Drop(i) => { if let Some(id) = open.get(i) {
+                        a.cancel(*id, Interest::Lost);
+                        dropped.insert(*id);
+                    } }
+                    Step::PeerStart(id) => if let Ok(StartVerdict::Serve) = a.on_start(id) { a.serve(id, id) },
+                    Step::PeerCancel(id) => { a.on_cancel(id, &someone()).unwrap(); }
+                    Step::Ack(i) => { if let Some(id) = open.get(i) { a.on_start_ack(*id).ok(); } }
+                    Step::End(i) => { if let Some(id) = open.get(i).copied() {
+                        match a.on_end("Return", id) {
+                            Ok(Some(slot)) => prop_assert!(slot == id && outcomes.insert(id) && !dropped.contains(&id)),
+                            Ok(None) => prop_assert!(dropped.contains(&id)),
+                            Err(_) => {}
+                        }
+                    } }
+                    Step::EndServed(id) => { a.end_served(id); }
+                    Step::Lost => for (id, ..) in a.on_lost(0) {
+                        prop_assert!(outcomes.insert(id));
+                    },
+                }
+            }
+            for (id, ..) in a.on_lost(0) {
+                prop_assert!(outcomes.insert(id));
+            }
+            for id in open {
+                prop_assert!(outcomes.contains(&id) || dropped.contains(&id));
+            }
+            prop_assert_eq!(a.opened(), 0);
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! What may happen next on a connection, in a dialog, in an escalation: pure state machines.
+//!
+//! Nothing here knows that tokio, sockets or clocks exist; time is an argument.
+#![warn(clippy::wildcard_enum_match_arm)]
+pub(crate) mod connection;
+pub(crate) mod escalation;

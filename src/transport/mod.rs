@@ -1,0 +1,2 @@
+//! How do bytes move?
+pub(crate) mod uds;

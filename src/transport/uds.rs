@@ -1,0 +1,147 @@
+//! Bytes over a Unix socket: sendmsg and recvmsg, so that descriptors can travel later.
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::task::{Context, Poll, ready};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType, acceptfrom_with, bind, connect, listen, recvmsg, sendmsg, socket_with,
+};
+use tokio::io::unix::AsyncFd;
+
+/// Connections that the kernel keeps for a listener that has not accepted them yet. A connecting
+/// child waits in `connect` when it is full.
+const BACKLOG: i32 = 1024;
+
+/// Sends without waiting.
+///
+/// # Errors
+///
+/// `WouldBlock` when the kernel's buffer is full.
+pub(crate) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    Ok(sendmsg(fd, &[IoSlice::new(bytes)], &mut SendAncillaryBuffer::default(), flags)?)
+}
+
+/// Receives without waiting; 0 at the end.
+///
+/// # Errors
+///
+/// `WouldBlock` when nothing is there.
+pub(crate) fn recv(fd: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let mut ancillary = RecvAncillaryBuffer::default();
+    Ok(recvmsg(fd, &mut [IoSliceMut::new(into)], &mut ancillary, flags)?.bytes)
+}
+
+/// Connects; waits only while the listener's backlog is full.
+pub(crate) fn dial(path: &Path) -> io::Result<OwnedFd> {
+    let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    connect(&fd, &SocketAddrUnix::new(path)?)?;
+    Ok(fd)
+}
+
+/// A connected socket that a tokio runtime watches.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    fd: AsyncFd<OwnedFd>,
+}
+
+impl Socket {
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        Ok(Socket { fd: AsyncFd::new(fd)? })
+    }
+
+    /// Sends what the kernel takes now.
+    pub(crate) fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
+        retry_interrupted(|| send(self.fd.get_ref().as_fd(), bytes))
+    }
+
+    /// Resolves when `try_send` may get further after it has said `WouldBlock`.
+    pub(crate) fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.fd.poll_write_ready(cx))?;
+            match guard.try_io(|fd| retry_interrupted(|| send(fd.get_ref().as_fd(), bytes))) {
+                Ok(result) => return Poll::Ready(result),
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    pub(crate) fn poll_recv(&self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.fd.poll_read_ready(cx))?;
+            match guard.try_io(|fd| retry_interrupted(|| recv(fd.get_ref().as_fd(), into))) {
+                Ok(Ok(n)) => {
+                    // A short read has emptied the socket: what comes later is a new edge, so the
+                    // read that would only say `WouldBlock` is saved.
+                    if n > 0 && n < into.len() {
+                        guard.clear_ready();
+                    }
+                    return Poll::Ready(Ok(n));
+                }
+                Ok(Err(error)) => return Poll::Ready(Err(error)),
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    /// The peer's process and user, as the kernel took them when it connected.
+    pub(crate) fn peer(&self) -> io::Result<rustix::net::UCred> {
+        Ok(rustix::net::sockopt::socket_peercred(self.fd.get_ref())?)
+    }
+
+    pub(crate) fn shutdown(&self) {
+        // A socket that the peer has closed already can't be shut down, and needs not.
+        let _ = rustix::net::shutdown(self.fd.get_ref(), rustix::net::Shutdown::Both);
+    }
+
+    /// Takes it out of the runtime, non-blocking as it was.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.fd.into_inner()
+    }
+}
+
+/// A bound socket that a tokio runtime watches.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    fd: AsyncFd<OwnedFd>,
+}
+
+/// Binds and listens: from here on peers can connect, accepted or not.
+pub(crate) fn bind_at(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    bind(&fd, &SocketAddrUnix::new(path)?)?;
+    listen(&fd, BACKLOG)?;
+    Ok(fd)
+}
+
+impl Listener {
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Listener { fd: AsyncFd::new(fd)? })
+    }
+
+    /// The next connection. Cancel safe: a connection that was not handed out stays in the backlog.
+    pub(crate) async fn accept(&self) -> io::Result<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        loop {
+            let mut guard = self.fd.readable().await?;
+            match guard.try_io(|fd| Ok(acceptfrom_with(fd.get_ref(), flags)?.0)) {
+                Ok(result) => return result,
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+fn retry_interrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
