@@ -1,0 +1,232 @@
+//! How does a `#[teamster::test]` run? In a process of its own, and what that leaves behind is counted from outside.
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tempfile::TempDir;
+
+use super::leak::{files_left, list};
+use super::lock::{self, Sharing};
+use super::process::{self, Process};
+
+mod inside;
+
+/// What `#[teamster::test(…)]` says about a test.
+#[derive(Clone, Copy, Debug)]
+pub struct TestOptions {
+    /// It spins or measures time: no other test of the workspace runs beside it.
+    pub exclusive: bool,
+    /// Of its runtime. 1: a current-thread one.
+    pub threads: usize,
+    /// When it is killed, counted from its start.
+    pub deadline: Duration,
+}
+
+impl Default for TestOptions {
+    fn default() -> Self {
+        TestOptions { exclusive: false, threads: 1, deadline: Duration::from_secs(60) }
+    }
+}
+
+/// What a test's body may return.
+pub trait TestOutcome {
+    /// Why the test failed, if it did.
+    fn failure(self) -> Option<String>;
+}
+
+impl TestOutcome for () {
+    fn failure(self) -> Option<String> {
+        None
+    }
+}
+
+impl<T: TestOutcome, E: fmt::Debug> TestOutcome for Result<T, E> {
+    fn failure(self) -> Option<String> {
+        match self {
+            Ok(outcome) => outcome.failure(),
+            Err(error) => Some(format!("the test returned an error: {error:?}")),
+        }
+    }
+}
+
+/// Runs a test. `full_name` is its path with the crate: `concat!(module_path!(), "::name")`.
+///
+/// In the test harness it starts this executable again for that one test and judges it; there, it
+/// runs the body and exits.
+///
+/// # Panics
+///
+/// If the body panicked (with its message), failed, left something behind or did not end in time.
+#[track_caller]
+pub fn test<R: TestOutcome>(full_name: &str, options: TestOptions, body: impl AsyncFnOnce() -> R) {
+    if std::env::var_os(IN_TEST).is_some() {
+        inside::run(options, body);
+    }
+    let sharing = if options.exclusive { Sharing::Exclusive } else { Sharing::Shared };
+    let turn = lock::acquire(sharing).expect("the target folder or the temporary one can hold a lock file");
+    let verdict = Run::start(full_name).expect("a test can be started").judge(options.deadline);
+    drop(turn);
+    if let Err(failure) = verdict {
+        panic!("{failure}");
+    }
+}
+
+/// One test's process and the folder it works in.
+struct Run {
+    name: String,
+    child: Child,
+    output: File,
+    folder: TempDir,
+    /// What all processes of its tree have in their environment.
+    mark: String,
+}
+
+impl Run {
+    fn start(full_name: &str) -> std::io::Result<Run> {
+        // libtest leaves the crate out of a test's name.
+        let name = full_name.split_once("::").map_or(full_name, |(_, name)| name).to_owned();
+        let folder = tempfile::Builder::new().prefix("tt-").tempdir()?; // short: sockets live in it
+        std::fs::create_dir(folder.path().join(SOCKETS))?;
+        let output = folder.path().join("output");
+        let to_output = || File::options().create(true).append(true).open(&output);
+        let mark = uuid::Uuid::new_v4().to_string();
+        let child = Command::new("/proc/self/exe") // also if it was rebuilt since
+            .arg0(std::env::current_exe()?)
+            .args([&name, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
+            .env(IN_TEST, "1")
+            .env(MARK, &mark)
+            .env(VERDICT, folder.path().join("verdict"))
+            .env("TEAMSTER_DIR", folder.path().join(SOCKETS))
+            .env("TEAMSTER_GRACE_MS", "200")
+            .stdin(Stdio::null())
+            .stdout(to_output()?) // a file: a process that outlives the test can't hold it open against us
+            .stderr(to_output()?)
+            .process_group(0)
+            .spawn()?;
+        let output = File::open(&output)?;
+        Ok(Run { name, child, output, folder, mark: format!("{MARK}={mark}") })
+    }
+
+    fn judge(mut self, deadline: Duration) -> Result<(), String> {
+        let ended = self.wait(deadline);
+        let left = self.left();
+        print!("{}", self.printed()); // libtest shows it if the test fails
+        let mut failure = match ended {
+            Err(failure) => Some(failure),
+            Ok(status) => self.verdict(status).err(),
+        };
+        if !left.is_empty() {
+            let list = list(&left);
+            failure = Some(failure.map_or(format!("{} {list}", self.name), |first| format!("{first}\n{list}")));
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Waits for the end of the test's process, and makes it end after the deadline.
+    fn wait(&mut self, deadline: Duration) -> Result<ExitStatus, String> {
+        let handle = process::open(self.child.id()).expect("a child stays until it is waited for");
+        let in_time = process::ends_before(&handle, Instant::now() + deadline);
+        let mut late = String::new();
+        if !in_time {
+            let tree: Vec<String> = self.tree().iter().map(Process::to_string).collect();
+            late = format!("{} did not end within {deadline:?}:\n    {}", self.name, tree.join("\n    "));
+            self.signal_group(Signal::ABORT); // for a core dump, where one is wanted
+            process::ends_before(&handle, Instant::now() + DUMP_TIME);
+            self.signal_group(Signal::KILL);
+        }
+        let status = self.child.wait().expect("it is our child, and waited for once");
+        if in_time { Ok(status) } else { Err(late) }
+    }
+
+    fn signal_group(&self, signal: Signal) {
+        // An error means that the group is gone.
+        let _ = kill_process_group(Pid::from_child(&self.child), signal);
+    }
+
+    /// What the test's process itself has written last.
+    fn verdict(&self, status: ExitStatus) -> Result<(), String> {
+        match std::fs::read_to_string(self.folder.path().join("verdict")) {
+            Ok(verdict) if verdict.is_empty() && status.success() => Ok(()),
+            Ok(verdict) if !verdict.is_empty() => Err(verdict),
+            Ok(_) | Err(_) => Err(format!("{} ended before its body did: {status}", self.name)),
+        }
+    }
+
+    /// Processes and files that have outlived the test. The processes are killed.
+    fn left(&self) -> Vec<String> {
+        let deadline = Instant::now() + TREE_GRACE;
+        // Whoever ends may have started another one just before.
+        while Instant::now() < deadline {
+            let tree = self.tree();
+            if tree.is_empty() {
+                break;
+            }
+            for process in &tree {
+                process.ends_before(deadline);
+            }
+        }
+        let tree = self.tree();
+        let mut left: Vec<String> = tree.iter().map(Process::to_string).collect();
+        for process in &tree {
+            process.signal(Signal::KILL);
+        }
+        left.extend(files_left(&self.folder.path().join(SOCKETS)));
+        left
+    }
+
+    /// The living processes that the test has started, directly or not.
+    fn tree(&self) -> Vec<Process> {
+        let group = self.child.id();
+        let mut all = Process::all();
+        all.retain(|process| process.is_alive() && (process.group == group || process.was_given(&self.mark)));
+        all
+    }
+
+    /// The end of what it has printed.
+    fn printed(&mut self) -> String {
+        let length = self.output.metadata().map_or(0, |file| file.len());
+        let mut bytes = Vec::new();
+        let read = self.output.seek(SeekFrom::Start(length.saturating_sub(SHOWN_BYTES)));
+        match read.and_then(|_| (&self.output).take(SHOWN_BYTES).read_to_end(&mut bytes)) {
+            Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(error) => format!("the test's output can't be read: {error}\n"),
+        }
+    }
+}
+
+/// The test's own process: it has come to the body's end. Says why the test failed, or nothing.
+fn write_verdict(verdict: &str) {
+    let path = std::env::var_os(VERDICT).expect("the harness sets it with the marker");
+    std::fs::write(Path::new(&path), verdict).expect("the harness's folder outlives the test");
+}
+
+/// The private folder of the test in whose process we are.
+fn sockets() -> std::path::PathBuf {
+    std::env::var_os("TEAMSTER_DIR").expect("the harness sets it with the marker").into()
+}
+
+/// Set in a test's own process, and in all of its tree.
+const IN_TEST: &str = "TEAMSTER_TEST";
+
+/// Names the tree, so that its processes are known from outside whoever their parents are.
+const MARK: &str = "TEAMSTER_TEST_MARK";
+
+/// The file for the reason of a failure. Empty: there was none. Missing: the body's end was not reached.
+const VERDICT: &str = "TEAMSTER_TEST_VERDICT";
+
+/// In the test's folder.
+const SOCKETS: &str = "d";
+
+/// Between SIGABRT and SIGKILL.
+const DUMP_TIME: Duration = Duration::from_millis(500);
+
+/// What processes may take to follow the end of the test's own: several times the grace in tests.
+const TREE_GRACE: Duration = Duration::from_secs(2);
+
+/// Of what a test prints.
+const SHOWN_BYTES: u64 = 1024 * 1024;
