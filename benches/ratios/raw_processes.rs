@@ -187,7 +187,7 @@ pub(crate) fn child(role: &str) -> Option<Result<()>> {
 fn byte() -> Result<()> {
     let mut line = connect()?;
     line.write_all(b"b")?;
-    line.read(&mut [0])?;
+    let _byte_or_end = line.read(&mut [0])?;
     Ok(())
 }
 
@@ -211,7 +211,7 @@ fn busy() -> Result<()> {
     let mut heard = [0];
     line.read_exact(&mut heard)?;
     line.write_all(&heard)?;
-    line.read(&mut heard)?;
+    let _byte_or_end = line.read(&mut heard)?;
     Ok(())
 }
 
@@ -226,7 +226,7 @@ fn idle() -> Result<()> {
         .block_on(async {
             let mut line = tokio::net::UnixStream::from_std(line)?;
             line.write_all(b"b").await?;
-            line.read(&mut [0]).await?;
+            let _byte_or_end = line.read(&mut [0]).await?;
             Ok(())
         })
 }
