@@ -129,16 +129,12 @@ impl Ours<'_> {
             teamster::open_nursery(async |nursery| {
                 let branches =
                     try_join_all((0..BRANCHES).map(|_| nursery.start_actor("branch"))).await?;
-                let mut growing: FuturesUnordered<_> =
-                    branches.iter().map(|branch| branch.run(grow())).collect();
+                let growing = try_join_all(branches.iter().map(|branch| branch.run(grow())));
                 let failing = async {
                     try_join_all(branches.iter().map(|branch| branch.run(grown()))).await?;
-                    branches[0].run(fail_one()).await?;
-                    Ok::<(), teamster::Error>(())
+                    branches[0].run(fail_one()).await
                 };
-                let (grew, failed) = tokio::join!(growing.select_next_some(), failing);
-                failed?;
-                grew?;
+                tokio::try_join!(growing, failing)?;
                 Ok(())
             })
             .await;
