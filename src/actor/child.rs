@@ -15,6 +15,8 @@ use crate::msg::ident::{Aid, Canceller};
 
 /// Where the end of a child's stderr is kept: the output relay, a floor up, fills this.
 pub(crate) trait StderrTail: Send + Sync {
+    /// The child has said Hello: what it prints from now on is relayed.
+    fn ready(&self);
     /// Reads what is there without waiting, and gives the end of all of it.
     fn drained_tail(&self) -> String;
 }

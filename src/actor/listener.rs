@@ -163,6 +163,9 @@ async fn child_line(
             parts.idle_after = None;
             parts.grace = child.grace;
             parts.greeting = welcome(actor, true);
+            if let Some(output) = &child.stderr {
+                output.ready();
+            }
             let channel = Channel::new(socket, parts);
             actor.add_line(&channel);
             let _ = child.channel.set(Arc::clone(&channel));

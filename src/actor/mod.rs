@@ -9,7 +9,6 @@ pub(crate) mod endpoint;
 pub(crate) mod failure;
 pub(crate) mod listener;
 pub(crate) mod log;
-pub(crate) mod entry;
 pub(crate) mod panics;
 pub(crate) mod peers;
 pub(crate) mod scope;
@@ -283,6 +282,15 @@ impl Actor {
 
     pub(crate) fn interrupted_by(&self) -> Option<i32> {
         Some(self.interrupted.load(Ordering::Acquire)).filter(|signal| *signal != 0)
+    }
+
+    /// Our stdout has no reader any more (`| head -1`): what prints for it has nothing left to do.
+    pub(crate) fn stdout_is_closed(&self) {
+        if self.is_root() {
+            self.interrupted(libc::SIGPIPE);
+            let request = crate::msg::ident::CancelRequest::Signal(libc::SIGPIPE);
+            self.cancel_self(Canceller { aid: self.aid.clone(), request });
+        }
     }
 
     pub(crate) fn add_exit_hook(&self, hook: ExitHook) {

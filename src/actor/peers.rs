@@ -3,6 +3,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use std::os::fd::OwnedFd;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use rustix::process::{Pid, PidfdFlags};
 
 use super::control::Command;
@@ -140,13 +143,40 @@ pub(crate) fn died_unseen(aid: &Aid) -> Death {
 /// Whether the peer's process ends now: its line has ended, and a killed process's descriptors are
 /// closed just before it counts as dead. Bounded by [`DEATH_WITHIN`].
 pub(crate) async fn is_dead_soon(aid: &Aid) -> bool {
-    let Some(pid) = i32::try_from(aid.pid()).ok().and_then(Pid::from_raw) else { return false };
-    let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return true };
-    let Ok(watched) = tokio::io::unix::AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE) else {
-        return false;
-    };
-    tokio::time::timeout(DEATH_WITHIN, watched.readable()).await.is_ok()
+    tokio::time::timeout(DEATH_WITHIN, Process::of(aid).dead()).await.is_ok()
 }
+
+/// Another actor's process, if it was there when we looked. Not ours to reap.
+pub(crate) struct Process(Option<AsyncFd<OwnedFd>>);
+
+impl Process {
+    pub(crate) fn of(aid: &Aid) -> Self {
+        let pid = i32::try_from(aid.pid()).ok().and_then(Pid::from_raw);
+        let pidfd = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+        Process(pidfd.and_then(|pidfd| AsyncFd::with_interest(pidfd, Interest::READABLE).ok()))
+    }
+
+    /// Resolves when it has ended, reaped or not.
+    async fn dead(&self) {
+        if let Some(pidfd) = &self.0 {
+            // A pidfd that can't be watched belongs to a runtime that ends: nobody waits then.
+            let _ = pidfd.readable().await;
+        }
+    }
+
+    /// Resolves when its parent has reaped it.
+    pub(crate) async fn reaped(&self) {
+        self.dead().await;
+        let Some(pidfd) = &self.0 else { return };
+        // There is no event for it before Linux 6.9, and its parent is about to: look again soon.
+        while rustix::process::pidfd_send_signal(pidfd.get_ref(), rustix::process::Signal::WINCH).is_ok() {
+            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+        }
+    }
+}
+
+/// Between two looks at a dead process that has not been reaped.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);
 
 /// How long a peer whose line has ended may take to be seen dead.
 const DEATH_WITHIN: Duration = Duration::from_millis(100);

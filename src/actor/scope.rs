@@ -83,8 +83,14 @@ impl Scope {
         if state.shields > 0 { None } else { state.canceller.clone() }
     }
 
-    pub(crate) fn is_shielded(&self) -> bool {
-        self.state.lock().shields > 0
+    /// Whether code that runs in it now stands in a shield, its own or one around it.
+    pub(crate) fn is_shielded_chain(self: &Arc<Self>) -> bool {
+        self.chain().any(|scope| scope.state.lock().shields > 0)
+    }
+
+    /// Whether it is `outer`, or lies in it.
+    pub(crate) fn is_within(self: &Arc<Self>, outer: &Arc<Scope>) -> bool {
+        self.chain().any(|scope| Arc::ptr_eq(scope, outer))
     }
 
     fn register(&self, waker: &Waker) {

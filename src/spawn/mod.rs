@@ -1,2 +1,85 @@
 //! How does a process start, how is it watched, and is it gone?
+pub(crate) mod launch;
+pub(crate) mod launcher;
 pub(crate) mod output;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::launcher::Launcher;
+
+/// Where a child's stdout or stderr goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Output {
+    /// Into a pipe, from which whole lines are relayed up the tree: the default. Of stderr the last
+    /// 16 KiB are kept for the child's [`Death`](crate::Death).
+    #[default]
+    Relay,
+    /// To where this process's own goes, line by line or torn, as it comes.
+    Inherit,
+    /// Nowhere.
+    Null,
+}
+
+/// A resource that a child may be limited in: setrlimit(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Resource {
+    /// Bytes of address space.
+    AddressSpace,
+    /// Bytes of a core file.
+    Core,
+    /// Seconds of processor time.
+    Cpu,
+    /// Bytes of a file that it writes.
+    FileSize,
+    /// Open descriptors.
+    OpenFiles,
+    /// Processes and threads of its user.
+    Processes,
+    /// Bytes of a stack.
+    Stack,
+}
+
+impl Resource {
+    fn number(self) -> u32 {
+        match self {
+            Resource::AddressSpace => libc::RLIMIT_AS,
+            Resource::Core => libc::RLIMIT_CORE,
+            Resource::Cpu => libc::RLIMIT_CPU,
+            Resource::FileSize => libc::RLIMIT_FSIZE,
+            Resource::OpenFiles => libc::RLIMIT_NOFILE,
+            Resource::Processes => libc::RLIMIT_NPROC,
+            Resource::Stack => libc::RLIMIT_STACK,
+        }
+    }
+}
+
+/// All that can be asked of a child's start.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) grace: Option<Duration>,
+    pub(crate) boot_within: Option<Duration>,
+    pub(crate) expose: Option<Vec<String>>,
+    pub(crate) threads: u32,
+    pub(crate) log: Option<String>,
+    pub(crate) launcher: Option<Arc<dyn Launcher>>,
+    pub(crate) env: Vec<(OsString, Option<OsString>)>,
+    pub(crate) env_clear: bool,
+    pub(crate) args: Option<Vec<OsString>>,
+    pub(crate) current_dir: Option<PathBuf>,
+    pub(crate) stdout: Output,
+    pub(crate) stderr: Output,
+    pub(crate) umask: Option<u32>,
+    pub(crate) nice: Option<i32>,
+    pub(crate) rlimits: Vec<(u32, u64, u64)>,
+}
+
+impl Options {
+    pub(crate) fn limit(&mut self, resource: Resource, soft: u64, hard: u64) {
+        self.rlimits.push((resource.number(), soft, hard));
+    }
+}

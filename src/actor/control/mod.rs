@@ -5,6 +5,8 @@
 mod kids;
 mod thread;
 
+pub(crate) use thread::start_ticks;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +14,7 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::Notify;
 
@@ -59,6 +61,8 @@ pub(crate) struct Control {
     /// Children, and what they had started, that are not gone.
     living: AtomicUsize,
     none_living: Notify,
+    none: Mutex<()>,
+    none_blocking: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -71,6 +75,8 @@ impl Control {
             up,
             living: AtomicUsize::new(0),
             none_living: Notify::new(),
+            none: Mutex::default(),
+            none_blocking: Condvar::new(),
             thread: Mutex::default(),
         }))
     }
@@ -121,6 +127,14 @@ impl Control {
         }
     }
 
+    /// The same for a thread without a runtime.
+    pub(crate) fn wait_none_living(&self) {
+        let mut none = self.none.lock();
+        while self.has_living() {
+            self.none_blocking.wait(&mut none);
+        }
+    }
+
     pub(crate) fn has_living(&self) -> bool {
         self.living.load(Ordering::Acquire) > 0
     }
@@ -128,6 +142,8 @@ impl Control {
     fn one_gone(&self) {
         if self.living.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.none_living.notify_waiters();
+            let _none = self.none.lock(); // whoever has just looked is waiting by now
+            self.none_blocking.notify_all();
         }
     }
 

@@ -33,42 +33,14 @@ impl MainOptions {
     }
 }
 
-/// The options of `#[teamster::test]`.
-#[doc(hidden)]
-#[derive(Clone, Debug, Default)]
-pub struct TestOptions {
-    pub(crate) runtime: MainOptions,
-    /// It measures times, or fills the processor: no other test of ours may run beside it.
-    pub(crate) exclusive: bool,
-}
-
-impl TestOptions {
-    pub fn new() -> Self {
-        TestOptions::default()
-    }
-
-    #[must_use]
-    pub fn multi_thread(mut self) -> Self {
-        self.runtime = self.runtime.multi_thread();
-        self
-    }
-
-    #[must_use]
-    pub fn worker_threads(mut self, threads: usize) -> Self {
-        self.runtime = self.runtime.worker_threads(threads);
-        self
-    }
-
-    #[must_use]
-    pub fn exclusive(mut self) -> Self {
-        self.exclusive = true;
-        self
-    }
-}
-
-/// A stand-in until the runtime is merged: runs the body on a tokio runtime.
+/// Runs a program's `main`: as the child that this process was started as, or else its body.
+///
+/// # Panics
+///
+/// If no runtime can be built.
 #[doc(hidden)]
 pub fn main<T: MainOutcome, F: AsyncFnOnce() -> T>(options: MainOptions, body: F) -> T {
+    crate::actor::boot::boot_if_spawned();
     let mut builder = match options.multi_thread {
         true => tokio::runtime::Builder::new_multi_thread(),
         false => tokio::runtime::Builder::new_current_thread(),
@@ -76,21 +48,17 @@ pub fn main<T: MainOutcome, F: AsyncFnOnce() -> T>(options: MainOptions, body: F
     if let Some(threads) = options.worker_threads {
         builder.worker_threads(threads);
     }
-    builder.enable_all().build().expect("a runtime").block_on(body())
-}
-
-/// A stand-in until the runtime is merged: runs the test in this process.
-///
-/// `path` begins with the crate's name, which the test harness leaves out.
-#[doc(hidden)]
-pub fn test<T: MainOutcome, F: AsyncFnOnce() -> T>(path: &str, options: TestOptions, body: F) -> T {
-    let _ = harness_name(path);
-    main(options.runtime, body)
-}
-
-/// A test's name as the harness knows it: its path without the crate's name.
-pub(crate) fn harness_name(path: &str) -> &str {
-    path.split_once("::").map_or(path, |(_, name)| name)
+    let runtime = builder.enable_all().build().expect("a machine that has no descriptor left starts nothing");
+    let outcome = {
+        // What dropped nurseries have left is waited for on every way out, a panic's too.
+        let _rest = crate::nursery::init();
+        runtime.block_on(body())
+    };
+    if let Some(signal) = outcome.interrupted_by() {
+        drop(runtime);
+        crate::actor::signals::die_by(signal);
+    }
+    outcome
 }
 
 /// What `#[teamster::main]` may return.

@@ -1,0 +1,325 @@
+//! What shall the new actor be like, and how is it started?
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::SetOnce;
+use uuid::Uuid;
+
+use super::one_shot::{self, OneShot};
+use super::scope::ActorNursery;
+use super::supervise::{Care, Nursery};
+use crate::actor::boot;
+use crate::actor::child::Child;
+use crate::actor::control::Command;
+use crate::actor::endpoint::{Call, Endpoint};
+use crate::actor::peers::canceller;
+use crate::error::{Error, SpawnReason};
+use crate::msg::ident::{Aid, CancelRequest};
+use crate::portal::{Portal, decode_result};
+use crate::spawn::launch::{Request, Spawner};
+use crate::spawn::launcher::Launcher;
+use crate::spawn::{Options, Output, Resource};
+
+/// What a new actor shall be like. Begin with [`ActorNursery::actor`], end with
+/// [`start`](ActorBuilder::start), [`call`](ActorBuilder::call) or
+/// [`run_in_actor`](ActorBuilder::run_in_actor).
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+/// # async fn f(an: &teamster::ActorNursery) -> Result<(), teamster::Error> {
+/// let worker = an
+///     .actor("worker")
+///     .threads(4)
+///     .grace(Duration::from_secs(3))
+///     .env("RUST_BACKTRACE", "1")
+///     .expose([module_path!()])
+///     .start()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "nothing is started before `start`, `call` or `run_in_actor`"]
+#[derive(Clone, Debug)]
+pub struct ActorBuilder<'n> {
+    nursery: &'n ActorNursery,
+    name: String,
+    options: Options,
+}
+
+impl<'n> ActorBuilder<'n> {
+    pub(super) fn new(nursery: &'n ActorNursery, name: &str, options: Options) -> Self {
+        ActorBuilder { nursery, name: name.to_owned(), options }
+    }
+
+    /// How long it may take to end once it was asked; zero: it is killed at once. Default: this
+    /// actor's own grace, 1 s at the root.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.options.grace = Some(grace);
+        self
+    }
+
+    /// How long it may take from its start until it has connected. Default: 10 s.
+    pub fn boot_timeout(mut self, within: Duration) -> Self {
+        self.options.boot_within = Some(within);
+        self
+    }
+
+    /// Lets only these endpoints be called in it: paths, or modules with all below them. Default:
+    /// every endpoint of the program.
+    pub fn expose<P: Into<String>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
+        self.options.expose = Some(paths.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Gives it a runtime of so many worker threads. Default, and with 1: one thread that does
+    /// everything (tokio's `current_thread`).
+    pub fn threads(mut self, threads: u32) -> Self {
+        self.options.threads = threads;
+        self
+    }
+
+    /// Which of its log lines travel up: directives such as `info` or `warn,my_crate=debug`.
+    pub fn log(mut self, directives: impl Into<String>) -> Self {
+        self.options.log = Some(directives.into());
+        self
+    }
+
+    /// How its process comes to be. Default: [`launch::Local`](crate::launch::Local).
+    pub fn launcher(mut self, launcher: impl Launcher + 'static) -> Self {
+        self.options.launcher = Some(Arc::new(launcher));
+        self
+    }
+
+    /// Sets an environment variable; it inherits all others.
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.options.env.push((key.as_ref().to_owned(), Some(value.as_ref().to_owned())));
+        self
+    }
+
+    /// Takes an environment variable away.
+    pub fn env_remove(mut self, key: impl AsRef<OsStr>) -> Self {
+        self.options.env.push((key.as_ref().to_owned(), None));
+        self
+    }
+
+    /// Begins with an empty environment instead of this process's own.
+    pub fn env_clear(mut self) -> Self {
+        self.options.env_clear = true;
+        self
+    }
+
+    /// Gives it other command-line arguments than this process's own.
+    pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.options.args = Some(args.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Its working directory.
+    pub fn current_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.options.current_dir = Some(folder.into());
+        self
+    }
+
+    /// Where its stdout goes.
+    pub fn stdout(mut self, output: Output) -> Self {
+        self.options.stdout = output;
+        self
+    }
+
+    /// Where its stderr goes. What is not relayed is not kept for its death either.
+    pub fn stderr(mut self, output: Output) -> Self {
+        self.options.stderr = output;
+        self
+    }
+
+    /// Its file mode creation mask: umask(2).
+    pub fn umask(mut self, mask: u32) -> Self {
+        self.options.umask = Some(mask);
+        self
+    }
+
+    /// Its nice value, -20 to 19: setpriority(2).
+    pub fn nice(mut self, nice: i32) -> Self {
+        self.options.nice = Some(nice);
+        self
+    }
+
+    /// Limits a resource of it: setrlimit(2). `u64::MAX` is no limit.
+    pub fn rlimit(mut self, resource: Resource, soft: u64, hard: u64) -> Self {
+        self.options.limit(resource, soft, hard);
+        self
+    }
+
+    /// Starts it as a service actor; see [`ActorNursery::start_actor`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Spawn`] if it could not be started; its reason says why and what to do.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the child that was being started.
+    pub async fn start(self) -> Result<Portal, Error> {
+        let started = start(&self.nursery.nursery, &self.name, self.options, Care::OfNursery).await?;
+        let portal = started.portal();
+        started.keep();
+        Ok(portal)
+    }
+
+    /// Starts it for one call, waits for the result, and ends it. Whatever fails is the caller's
+    /// error alone: the nursery goes on.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`start`](ActorBuilder::start) and of [`Portal::run`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the actor.
+    pub async fn call<E: Endpoint>(self, call: Call<E>) -> Result<E::Output, Error> {
+        let nursery = &self.nursery.nursery;
+        let bytes = one_shot::run(nursery, &self.name, self.options, &call, Care::OfCaller).await?;
+        decode_result::<E>(&bytes)
+    }
+
+    /// Starts it now for one call, supervised by the nursery; see [`ActorNursery::run_in_actor`].
+    pub fn run_in_actor<E: Endpoint>(self, call: Call<E>) -> OneShot<E> {
+        OneShot::start(&self.nursery.nursery, self.name, self.options, call)
+    }
+}
+
+/// A child that has just connected. Dropped without [`Started::keep`], it is ended.
+pub(super) struct Started<'n> {
+    nursery: &'n Arc<Nursery>,
+    child: Option<Arc<Child>>,
+}
+
+impl Started<'_> {
+    pub(super) fn portal(&self) -> Portal {
+        let child = self.child.as_ref().expect("it is taken by `keep`, which consumes us");
+        Portal::to_child(Arc::clone(&self.nursery.actor), Arc::clone(child))
+    }
+
+    pub(super) fn keep(mut self) -> Arc<Child> {
+        self.child.take().expect("it is taken here alone")
+    }
+}
+
+impl Drop for Started<'_> {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            let canceller = canceller(&self.nursery.actor.aid, CancelRequest::Dropped);
+            let grace = child.grace;
+            self.nursery.actor.control.send(Command::Cancel { child, canceller, grace });
+        }
+    }
+}
+
+/// Starts a child of the nursery and waits until both its lines are up.
+pub(super) async fn start<'n>(
+    nursery: &'n Arc<Nursery>,
+    name: &str,
+    options: Options,
+    care: Care,
+) -> Result<Started<'n>, Error> {
+    let failed = |reason| Error::Spawn { name: name.to_owned(), reason };
+    if !boot::is_ready() {
+        return Err(failed(SpawnReason::NotInitialised));
+    }
+    if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains(['\0', '\n']) {
+        let text = format!("a name has 1 to {MAX_NAME_BYTES} bytes, no NUL and no line break");
+        return Err(failed(SpawnReason::Other(text)));
+    }
+    let actor = &nursery.actor;
+    let spawner = Spawner::of(actor).map_err(|error| failed(limit(&error)))?;
+    nursery.begin_start().map_err(failed)?;
+    let starting = Starting { nursery: Arc::clone(nursery), care, child: None };
+    let outcome = Arc::new(SetOnce::new());
+    let told = Arc::clone(&outcome);
+    let aid = Aid::new(name, Uuid::new_v4(), 0, actor.aid.host());
+    let program = options.launcher.as_ref().map_or_else(|| "this executable".to_owned(), |l| format!("{:?}", l.command().get_program()));
+    let spawned = Box::new(move |result: Result<Arc<Child>, SpawnReason>| {
+        let mut starting = starting;
+        starting.child = result.as_ref().ok().cloned();
+        drop(starting);
+        // Set here alone.
+        let _ = told.set(result);
+    });
+    let is_shielded = nursery.is_shielded;
+    spawner.start(Request { actor: Arc::clone(actor), aid, options, is_shielded, spawned }).await;
+    // Dropped from here on, the child is ended: by us if we know it, else by what is told later.
+    let mut late = EndIfLate { nursery, outcome: &outcome, is_armed: true };
+    let child = Arc::clone(outcome.wait().await.as_ref().map_err(|reason| failed(reason.clone()))?);
+    tokio::select! {
+        biased; // one that has connected and died since is the nursery's to hear of
+        () = async { *child.connected.wait().await } => {}
+        ended = child.reaped.wait() => {
+            late.is_armed = false;
+            child.gone.wait().await;
+            let story = child.story.lock();
+            let reason = match (&story.asked, story.boot_timeout, child.refused.get()) {
+                (_, Some(after), _) => SpawnReason::BootTimeout { after },
+                (_, None, Some(_)) => SpawnReason::WrongBuild { program },
+                (Some(canceller), None, None) => SpawnReason::Cancelled(canceller.clone()),
+                (None, None, None) => SpawnReason::DiedBooting(ended.death.clone()),
+            };
+            return Err(failed(reason));
+        }
+    }
+    late.is_armed = false;
+    Ok(Started { nursery, child: Some(child) })
+}
+
+/// Bytes of the longest name: those of a file name.
+const MAX_NAME_BYTES: usize = 255;
+
+fn limit(error: &std::io::Error) -> SpawnReason {
+    SpawnReason::Limit { error: error.to_string(), errno: error.raw_os_error().unwrap_or(0) }
+}
+
+/// Tells the nursery what a start has come to, also when the request was never served.
+struct Starting {
+    nursery: Arc<Nursery>,
+    care: Care,
+    child: Option<Arc<Child>>,
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        self.nursery.end_start(self.child.as_ref(), self.care);
+    }
+}
+
+/// Ends a child whose start nobody waits for any more.
+struct EndIfLate<'a> {
+    nursery: &'a Arc<Nursery>,
+    outcome: &'a Arc<SetOnce<Result<Arc<Child>, SpawnReason>>>,
+    is_armed: bool,
+}
+
+impl Drop for EndIfLate<'_> {
+    fn drop(&mut self) {
+        if !self.is_armed {
+            return;
+        }
+        let (nursery, outcome) = (Arc::clone(self.nursery), Arc::clone(self.outcome));
+        let end = move |child: &Arc<Child>| {
+            let canceller = canceller(&nursery.actor.aid, CancelRequest::Dropped);
+            let (child, grace) = (Arc::clone(child), Duration::ZERO);
+            nursery.actor.control.send(Command::Cancel { child, canceller, grace });
+        };
+        match outcome.get() {
+            Some(Ok(child)) => end(child),
+            Some(Err(_)) => {}
+            None => self.nursery.actor.spawn_driver(async move {
+                if let Ok(child) = outcome.wait().await {
+                    end(child);
+                }
+            }),
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Who belongs to whom, and what ends when?
+mod builder;
+pub(crate) mod entry;
+mod one_shot;
+mod root;
+mod scope;
+mod supervise;
+
+pub use builder::ActorBuilder;
+pub use one_shot::OneShot;
+pub use root::{Guard, RootBuilder, init, root};
+pub use scope::{ActorNursery, open_nursery};
+
+pub(crate) use root::finish_roots;

@@ -1,0 +1,380 @@
+//! Where does the tree begin? The root actor: booted by the first nursery, ended with the last.
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::runtime::{Handle, Id};
+use uuid::Uuid;
+
+use super::scope::{self, ActorNursery};
+use crate::actor::control::{Control, NameSink};
+use crate::actor::current::{self, Current};
+use crate::actor::panics::PanicHook;
+use crate::actor::signals::Signals;
+use crate::actor::{Actor, Parts, Settings, boot, listener, log};
+use crate::channel::LineEnd;
+use crate::channel::line::LineInbox;
+use crate::discovery::{Names, Registrar};
+use crate::error::{BoxError, Error, SpawnReason};
+use crate::msg::ident::{Addr, Aid};
+use crate::transport::folder::{Base, FolderError, RootFolder, socket_path};
+use crate::transport::uds::{Listener, bind_at};
+
+/// The roots of this process, by the runtime that each lives on.
+static ROOTS: Mutex<Option<HashMap<Id, Arc<Root>>>> = Mutex::new(None);
+
+/// One root, for as long as a nursery of it is open or a process of it lives.
+pub(super) struct Root {
+    actor: Arc<Actor>,
+    runtime: Id,
+    /// Open nurseries, and dropped ones whose processes are not gone.
+    users: Mutex<usize>,
+    parts: Mutex<Option<RootParts>>,
+}
+
+/// What a root has besides an actor.
+struct RootParts {
+    folder: RootFolder,
+    registrar: Registrar,
+    listener: tokio::task::AbortHandle,
+    _hook: PanicHook,
+}
+
+impl Root {
+    /// The root of this runtime, with one more user. `settings` boot it if there is none.
+    fn enter(settings: impl FnOnce() -> Settings, name: &str) -> Result<Arc<Self>, Error> {
+        let handle = Handle::try_current()
+            .map_err(|_none| Error::Usage("no runtime: open a nursery from within a tokio runtime"))?;
+        loop {
+            let existing = ROOTS.lock().get_or_insert_default().get(&handle.id()).cloned();
+            match existing {
+                Some(root) => {
+                    let mut users = root.users.lock();
+                    if *users > 0 {
+                        *users += 1;
+                        drop(users);
+                        return Ok(root);
+                    }
+                    // It is on its way out, and out of the table in a moment.
+                    drop(users);
+                    forget(&root);
+                }
+                None => {
+                    // Two tasks that boot at the same time are on one runtime: one of them is first.
+                    let _boots = BOOTING.lock();
+                    if ROOTS.lock().get_or_insert_default().contains_key(&handle.id()) {
+                        continue;
+                    }
+                    let root = boot_root(settings(), name, handle.clone())?;
+                    ROOTS.lock().get_or_insert_default().insert(handle.id(), Arc::clone(&root));
+                    return Ok(root);
+                }
+            }
+        }
+    }
+
+    /// One user less. The last one ends the root, and waits for that.
+    async fn leave(self: &Arc<Self>) {
+        if !self.is_last() {
+            return;
+        }
+        self.actor.tasks.close();
+        self.actor.tasks.wait().await;
+        self.actor.control.none_living().await;
+        crate::actor::scope::run_deferred(self.actor.scope.take_deferred(), self.actor.settings.grace).await;
+        self.actor.run_exit_hooks().await;
+        self.finish();
+        self.actor.drivers.close();
+        self.actor.drivers.wait().await;
+    }
+
+    fn is_last(self: &Arc<Self>) -> bool {
+        let mut users = self.users.lock();
+        *users -= 1;
+        let is_last = *users == 0;
+        drop(users);
+        if is_last {
+            forget(self);
+        }
+        is_last
+    }
+
+    /// Ends its threads and removes its files. Once; by then nothing lives below.
+    fn finish(&self) {
+        let Some(parts) = self.parts.lock().take() else { return };
+        parts.listener.abort();
+        for line in self.actor.living_lines() {
+            line.close(LineEnd::Shutdown);
+        }
+        self.actor.end_keeps();
+        self.actor.control.stop();
+        parts.registrar.stop();
+        parts.folder.remove();
+        current::remove_root(self.runtime, &self.actor);
+    }
+}
+
+static BOOTING: Mutex<()> = Mutex::new(());
+
+fn forget(root: &Arc<Root>) {
+    if let Some(roots) = ROOTS.lock().as_mut()
+        && roots.get(&root.runtime).is_some_and(|other| Arc::ptr_eq(other, root))
+    {
+        roots.remove(&root.runtime);
+    }
+    LEAVING.lock().retain(|other| other.parts.lock().is_some());
+    if root.parts.lock().is_some() {
+        LEAVING.lock().push(Arc::clone(root));
+    }
+}
+
+/// Roots whose nurseries were dropped, until their processes are gone.
+static LEAVING: Mutex<Vec<Arc<Root>>> = Mutex::new(Vec::new());
+
+/// Waits, blocking, until every root of this process whose nurseries have ended is gone, and what
+/// they had started. For the end of `main`.
+pub(crate) fn finish_roots() {
+    let mut roots: Vec<Arc<Root>> = std::mem::take(&mut *LEAVING.lock());
+    roots.extend(ROOTS.lock().iter().flat_map(HashMap::values).cloned());
+    for root in roots {
+        root.actor.control.wait_none_living();
+        root.finish();
+        forget(&root);
+    }
+}
+
+fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<Root>, Error> {
+    log::install_in_root();
+    if settings.log.is_none() {
+        settings.log = Some(log::default_directives());
+    }
+    let failed = |what: &str, error: std::io::Error| Error::Transport {
+        what: format!("booting the root actor: {what}"),
+        reason: error.to_string(),
+    };
+    let refused = |error: FolderError| Error::Spawn {
+        name: name.to_owned(),
+        reason: SpawnReason::Other(error.to_string()),
+    };
+    let base = Base::open().map_err(refused)?;
+    base.sweep();
+    let folder = base.make_root().map_err(refused)?;
+    let aid = Aid::new(name, Uuid::new_v4(), std::process::id(), host_name());
+    let socket = socket_path(folder.path(), aid.uuid());
+    let addr = Addr::Uds(socket.clone());
+    let names = Names::new();
+    names.insert(aid.clone(), None, crate::actor::control::start_ticks(aid.pid()).unwrap_or(0), None);
+    names.set_ready(aid.uuid(), addr.clone());
+    let bound = bind_at(&socket).map_err(|error| failed("binding its socket", error))?;
+    let listener = Listener::new(bound).map_err(|error| failed("watching its socket", error))?;
+    let registrar = Registrar::start(&base, folder.path(), Arc::clone(&names), aid.clone())
+        .map_err(|error| failed("starting its registrar", error))?;
+    let control = Control::new(None).map_err(|error| failed("setting up its control thread", error))?;
+    let signals = Signals::install().map_err(|error| failed("taking SIGINT and SIGTERM", error))?;
+    let hook = PanicHook::install();
+    let id = runtime.id();
+    let actor = Actor::new(Parts {
+        root: aid.clone(),
+        aid,
+        parent: None,
+        depth: 0,
+        settings,
+        folder: folder.path().to_owned(),
+        addr,
+        registrar: Some(registrar.addr()),
+        control: Arc::clone(&control),
+        runtime,
+        log_ring: None,
+    });
+    let sink: Arc<dyn NameSink> = Arc::new(Sink(names));
+    control
+        .start(Arc::downgrade(&actor), Some(sink), signals, LineInbox::default())
+        .map_err(|error| failed("starting its control thread", error))?;
+    let listening = actor.drivers.spawn_on(listener::listen(Arc::clone(&actor), listener), &actor.runtime);
+    current::add_root(id, &actor);
+    let parts = RootParts { folder, registrar, listener: listening.abort_handle(), _hook: hook };
+    Ok(Arc::new(Root { actor, runtime: id, users: Mutex::new(1), parts: Mutex::new(Some(parts)) }))
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The tree's names, filled by the control thread.
+struct Sink(Arc<Names>);
+
+impl NameSink for Sink {
+    fn born(&self, aid: &Aid, parent: &Aid, start_ticks: u64, pidfd: &Arc<std::os::fd::OwnedFd>) {
+        // Without a descriptor of its own to spare, the registrar looks into /proc instead.
+        let own = rustix::io::fcntl_dupfd_cloexec(pidfd, 0).ok();
+        self.0.insert(aid.clone(), Some(parent.uuid()), start_ticks, own);
+    }
+
+    fn ready(&self, aid: &Aid, addr: &Addr) {
+        self.0.set_ready(aid.uuid(), addr.clone());
+    }
+
+    fn gone(&self, aid: &Aid) {
+        self.0.remove(aid.uuid());
+    }
+}
+
+/// Settings of a root, before its first nursery.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+/// # async fn f() -> Result<(), teamster::Error> {
+/// teamster::root().grace(Duration::from_secs(5)).open(async |an| {
+///     an.start_actor("frank").await?;
+///     Ok(())
+/// })
+/// .await
+/// # }
+/// ```
+#[must_use = "a root is booted by `open`"]
+#[derive(Clone, Debug)]
+pub struct RootBuilder {
+    name: String,
+    settings: Settings,
+}
+
+/// Begins the settings of a root actor; [`open_nursery`](crate::open_nursery) takes the defaults.
+pub fn root() -> RootBuilder {
+    RootBuilder { name: "root".to_owned(), settings: Settings::default() }
+}
+
+impl RootBuilder {
+    /// Its name. Default: `root`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// How long actors of this tree may take to end once they were asked. Default: 1 s, or what
+    /// `TEAMSTER_GRACE_MS` says.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.settings.grace = grace;
+        self
+    }
+
+    /// How long a child may take from its start until it has connected. Default: 10 s.
+    pub fn boot_timeout(mut self, within: Duration) -> Self {
+        self.settings.boot_within = within;
+        self
+    }
+
+    /// Which log lines of its actors travel up, where an actor is given no directives of its own.
+    /// The variable `TEAMSTER_LOG` goes before it.
+    pub fn log(mut self, directives: impl Into<String>) -> Self {
+        self.settings.log = Some(directives.into());
+        self
+    }
+
+    /// Boots the root and runs `body` in its first nursery, as [`open_nursery`](crate::open_nursery)
+    /// does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] inside of an actor: a tree has one root. Else those of `open_nursery`.
+    ///
+    /// # Panics
+    ///
+    /// A panic of `body` goes on when everything is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// As `open_nursery`.
+    pub async fn open<T, F>(self, body: F) -> Result<T, Error>
+    where
+        F: AsyncFnOnce(&ActorNursery) -> Result<T, BoxError>,
+    {
+        if current::actor().is_ok() {
+            return Err(Error::Usage("a root inside of a tree: open a nursery with `open_nursery`"));
+        }
+        self.join(body).await
+    }
+
+    /// The same, in the root that is there already, if one is.
+    pub(super) async fn join<T, F>(self, body: F) -> Result<T, Error>
+    where
+        F: AsyncFnOnce(&ActorNursery) -> Result<T, BoxError>,
+    {
+        let RootBuilder { name, settings } = self;
+        let root = Root::enter(|| settings, &name)?;
+        let user = User { root: Some(Arc::clone(&root)) };
+        let place = Current { actor: Arc::clone(&root.actor), scope: Arc::clone(&root.actor.scope), deadline: None };
+        let result = scope::run(place, body).await;
+        user.leave().await;
+        match root.actor.interrupted_by() {
+            Some(signal) => Err(interrupted(signal, result.err())),
+            None => result,
+        }
+    }
+}
+
+/// The signal is the first cause; what had failed besides it stands beside it.
+fn interrupted(signal: i32, other: Option<Error>) -> Error {
+    let signal = Error::Interrupted { signal };
+    let others = other.filter(|error| !super::supervise::is_consequence(error));
+    crate::error::Group::collect(std::iter::once(signal.clone()).chain(others)).unwrap_or(signal)
+}
+
+/// A nursery's hold on its root. Dropped with the nursery's future, the rest is left to a task, and
+/// to the end of `main` if the runtime ends before that.
+struct User {
+    root: Option<Arc<Root>>,
+}
+
+impl User {
+    async fn leave(mut self) {
+        if let Some(root) = self.root.take() {
+            root.leave().await;
+        }
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let Some(root) = self.root.take() else { return };
+        LEAVING.lock().push(Arc::clone(&root));
+        let handle = root.actor.runtime.clone();
+        // Owned by LEAVING: whoever ends the program waits for what this has not done by then.
+        handle.spawn(async move {
+            let deferred = root.actor.scope.take_deferred();
+            futures::future::join_all(deferred).await;
+            root.leave().await;
+        });
+    }
+}
+
+/// Must be the first thing in `main` of a program that uses teamster without `#[teamster::main]`:
+/// a process that was started as an actor becomes one here, and never returns.
+///
+/// Keep the guard: its drop waits until nothing of a dropped nursery is left.
+///
+/// # Examples
+///
+/// ```no_run
+/// fn main() {
+///     let _guard = teamster::init();
+///     // build a tokio runtime of your own, open nurseries on it
+/// }
+/// ```
+#[must_use = "dropped at once, it waits for nothing"]
+pub fn init() -> Guard {
+    boot::boot_if_spawned();
+    Guard(())
+}
+
+/// What [`init`] returns: its drop waits, blocking, for what dropped nurseries have left.
+#[derive(Debug)]
+pub struct Guard(());
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        finish_roots();
+    }
+}

@@ -1,0 +1,432 @@
+//! What does a user hold to talk to another actor?
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::actor::child::Child;
+use crate::actor::control::Command;
+use crate::actor::current::{self, with_current};
+use crate::actor::endpoint::{Call, Endpoint, path_of};
+use crate::actor::peers::{canceller, died_unseen, is_dead_soon};
+use crate::actor::{Actor, DataLine};
+use crate::channel::{LineEnd, Outcome, Refused};
+use crate::error::{CodecError, Error};
+use crate::msg::codec;
+use crate::msg::death::{ExitKind, Receipt, Rung};
+use crate::msg::frame::Encoding;
+use crate::msg::ident::{Addr, Aid, CancelRequest};
+use crate::msg::remote_error::WireError;
+use crate::proto::connection::{Interest, Left};
+
+/// A handle to another actor: an address with an identity. Cheap to clone, and it can be sent to
+/// other actors, as an argument or a result.
+///
+/// It is not a connection: it connects when it is used and was not connected yet, and it owns
+/// nothing. The actor's life belongs to the nursery that started it.
+///
+/// # Examples
+///
+/// ```no_run
+/// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
+/// # async fn f() -> Result<(), teamster::Error> {
+/// teamster::open_nursery(async |an| {
+///     let frank = an.start_actor("frank").await?;
+///     assert_eq!(frank.run(add(1, 2)).await?, 3);
+///     Ok(())
+/// })
+/// .await
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Portal {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    aid: Aid,
+    addr: Option<Addr>,
+    /// Our own child: its line is there already, and its end is seen by us.
+    child: Option<(Arc<Actor>, Arc<Child>)>,
+}
+
+/// How often a call goes to a new line, after the old one closed before it had started.
+const FRESH_LINES: usize = 4;
+
+impl Portal {
+    pub(crate) fn to_child(actor: Arc<Actor>, child: Arc<Child>) -> Self {
+        let addr = Some(Addr::Uds(child.socket.clone()));
+        Portal { inner: Arc::new(Inner { aid: child.aid.clone(), addr, child: Some((actor, child)) }) }
+    }
+
+    pub(crate) fn to(aid: Aid, addr: Option<Addr>) -> Self {
+        Portal { inner: Arc::new(Inner { aid, addr, child: None }) }
+    }
+
+    /// Whom it leads to.
+    pub fn aid(&self) -> &Aid {
+        &self.inner.aid
+    }
+
+    /// Where that actor listens, if it is known.
+    pub fn addr(&self) -> Option<&Addr> {
+        self.inner.addr.as_ref()
+    }
+
+    /// Calls a function in the other actor and waits for its result.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Remote`] if the function failed or panicked, [`Error::Cancelled`] if it was cancelled
+    /// over there, [`Error::ActorDied`] if its process ended, [`Error::NotStarted`] if it is proved
+    /// that the call never began, [`Error::Unknown`] if the line was lost and that is not known,
+    /// [`Error::NotExposed`], [`Error::NoSuchEndpoint`] and [`Error::Codec`] if the other actor could
+    /// not make the call of it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels the remote task, if it runs. It is not waited for.
+    pub async fn run<E: Endpoint>(&self, call: Call<E>) -> Result<E::Output, Error> {
+        let actor = self.actor()?;
+        if actor.aid == self.inner.aid {
+            return call.await; // it is here
+        }
+        let bytes = self.bytes_of(&actor, &call).await?;
+        decode_result::<E>(&bytes)
+    }
+
+    /// Calls, and keeps the result as it came.
+    pub(crate) async fn run_for_bytes<E: Endpoint>(&self, call: &Call<E>) -> Result<Vec<u8>, Error> {
+        let actor = self.actor()?;
+        self.bytes_of(&actor, call).await
+    }
+
+    async fn bytes_of<E: Endpoint>(&self, actor: &Arc<Actor>, call: &Call<E>) -> Result<Vec<u8>, Error> {
+        let line = self.line(actor).await?;
+        // Every later line to this actor is one to the same build: the bytes fit it as well.
+        let call = Prepared::new(call, line.encoding)?;
+        self.exchange(actor, line, &call).await
+    }
+
+    /// The actor that this portal is used by.
+    fn actor(&self) -> Result<Arc<Actor>, Error> {
+        match &self.inner.child {
+            Some((actor, _)) => Ok(Arc::clone(actor)),
+            None => current::actor(),
+        }
+    }
+
+    /// Sends an encoded call and waits for the bytes of its result.
+    async fn exchange(&self, actor: &Arc<Actor>, line: Arc<DataLine>, call: &Prepared) -> Result<Vec<u8>, Error> {
+        let mut line = line;
+        for _ in 0..FRESH_LINES {
+            match self.once(actor, &line, call).await {
+                Once::Done(result) => return result,
+                Once::Again => line = self.line(actor).await?,
+            }
+        }
+        Err(self.not_started(call, "its line closed each time before the call could leave".into()))
+    }
+
+    async fn line(&self, actor: &Arc<Actor>) -> Result<Arc<DataLine>, Error> {
+        match &self.inner.child {
+            Some((_, child)) => match child.channel.get() {
+                Some(line) => Ok(Arc::clone(line)),
+                None => Err(child.reaped.wait().await.error()),
+            },
+            None => actor.line_to(&self.inner.aid, self.inner.addr.as_ref()).await,
+        }
+    }
+
+    async fn once(&self, actor: &Arc<Actor>, line: &Arc<DataLine>, call: &Prepared) -> Once {
+        let deadline = with_current(|current| current.and_then(|current| current.deadline));
+        let dialog = loop {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            match line.open(call.key, call.path, &call.args, call.encoding, left) {
+                Ok(dialog) => break dialog,
+                Err(Refused::Full) => line.room().await,
+                Err(Refused::Ended(end)) => return self.lost(call, Left::No, end).await,
+            }
+        };
+        let mut open = Open { actor, line, dialog: Some(dialog) };
+        let outcome = poll_fn(|cx| line.poll_outcome(dialog, cx)).await;
+        open.dialog = None;
+        match outcome {
+            Outcome::Returned(bytes) => Once::Done(Ok(bytes)),
+            Outcome::Failed(bytes) => Once::Done(Err(match WireError::decode(&bytes) {
+                Ok(error) => error.into_error(call.path, &self.inner.aid),
+                Err(failure) => Error::Codec(CodecError::decoding(call.path, "the error", failure)),
+            })),
+            Outcome::Lost(left, end) => self.lost(call, left, end).await,
+        }
+    }
+
+    /// The line has ended before the call had: what can be said of it?
+    async fn lost(&self, call: &Prepared, left: Left, end: LineEnd) -> Once {
+        if let Some((_, child)) = &self.inner.child {
+            // Its process ends, by itself or because its line is broken: that is the better word.
+            let error = child.reaped.wait().await.error();
+            return Once::Done(Err(match (left, error) {
+                (Left::No, Error::ActorDied(death)) if death.asked().is_some() => self.not_started(call, death.to_string()),
+                (_, error) => error,
+            }));
+        }
+        if let LineEnd::Bye(_) = end {
+            // Its peer had no dialog open, so this one never began over there.
+            return Once::Again;
+        }
+        if end != LineEnd::Shutdown && is_dead_soon(&self.inner.aid).await {
+            return Once::Done(Err(Error::ActorDied(died_unseen(&self.inner.aid))));
+        }
+        Once::Done(Err(match left {
+            Left::No => self.not_started(call, end.to_string()),
+            Left::Yes => Error::Unknown {
+                endpoint: call.path.to_owned(),
+                aid: self.inner.aid.clone(),
+                reason: end.to_string(),
+            },
+        }))
+    }
+
+    fn not_started(&self, call: &Prepared, reason: String) -> Error {
+        Error::NotStarted { endpoint: call.path.to_owned(), aid: self.inner.aid.clone(), reason }
+    }
+
+    /// Cancels the actor and waits until its process has been reaped.
+    ///
+    /// Takes at most its grace plus what the kernel needs to kill. An actor that is gone, or is
+    /// being ended by somebody else, is no error: the receipt says who asked first and what it took.
+    /// When this returns, the process and all that it had started are gone, nobody finds it by its
+    /// name any more, and its socket is away.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Transport`] if an actor that is not our child can't be reached though its process
+    /// lives; it may then run on.
+    ///
+    /// # Cancel safety
+    ///
+    /// The request is sent on the first poll. Dropping the future stops the waiting, not the cancel.
+    pub async fn cancel_actor(&self) -> Result<Receipt, Error> {
+        match &self.inner.child {
+            Some((actor, child)) => Ok(cancel_child(actor, child, child.grace).await),
+            None => self.cancel_foreign().await,
+        }
+    }
+
+    /// Ends the actor without asking it: SIGKILL at once, for it and its process group.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] if it is not a child of this actor: only its parent may kill it.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Portal::cancel_actor`].
+    pub async fn kill_actor(&self) -> Result<Receipt, Error> {
+        match &self.inner.child {
+            Some((actor, child)) => Ok(cancel_child(actor, child, Duration::ZERO).await),
+            None => Err(Error::Usage("only the parent of an actor may kill it: use cancel_actor")),
+        }
+    }
+
+    /// An actor that is not our child: it is asked by its data line, and its process is watched.
+    async fn cancel_foreign(&self) -> Result<Receipt, Error> {
+        let actor = current::actor()?;
+        let aid = self.inner.aid.clone();
+        let asked_at = Instant::now();
+        let asked_by = canceller(&actor.aid, CancelRequest::Actor);
+        let receipt = |rung| Receipt {
+            aid: aid.clone(),
+            asked_by: Some(asked_by.clone()),
+            heard: None,
+            tasks_gone: None,
+            reaped: asked_at.elapsed(),
+            rung,
+            exit: ExitKind::Unknown,
+        };
+        if actor.aid == aid {
+            crate::actor::boot::cancel_self(&actor);
+            return Ok(receipt(Some(Rung::Cancel)));
+        }
+        let process = crate::actor::peers::Process::of(&aid);
+        match actor.line_to(&aid, self.inner.addr.as_ref()).await {
+            Ok(line) => line.cancel_actor(actor.settings.grace, &asked_by),
+            Err(Error::ActorDied(_)) => {
+                process.reaped().await;
+                return Ok(receipt(None));
+            }
+            Err(error) => return Err(error),
+        }
+        process.reaped().await;
+        Ok(receipt(Some(Rung::Cancel)))
+    }
+}
+
+async fn cancel_child(actor: &Arc<Actor>, child: &Arc<Child>, grace: Duration) -> Receipt {
+    let already = child.reaped.get().is_some();
+    if !already {
+        let canceller = canceller(&actor.aid, CancelRequest::Actor);
+        actor.control.send(Command::Cancel { child: Arc::clone(child), canceller, grace });
+    }
+    let ended = child.gone().await;
+    let mut receipt = ended.receipt.clone();
+    if already {
+        receipt.reaped = Duration::ZERO;
+    }
+    receipt
+}
+
+enum Once {
+    Done(Result<Vec<u8>, Error>),
+    /// The line closed before the call had begun: it is safe to make it again.
+    Again,
+}
+
+/// A dialog that we have open: dropped, it is cancelled.
+struct Open<'a> {
+    actor: &'a Arc<Actor>,
+    line: &'a Arc<DataLine>,
+    dialog: Option<u64>,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        if let Some(dialog) = self.dialog {
+            self.line.cancel(dialog, Interest::Lost, &canceller(&self.actor.aid, CancelRequest::Dropped));
+        }
+    }
+}
+
+/// A call with its arguments encoded.
+pub(crate) struct Prepared {
+    key: usize,
+    path: &'static str,
+    args: Vec<u8>,
+    encoding: Encoding,
+}
+
+impl Prepared {
+    fn new<E: Endpoint>(call: &Call<E>, want: Encoding) -> Result<Self, Error> {
+        let path = path_of::<E>();
+        let mut args = Vec::with_capacity(64);
+        let encoding = codec::encode_into(&call.args, want, &mut args)
+            .map_err(|failure| Error::Codec(CodecError::encoding(path, "the arguments", failure)))?;
+        // Unique while the program runs: where its path is stored, and how long it is.
+        let key = path.as_ptr() as usize ^ (path.len() << 48);
+        Ok(Prepared { key, path, args, encoding })
+    }
+}
+
+pub(crate) fn decode_result<E: Endpoint>(bytes: &[u8]) -> Result<E::Output, Error> {
+    codec::decode(bytes).map_err(|failure| Error::Codec(CodecError::decoding(path_of::<E>(), "the result", failure)))
+}
+
+impl fmt::Debug for Portal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Portal").field("aid", &self.inner.aid).field("addr", &self.inner.addr).finish()
+    }
+}
+
+/// Whom it leads to decides.
+impl PartialEq for Portal {
+    fn eq(&self, other: &Self) -> bool {
+        self.inner.aid == other.inner.aid
+    }
+}
+
+impl Eq for Portal {}
+
+impl Serialize for Portal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.inner.aid, &self.inner.addr).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Portal {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (aid, addr) = Deserialize::deserialize(deserializer)?;
+        Ok(Portal::to(aid, addr))
+    }
+}
+
+/// A portal to the actor that this code is part of, to be sent to others.
+///
+/// # Errors
+///
+/// [`Error::Usage`] outside of every actor.
+///
+/// # Examples
+///
+/// ```
+/// #[teamster::rpc]
+/// async fn who() -> String {
+///     teamster::this_actor().map(|me| me.aid().name().to_owned()).unwrap_or_default()
+/// }
+/// # fn main() {}
+/// ```
+pub fn this_actor() -> Result<Portal, Error> {
+    let actor = current::actor()?;
+    Ok(Portal::to(actor.aid.clone(), Some(actor.addr.clone())))
+}
+
+/// A portal to the actor that started this one; `None` in the root.
+///
+/// # Errors
+///
+/// [`Error::Usage`] outside of every actor.
+///
+/// # Examples
+///
+/// ```
+/// #[teamster::rpc]
+/// async fn is_child_of(name: String) -> bool {
+///     teamster::parent().is_ok_and(|parent| parent.is_some_and(|parent| parent.aid().name() == name))
+/// }
+/// # fn main() {}
+/// ```
+pub fn parent() -> Result<Option<Portal>, Error> {
+    let actor = current::actor()?;
+    Ok(actor.parent.as_ref().map(|parent| Portal::to(parent.aid.clone(), Some(parent.addr.clone()))))
+}
+
+/// Whether this code is part of the root of its tree.
+///
+/// # Errors
+///
+/// [`Error::Usage`] outside of every actor.
+///
+/// # Examples
+///
+/// ```
+/// assert!(teamster::is_root().is_err()); // no nursery is open: there is no actor
+/// ```
+pub fn is_root() -> Result<bool, Error> {
+    Ok(current::actor()?.is_root())
+}
+
+/// Asks the actor that this code is part of to end: a cancel that names itself.
+///
+/// Returns at once; the end comes as with every cancel, at the next await.
+///
+/// # Errors
+///
+/// [`Error::Usage`] outside of every actor.
+///
+/// # Examples
+///
+/// ```
+/// #[teamster::rpc]
+/// async fn stop() -> teamster::Result<()> {
+///     teamster::cancel_self()?;
+///     Ok(())
+/// }
+/// # fn main() {}
+/// ```
+pub fn cancel_self() -> Result<(), Error> {
+    let actor = current::actor()?;
+    crate::actor::boot::cancel_self(&actor);
+    Ok(())
+}

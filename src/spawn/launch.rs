@@ -1,0 +1,298 @@
+//! How does a process start? The spawner thread, and what it does for each child.
+//!
+//! A thread of its own, since `posix_spawn` blocks until the exec, and since the parent-death
+//! signal of a child fires when the thread that started it ends.
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SetOnce};
+
+use super::output::{ChildOutput, OutputThread};
+use super::{Options, Output};
+use crate::actor::boot::{BOOT_VARIABLE, MAX_BOOT_BYTES};
+use crate::actor::child::{Child, StderrTail};
+use crate::actor::control::{self, start_ticks};
+use crate::actor::{Actor, Keep};
+use crate::error::SpawnReason;
+use crate::msg::codec;
+use crate::msg::frame::{Encoding, Frame, PROTOCOL};
+use crate::msg::ident::Aid;
+use crate::msg::spec::{SpawnSpec, Token};
+use crate::transport::folder::socket_path;
+
+/// A child that is to be started.
+pub(crate) struct Request {
+    pub(crate) actor: Arc<Actor>,
+    pub(crate) aid: Aid,
+    pub(crate) options: Options,
+    pub(crate) is_shielded: bool,
+    /// Called on the spawner thread, whatever became of it: the process exists from then on.
+    pub(crate) spawned: Box<dyn FnOnce(Result<Arc<Child>, SpawnReason>) + Send>,
+}
+
+/// Starts that may wait for the spawner thread; then the next ones wait in their own task.
+const MAX_WAITING: usize = 256;
+
+/// The handle to an actor's spawner thread.
+pub(crate) struct Spawner {
+    requests: SyncSender<Message>,
+    /// A request is sent with a permit, so that sending never blocks.
+    room: Arc<Semaphore>,
+}
+
+enum Message {
+    Start(Box<Request>, OwnedSemaphorePermit),
+    Stop,
+}
+
+impl Spawner {
+    /// The actor's spawner, started when it is needed first.
+    pub(crate) fn of(actor: &Arc<Actor>) -> io::Result<Arc<Spawner>> {
+        if let Some(spawner) = actor.spawner.get() {
+            return Arc::clone(spawner).downcast().map_err(|_other| io::Error::other("not a spawner"));
+        }
+        let output = Arc::new(OutputThread::start("teamster-output")?);
+        let actor_ends = Arc::downgrade(actor);
+        output.on_broken_pipe(Box::new(move || {
+            if let Some(actor) = actor_ends.upgrade() {
+                actor.stdout_is_closed();
+            }
+        }));
+        let (requests, inbox) = mpsc::sync_channel(MAX_WAITING + 1);
+        let spawner = Arc::new(Spawner { requests: requests.clone(), room: Arc::new(Semaphore::new(MAX_WAITING)) });
+        let thread = std::thread::Builder::new().name("teamster-spawner".into()).spawn({
+            let output = Arc::clone(&output);
+            move || run(&inbox, &output)
+        })?;
+        match actor.spawner.set(Arc::clone(&spawner) as Arc<_>) {
+            Ok(()) => actor.keeps.lock().push(Box::new(Kept { requests, thread, output })),
+            // Another task was first: ours ends, unused.
+            Err(_ours) => {
+                Box::new(Kept { requests, thread, output }).end();
+                return Self::of(actor);
+            }
+        }
+        Ok(spawner)
+    }
+
+    /// Hands the request to the thread.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it has resolved, nothing was started; the request is lost.
+    pub(crate) async fn start(&self, request: Request) {
+        // The semaphore is never closed; the thread lives as long as its actor, and starts nothing
+        // for one that has ended.
+        if let Ok(permit) = Arc::clone(&self.room).acquire_owned().await
+            && let Err(mpsc::SendError(Message::Start(request, _))) =
+                self.requests.send(Message::Start(Box::new(request), permit))
+        {
+            (request.spawned)(Err(SpawnReason::NurseryClosed));
+        }
+    }
+}
+
+/// The threads behind it, until the actor ends.
+struct Kept {
+    requests: SyncSender<Message>,
+    thread: JoinHandle<()>,
+    output: Arc<OutputThread>,
+}
+
+impl Keep for Kept {
+    fn end(self: Box<Self>) {
+        // It may have ended by itself, when its handle was dropped.
+        let _ = self.requests.send(Message::Stop);
+        let _ = self.thread.join();
+        self.output.finish(RELAY_WITHIN);
+    }
+}
+
+/// How long the end of an actor waits for a blocked stdout or stderr.
+const RELAY_WITHIN: Duration = Duration::from_millis(200);
+
+fn run(inbox: &Receiver<Message>, output: &Arc<OutputThread>) {
+    while let Ok(Message::Start(request, permit)) = inbox.recv() {
+        let Request { actor, aid, options, is_shielded, spawned } = *request;
+        let started = start(&actor, aid, options, is_shielded, output);
+        drop(permit);
+        spawned(started);
+    }
+}
+
+fn start(
+    actor: &Arc<Actor>,
+    aid: Aid,
+    options: Options,
+    is_shielded: bool,
+    output: &Arc<OutputThread>,
+) -> Result<Arc<Child>, SpawnReason> {
+    let mut command = command(&aid, &options);
+    let mut process = command.spawn().map_err(|error| refused(&command, &error))?;
+    let pid = process.id();
+    let aid = aid.with_pid(pid);
+    let pidfd = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or(rustix::io::Errno::SRCH)
+        // Nobody has reaped it, so its pid is still its own.
+        .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()));
+    let pipes = (process.stdout.take().map(OwnedFd::from), process.stderr.take().map(OwnedFd::from));
+    let relayed = pidfd.map_err(io::Error::from).and_then(|pidfd| {
+        let child_output = ChildOutput::new(pipes.0, pipes.1)?;
+        output.add(Arc::clone(&child_output))?;
+        Ok((Arc::new(pidfd), child_output))
+    });
+    let (pidfd, child_output) = match relayed {
+        Ok(relayed) => relayed,
+        Err(error) => {
+            // It has had no boot message: it ends by itself when its stdin closes. It is waited for.
+            drop(process.stdin.take());
+            let _ = process.kill();
+            let _ = process.wait();
+            return Err(limit(&error));
+        }
+    };
+    let spec = spec(actor, &aid, &options);
+    let child = Arc::new(Child {
+        key: actor.next_child(),
+        aid: aid.clone(),
+        grace: options.grace.unwrap_or(actor.settings.grace),
+        is_shielded,
+        socket: socket_path(&actor.folder, aid.uuid()),
+        stderr: Some(Arc::new(Stderr(child_output)) as Arc<dyn StderrTail>),
+        control: SetOnce::new(),
+        channel: std::sync::OnceLock::new(),
+        connected: SetOnce::new(),
+        refused: std::sync::OnceLock::new(),
+        reaped: SetOnce::new(),
+        gone: SetOnce::new(),
+        story: parking_lot::Mutex::default(),
+    });
+    actor.expect(&child, spec.data_token, spec.control_token);
+    // Every ancestor knows of it before it can do anything.
+    if !actor.is_root() {
+        let record = Frame::SpawnRecord { aid: aid.clone(), start_ticks: start_ticks(pid).unwrap_or(0) };
+        // An ancestor whose line is broken is gone, and so are we in a moment.
+        let _ = actor.control.send_up(&record);
+    }
+    let boot_within = options.boot_within.unwrap_or(actor.settings.boot_within);
+    actor.control.send(control::Command::Watch { child: Arc::clone(&child), pidfd, boot_within });
+    if let Err(error) = send_boot_message(&spec, process.stdin.take()) {
+        // It has ended, or will without a message: its death says more than this.
+        child.story.lock().said.get_or_insert(format!("it did not take its boot message: {error}"));
+    }
+    Ok(child)
+}
+
+fn command(aid: &Aid, options: &Options) -> Command {
+    let mut command = match &options.launcher {
+        Some(launcher) => launcher.command(),
+        None => Command::new("/proc/self/exe"),
+    };
+    if options.launcher.is_none() {
+        command.arg0(format!("teamster:{}", aid.name()));
+    }
+    match &options.args {
+        Some(args) => command.args(args),
+        None => command.args(std::env::args_os().skip(1)),
+    };
+    if options.env_clear {
+        command.env_clear();
+    }
+    for (key, value) in &options.env {
+        match value {
+            Some(value) => command.env(key, value),
+            None => command.env_remove(key),
+        };
+    }
+    command.env(BOOT_VARIABLE, "1");
+    if let Some(folder) = &options.current_dir {
+        command.current_dir(folder);
+    }
+    command.stdin(Stdio::piped()).stdout(stdio(options.stdout)).stderr(stdio(options.stderr));
+    // Its own group: the terminal's ctrl-c reaches the root alone, and a kill takes its helpers.
+    command.process_group(0);
+    command
+}
+
+fn stdio(output: Output) -> Stdio {
+    match output {
+        Output::Relay => Stdio::piped(),
+        Output::Inherit => Stdio::inherit(),
+        Output::Null => Stdio::null(),
+    }
+}
+
+fn spec(actor: &Arc<Actor>, aid: &Aid, options: &Options) -> SpawnSpec {
+    let grace = options.grace.unwrap_or(actor.settings.grace);
+    SpawnSpec {
+        protocol: PROTOCOL,
+        aid: aid.clone(),
+        parent: actor.aid.clone(),
+        root: actor.root.clone(),
+        parent_addr: actor.addr.clone(),
+        registrar: actor.registrar.clone(),
+        folder: actor.folder.clone(),
+        data_token: token(),
+        control_token: token(),
+        build: crate::actor::build::build_id().to_vec(),
+        grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
+        expose: options.expose.clone(),
+        threads: options.threads,
+        log: options.log.clone().or_else(|| actor.settings.log.clone()),
+        umask: options.umask,
+        nice: options.nice,
+        rlimits: options.rlimits.clone(),
+        depth: actor.depth + 1,
+    }
+}
+
+/// 122 random bits, from the operating system.
+fn token() -> Token {
+    Token(*uuid::Uuid::new_v4().as_bytes())
+}
+
+fn send_boot_message(spec: &SpawnSpec, stdin: Option<std::process::ChildStdin>) -> io::Result<()> {
+    let mut bytes = vec![0; 4];
+    codec::encode_into(spec, Encoding::Named, &mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    let length = bytes.len() - 4;
+    if length > MAX_BOOT_BYTES {
+        return Err(io::Error::other(format!("it has {length} bytes: names and paths are too long")));
+    }
+    bytes[..4].copy_from_slice(&(length as u32).to_le_bytes());
+    // A pipe holds 64 KiB, so this never waits for the child.
+    stdin.ok_or_else(|| io::Error::other("its stdin is not a pipe"))?.write_all(&bytes)
+}
+
+fn refused(command: &Command, error: &io::Error) -> SpawnReason {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOMEM) => limit(error),
+        _ => SpawnReason::Exec { program: command.get_program().to_string_lossy().into_owned(), error: error.to_string() },
+    }
+}
+
+fn limit(error: &io::Error) -> SpawnReason {
+    SpawnReason::Limit { error: error.to_string(), errno: error.raw_os_error().unwrap_or(0) }
+}
+
+/// The end of a child's stderr, for its death.
+struct Stderr(Arc<ChildOutput>);
+
+impl StderrTail for Stderr {
+    fn ready(&self) {
+        self.0.ready();
+    }
+
+    fn drained_tail(&self) -> String {
+        self.0.drain();
+        self.0.tail()
+    }
+}
