@@ -13,7 +13,7 @@ macro_rules! teamster_test {
         #[test]
         $(#[$attribute])*
         fn $name() {
-            test(concat!(module_path!(), "::", stringify!($name)), $options, $body);
+            test(concat!(module_path!(), "::", stringify!($name)), $options, $body, || ());
         }
     };
 }

@@ -34,6 +34,10 @@ impl Default for TestOptions {
 }
 
 /// What a test's body may return.
+#[diagnostic::on_unimplemented(
+    message = "`#[teamster::test]` can't return `{Self}`",
+    note = "return `()`, or a `Result` whose error is `Debug`"
+)]
 pub trait TestOutcome {
     /// Why the test failed, if it did.
     fn failure(self) -> Option<String>;
@@ -57,15 +61,15 @@ impl<T: TestOutcome, E: fmt::Debug> TestOutcome for Result<T, E> {
 /// Runs a test. `full_name` is its path with the crate: `concat!(module_path!(), "::name")`.
 ///
 /// In the test harness it starts this executable again for that one test and judges it; there, it
-/// runs the body and exits.
+/// runs the body, has `wait` see to what ends behind the body's back (dropped nurseries), and exits.
 ///
 /// # Panics
 ///
 /// If the body panicked (with its message), failed, left something behind or did not end in time.
 #[track_caller]
-pub fn test<R: TestOutcome>(full_name: &str, options: TestOptions, body: impl AsyncFnOnce() -> R) {
+pub fn test<R: TestOutcome>(full_name: &str, options: TestOptions, body: impl AsyncFnOnce() -> R, wait: impl FnOnce()) {
     if std::env::var_os(IN_TEST).is_some() {
-        inside::run(options, body);
+        inside::run(options, body, wait);
     }
     let sharing = if options.exclusive { Sharing::Exclusive } else { Sharing::Shared };
     let turn = lock::acquire(sharing).expect("the target folder or the temporary one can hold a lock file");
@@ -114,12 +118,9 @@ impl Run {
 
     fn judge(mut self, deadline: Duration) -> Result<(), String> {
         let ended = self.wait(deadline);
-        let left = self.left();
+        let mut failure = ended.and_then(|status| self.verdict(status)).err();
+        let left = self.left(if failure.is_none() { KERNEL_TIME } else { TREE_GRACE });
         print!("{}", self.printed()); // libtest shows it if the test fails
-        let mut failure = match ended {
-            Err(failure) => Some(failure),
-            Ok(status) => self.verdict(status).err(),
-        };
         if !left.is_empty() {
             let list = list(&left);
             failure = Some(failure.map_or(format!("{} {list}", self.name), |first| format!("{first}\n{list}")));
@@ -158,8 +159,8 @@ impl Run {
     }
 
     /// Processes and files that have outlived the test. The processes are killed.
-    fn left(&self) -> Vec<String> {
-        let deadline = Instant::now() + TREE_GRACE;
+    fn left(&self, grace: Duration) -> Vec<String> {
+        let deadline = Instant::now() + grace;
         // Whoever ends may have started another one just before.
         while Instant::now() < deadline {
             let tree = self.tree();
@@ -225,7 +226,10 @@ const SOCKETS: &str = "d";
 /// Between SIGABRT and SIGKILL.
 const DUMP_TIME: Duration = Duration::from_millis(500);
 
-/// What processes may take to follow the end of the test's own: several times the grace in tests.
+/// What killed processes may take to be gone after a test that ended well: it has waited for them.
+const KERNEL_TIME: Duration = Duration::from_millis(200);
+
+/// What processes may take to follow the end of a test that failed: several times the grace in tests.
 const TREE_GRACE: Duration = Duration::from_secs(2);
 
 /// Of what a test prints.
