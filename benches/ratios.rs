@@ -1,1 +1,86 @@
-fn main() {}
+//! How far is teamster from hand-written code on the same machine, in the same minute?
+//!
+//! `cargo bench --bench ratios -- [--quick] [METRIC…]` prints one JSON line a metric. Each side is
+//! a median, the two sides alternate, and both are pinned alike. The raw children are this binary.
+
+#[path = "ratios/machine.rs"]
+mod machine;
+#[path = "ratios/measure.rs"]
+mod measure;
+#[path = "ratios/metrics.rs"]
+mod metrics;
+#[path = "ratios/absent.rs"]
+mod ours;
+#[path = "ratios/raw_calls.rs"]
+mod raw_calls;
+#[path = "ratios/raw_processes.rs"]
+mod raw_processes;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use measure::Budget;
+use metrics::METRICS;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+fn main() -> ExitCode {
+    if let Some(role) = std::env::var_os(raw_processes::ROLE) {
+        raw_child(&role.to_string_lossy());
+    }
+    // at the merge: let _guard = teamster::init();
+    match run(std::env::args().skip(1)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ratios: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A raw child's whole life. It ends by `_exit`, as ours does.
+fn raw_child(role: &str) -> ! {
+    if let Err(error) = raw_calls::child(role)
+        .or_else(|| raw_processes::child(role))
+        .unwrap_or_else(|| Err(format!("no raw child is called {role}").into()))
+    {
+        eprintln!("raw {role}: {error}");
+        machine::exit(1);
+    }
+    machine::exit(0)
+}
+
+fn run(arguments: impl Iterator<Item = String>) -> Result<()> {
+    let mut budget = Budget::each(Duration::from_secs(10));
+    let mut chosen = Vec::new();
+    for argument in arguments {
+        match argument.as_str() {
+            "--bench" => {} // cargo adds it
+            "--quick" => budget = Budget::each(Duration::from_millis(2500)),
+            name => match METRICS.iter().find(|metric| metric.name == name) {
+                Some(metric) => chosen.push(metric),
+                None => {
+                    let names: Vec<&str> = METRICS.iter().map(|metric| metric.name).collect();
+                    return Err(format!(
+                        "no metric is called {name}; there are: {}",
+                        names.join(" ")
+                    )
+                    .into());
+                }
+            },
+        }
+    }
+    if chosen.is_empty() {
+        chosen.extend(METRICS);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    for metric in chosen {
+        let measured = runtime
+            .block_on((metric.run)(budget))
+            .map_err(|error| format!("{}: {error}", metric.name))?;
+        println!("{}", measured.json(metric));
+    }
+    Ok(())
+}

@@ -1,25 +1,37 @@
 //! teamster: structured-concurrent, distributed actors.
 #![warn(clippy::unwrap_used)]
+extern crate self as teamster; // the macros' paths, in here too
+
 mod actor;
+mod channel;
+pub mod discovery;
 mod error;
 mod msg;
+mod nursery;
+mod portal;
+mod proto;
 mod report;
+mod spawn;
+pub mod testing;
+mod transport;
 
 pub use actor::endpoint::{BoxFuture, Call, Data, Endpoint, Fallible};
-pub use actor::outcome::MainOutcome;
+pub use actor::entry::MainOutcome;
+pub use actor::on_exit;
+pub use actor::scope::{cancelled, deadline, defer, is_cancelled, shield};
 pub use error::{BodyError, BoxError, CodecError, CodecStep, Error, Group, RemoteError, SpawnReason};
 pub use msg::death::{Death, ExitKind, Receipt, Rung};
 pub use msg::ident::{Addr, Aid, CancelRequest, Canceller};
+pub use portal::Portal;
 pub use report::{Report, Result};
+pub use teamster_macros::{error, main, rpc, test};
 
 #[doc(hidden)]
 pub mod __private {
     //! What the macros' code stands on. Not for use by hand.
+    pub use crate::actor::endpoint::{Arg, ENDPOINTS, Kind, Registration, register, travels};
+    pub use crate::actor::entry::{MainOptions, TestOptions, main, test};
+    pub use crate::actor::failure::{ExactKind, Failure, StdKind, TextKind, probe};
     pub use crate::msg::error_value::{ERRORS, ErrorRegistration, register_error};
     pub use linkme;
-    pub use crate::actor::endpoint::{Arg, ENDPOINTS, Kind, Registration, register};
-    pub use crate::actor::failure::{ExactKind, Failure, StdKind, TextKind, probe};
 }
-mod msg;
-mod spawn;
-pub mod testing;

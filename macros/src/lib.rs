@@ -1,1 +1,126 @@
 //! The attribute macros of teamster: how does a function become an endpoint?
+//!
+//! Their paths begin with `::teamster`, so a user needs no other dependency. Each mistake is
+//! reported at the user's own tokens; `tests/compile_fail` has a case for each.
+use proc_macro::TokenStream;
+
+mod entry;
+mod error_type;
+mod misuse;
+mod rpc;
+
+/// Makes a function callable from every actor of its program.
+///
+/// `add(1, 2)` is then a `Call`: awaited, it runs here; `portal.run(add(1, 2))` runs it in another
+/// actor. Arguments and result travel by serde, so they are owned types. Any error type that
+/// implements `std::error::Error`, `anyhow::Error`, `teamster::Report` and texts may be the error
+/// of a `Result`; any other return type is a plain value.
+///
+/// `#[rpc(name = "…")]` gives it another path than the one that the compiler knows it by.
+///
+/// Doc comments and `#[deprecated]` go to the function that users call, `#[cfg]` to all of it, and
+/// every other attribute, such as `#[tracing::instrument]`, to the function that runs.
+///
+/// # Examples
+///
+/// ```
+/// use teamster::rpc;
+///
+/// /// Adds two numbers.
+/// #[rpc]
+/// pub async fn add(a: i64, b: i64) -> i64 {
+///     a + b
+/// }
+///
+/// #[rpc(name = "files.size")]
+/// async fn size(path: std::path::PathBuf) -> std::io::Result<u64> {
+///     Ok(std::fs::metadata(path)?.len())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), teamster::Error> {
+/// assert_eq!(add(1, 2).await?, 3);
+/// assert!(size("/no/such/file".into()).await.is_err());
+/// # Ok(())
+/// # }
+/// ```
+#[proc_macro_attribute]
+pub fn rpc(options: TokenStream, item: TokenStream) -> TokenStream {
+    done(rpc::expand(options.into(), item.into()))
+}
+
+/// Lets an error type cross between actors as a value: `error.downcast_ref::<MyError>()`.
+///
+/// The type implements `std::error::Error` and serde's two traits. It is known by its whole path,
+/// so two types of one short name in two modules are two. An actor whose program does not know it
+/// gets its name, its text and its sources' texts.
+///
+/// # Examples
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+///
+/// #[teamster::error]
+/// #[derive(Debug, thiserror::Error, Serialize, Deserialize)]
+/// #[error("no seat in row {row}")]
+/// struct Full {
+///     row: u32,
+/// }
+///
+/// #[teamster::rpc]
+/// async fn book(row: u32) -> Result<(), Full> {
+///     Err(Full { row })
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let error = book(7).await.unwrap_err();
+/// assert_eq!(error.downcast_ref::<Full>().unwrap().row, 7);
+/// # }
+/// ```
+#[proc_macro_attribute]
+pub fn error(options: TokenStream, item: TokenStream) -> TokenStream {
+    done(error_type::expand(options.into(), item.into()))
+}
+
+/// Runs an async `main`, and boots as an actor where the process was started as one.
+///
+/// `current_thread` by default: parallelism comes from actors. `flavor = "multi_thread"` and
+/// `worker_threads = n` are as for tokio. A `teamster::Error::Interrupted` that it returns, also
+/// inside `anyhow::Error`, becomes the death by that signal which a shell expects.
+///
+/// # Examples
+///
+/// ```no_run
+/// #[teamster::main(flavor = "multi_thread", worker_threads = 2)]
+/// async fn main() -> anyhow::Result<()> {
+///     println!("hello");
+///     Ok(())
+/// }
+/// ```
+#[proc_macro_attribute]
+pub fn main(options: TokenStream, item: TokenStream) -> TokenStream {
+    done(entry::main(options.into(), item.into()))
+}
+
+/// An async test in a process of its own, whose actors are real processes too.
+///
+/// `#[ignore]`, `#[should_panic]` and a `Result` work as for `#[test]`. `exclusive` keeps the
+/// tests of other processes waiting: for one that measures times or fills the processor.
+///
+/// # Examples
+///
+/// ```no_run
+/// #[teamster::test(exclusive)]
+/// async fn is_quick() -> anyhow::Result<()> {
+///     Ok(())
+/// }
+/// ```
+#[proc_macro_attribute]
+pub fn test(options: TokenStream, item: TokenStream) -> TokenStream {
+    done(entry::test(options.into(), item.into()))
+}
+
+fn done(expanded: syn::Result<proc_macro2::TokenStream>) -> TokenStream {
+    expanded.unwrap_or_else(|error| error.into_compile_error()).into()
+}

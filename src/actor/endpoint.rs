@@ -30,6 +30,10 @@ pub trait Data: Serialize + DeserializeOwned + Send + 'static {}
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned + Send + 'static> Data for T {}
 
+/// Used by the macros: asks for one type at the place where the user wrote it.
+#[doc(hidden)]
+pub fn travels<T: Data>() {}
+
 /// A function that can be called from every actor of its program. [`#[rpc]`](macro@crate::rpc) makes one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a function that actors can call",

@@ -1,5 +1,344 @@
 //! What is this process doing?
+pub(crate) mod boot;
+pub(crate) mod build;
+pub(crate) mod child;
+pub(crate) mod clock;
+pub(crate) mod control;
+pub(crate) mod current;
 pub(crate) mod endpoint;
 pub(crate) mod failure;
-pub(crate) mod outcome;
+pub(crate) mod listener;
 pub(crate) mod log;
+pub(crate) mod entry;
+pub(crate) mod panics;
+pub(crate) mod peers;
+pub(crate) mod scope;
+pub(crate) mod serve;
+pub(crate) mod signals;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::SetOnce;
+use tokio_util::task::TaskTracker;
+
+use self::clock::Clock;
+use self::control::Control;
+use self::log::LogRing;
+use self::scope::Scope;
+use crate::channel::Channel;
+use crate::msg::ident::{Addr, Aid, Canceller};
+
+/// A data line of this actor.
+pub(crate) type DataLine = Channel<Actor>;
+
+/// What an actor was told at its birth, or its root's builder.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) grace: Duration,
+    pub(crate) boot_within: Duration,
+    /// Path prefixes of the endpoints that may be called here. `None`: all of the program's.
+    pub(crate) expose: Option<Vec<String>>,
+    pub(crate) max_frame_bytes: u32,
+    /// The level directives of children that are given none of their own.
+    pub(crate) log: Option<String>,
+}
+
+/// The default grace: how long an actor may take to end once it was asked.
+pub(crate) const GRACE: Duration = Duration::from_secs(1);
+/// How long a child may take from its start until both its lines are up.
+pub(crate) const BOOT_WITHIN: Duration = Duration::from_secs(10);
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            grace: grace_from_environment().unwrap_or(GRACE),
+            boot_within: BOOT_WITHIN,
+            expose: None,
+            max_frame_bytes: crate::msg::frame::MAX_FRAME_BYTES,
+            log: None,
+        }
+    }
+}
+
+/// `TEAMSTER_GRACE_MS`, if it is a number.
+fn grace_from_environment() -> Option<Duration> {
+    let text = std::env::var("TEAMSTER_GRACE_MS").ok()?;
+    text.parse().map(Duration::from_millis).ok()
+}
+
+/// A hook of `on_exit`.
+type ExitHook = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
+
+/// This process as an actor: the root, or a spawned child.
+pub(crate) struct Actor {
+    pub(crate) aid: Aid,
+    pub(crate) root: Aid,
+    pub(crate) parent: Option<Parent>,
+    pub(crate) depth: u32,
+    pub(crate) settings: Settings,
+    pub(crate) folder: PathBuf,
+    pub(crate) addr: Addr,
+    pub(crate) registrar: Option<Addr>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) scope: Arc<Scope>,
+    pub(crate) control: Arc<Control>,
+    pub(crate) runtime: tokio::runtime::Handle,
+    /// Endpoints are polled once where they are decoded: only where that holds up nobody else.
+    pub(crate) polls_inline: bool,
+    /// Tasks that serve calls, and what they have left behind.
+    pub(crate) tasks: TaskTracker,
+    /// Drivers, handshakes, the listener: they end with the process or the root.
+    pub(crate) drivers: TaskTracker,
+    pub(crate) lines: Mutex<Vec<Weak<DataLine>>>,
+    pub(crate) peers: dashmap::DashMap<uuid::Uuid, Arc<peers::Peer>>,
+    pub(crate) expected: Mutex<HashMap<crate::msg::spec::Token, listener::Expected>>,
+    pub(crate) log_ring: Option<Arc<LogRing>>,
+    on_exit: Mutex<Vec<ExitHook>>,
+    next_child: AtomicU64,
+    is_cancelled: AtomicBool,
+    is_orphaned: AtomicBool,
+    ending: SetOnce<Canceller>,
+    ends_at: Mutex<Option<Instant>>,
+    /// A signal that was sent to this very process, not by its parent: it dies by it in the end.
+    own_signal: AtomicI32,
+    /// A signal that interrupted the root.
+    interrupted: AtomicI32,
+    /// Spawner, output relay, registrar: whatever higher floors keep as long as the actor lives.
+    pub(crate) keeps: Mutex<Vec<Box<dyn Keep>>>,
+    pub(crate) spawner: OnceLock<Arc<dyn std::any::Any + Send + Sync>>,
+}
+
+/// Something that lives as long as the actor and ends before its control thread does.
+pub(crate) trait Keep: Send {
+    fn end(self: Box<Self>);
+}
+
+/// The way to the parent.
+pub(crate) struct Parent {
+    pub(crate) aid: Aid,
+    pub(crate) addr: Addr,
+    pub(crate) line: OnceLock<Arc<DataLine>>,
+}
+
+/// What an actor is made of.
+pub(crate) struct Parts {
+    pub(crate) aid: Aid,
+    pub(crate) root: Aid,
+    pub(crate) parent: Option<Parent>,
+    pub(crate) depth: u32,
+    pub(crate) settings: Settings,
+    pub(crate) folder: PathBuf,
+    pub(crate) addr: Addr,
+    pub(crate) registrar: Option<Addr>,
+    pub(crate) control: Arc<Control>,
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) log_ring: Option<Arc<LogRing>>,
+}
+
+impl Actor {
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        let is_current_thread = parts.runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::CurrentThread;
+        Arc::new(Actor {
+            aid: parts.aid,
+            root: parts.root,
+            parent: parts.parent,
+            depth: parts.depth,
+            settings: parts.settings,
+            folder: parts.folder,
+            addr: parts.addr,
+            registrar: parts.registrar,
+            clock: Arc::default(),
+            scope: Scope::new("actor", None),
+            control: parts.control,
+            runtime: parts.runtime,
+            polls_inline: is_current_thread,
+            tasks: TaskTracker::new(),
+            drivers: TaskTracker::new(),
+            lines: Mutex::default(),
+            peers: dashmap::DashMap::new(),
+            expected: Mutex::default(),
+            log_ring: parts.log_ring,
+            on_exit: Mutex::default(),
+            next_child: AtomicU64::new(1),
+            is_cancelled: AtomicBool::new(false),
+            is_orphaned: AtomicBool::new(false),
+            ending: SetOnce::new(),
+            ends_at: Mutex::new(None),
+            own_signal: AtomicI32::new(0),
+            interrupted: AtomicI32::new(0),
+            keeps: Mutex::default(),
+            spawner: OnceLock::new(),
+        })
+    }
+
+    pub(crate) fn is_root(&self) -> bool {
+        self.parent.is_none()
+    }
+
+    pub(crate) fn next_child(&self) -> u64 {
+        self.next_child.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A task of this actor that no dialog owns: the actor's end waits for it.
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(future, &self.runtime);
+    }
+
+    /// A task that ends with the actor and is not waited for.
+    pub(crate) fn spawn_driver(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.drivers.spawn_on(future, &self.runtime);
+    }
+
+    /// The place of code of this actor that belongs to no dialog.
+    pub(crate) fn place(self: &Arc<Self>) -> current::Current {
+        current::Current { actor: Arc::clone(self), scope: Arc::clone(&self.scope), deadline: None }
+    }
+
+    pub(crate) fn add_line(&self, line: &Arc<DataLine>) {
+        let mut lines = self.lines.lock();
+        lines.retain(|line| line.strong_count() > 0);
+        lines.push(Arc::downgrade(line));
+    }
+
+    pub(crate) fn living_lines(&self) -> Vec<Arc<DataLine>> {
+        self.lines.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub(crate) fn parent_line(&self) -> Option<&Arc<DataLine>> {
+        self.parent.as_ref()?.line.get()
+    }
+
+    // ---- its end
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.is_cancelled.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn canceller(&self) -> Option<Canceller> {
+        self.ending.get().cloned().or_else(|| self.scope.canceller())
+    }
+
+    /// Resolves when the actor was asked to end.
+    pub(crate) async fn ending(&self) -> Canceller {
+        self.ending.wait().await.clone()
+    }
+
+    /// Asks this actor to end: a request like any other, taken by the control thread.
+    pub(crate) fn cancel_self(&self, canceller: Canceller) {
+        let grace = self.settings.grace;
+        self.control.send(control::Command::EndSelf { canceller, grace });
+    }
+
+    /// The flag first, so that a loop that only looks at it sees it at once.
+    pub(crate) fn flag_cancelled(&self, canceller: &Canceller, ends_at: Instant) {
+        let mut until = self.ends_at.lock();
+        *until = Some(until.map_or(ends_at, |before| before.min(ends_at)));
+        drop(until);
+        let _ = canceller;
+        self.is_cancelled.store(true, Ordering::Release);
+    }
+
+    /// Cancels every scope and dialog of this actor, and lets its main code know.
+    pub(crate) fn wake_cancelled(&self, canceller: &Canceller) {
+        self.scope.cancel(canceller);
+        for line in self.living_lines() {
+            line.cancel_served(canceller);
+        }
+        // The first request counts.
+        let _ = self.ending.set(canceller.clone());
+    }
+
+    /// What is left of this actor's time, if it has been asked to end.
+    pub(crate) fn ends_within(&self, now: Instant) -> Option<Duration> {
+        self.ends_at.lock().map(|at| at.saturating_duration_since(now))
+    }
+
+    pub(crate) fn orphaned(&self) {
+        self.is_orphaned.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_orphaned(&self) -> bool {
+        self.is_orphaned.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn ends_by(&self, signal: i32) {
+        self.own_signal.store(signal, Ordering::Release);
+    }
+
+    pub(crate) fn own_signal(&self) -> Option<i32> {
+        Some(self.own_signal.load(Ordering::Acquire)).filter(|signal| *signal != 0)
+    }
+
+    pub(crate) fn interrupted(&self, signal: i32) {
+        // The first signal counts.
+        let _ = self.interrupted.compare_exchange(0, signal, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    pub(crate) fn interrupted_by(&self) -> Option<i32> {
+        Some(self.interrupted.load(Ordering::Acquire)).filter(|signal| *signal != 0)
+    }
+
+    pub(crate) fn add_exit_hook(&self, hook: ExitHook) {
+        self.on_exit.lock().push(hook);
+    }
+
+    /// Runs the `on_exit` hooks, the last registered first. A panic in one is logged.
+    pub(crate) async fn run_exit_hooks(self: &Arc<Self>) {
+        use futures::FutureExt;
+        loop {
+            let Some(hook) = self.on_exit.lock().pop() else { return };
+            let hook = current::At::new(self.place(), async move { hook().await });
+            if std::panic::AssertUnwindSafe(hook).catch_unwind().await.is_err() {
+                tracing::error!("an on_exit hook panicked");
+            }
+        }
+    }
+
+    /// Ends what the higher floors keep for this actor.
+    pub(crate) fn end_keeps(&self) {
+        let keeps = std::mem::take(&mut *self.keeps.lock());
+        for keep in keeps.into_iter().rev() {
+            keep.end();
+        }
+    }
+}
+
+impl std::fmt::Debug for Actor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Actor").field("aid", &self.aid).finish_non_exhaustive()
+    }
+}
+
+/// Registers what this actor does last, on every ending that passes through its runtime: its
+/// code's return or error, a cancel, SIGINT and SIGTERM, the loss of its parent.
+///
+/// Not on `std::process::exit`, an abort, SIGKILL, or when its runtime is stuck until its grace is
+/// over. Hooks run one after the other, the last registered first, within the actor's grace.
+///
+/// # Errors
+///
+/// [`Error::Usage`](crate::Error::Usage) outside of every actor.
+///
+/// # Examples
+///
+/// ```no_run
+/// # fn main() -> Result<(), teamster::Error> {
+/// teamster::on_exit(async || println!("the last word"))?;
+/// # Ok(())
+/// # }
+/// ```
+pub fn on_exit<F, Fut>(hook: F) -> Result<(), crate::Error>
+where
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    current::actor()?.add_exit_hook(Box::new(move || Box::pin(hook())));
+    Ok(())
+}

@@ -113,6 +113,10 @@ impl Scope {
         self.state.lock().deferred.push(future);
     }
 
+    pub(crate) fn has_deferred(&self) -> bool {
+        !self.state.lock().deferred.is_empty()
+    }
+
     pub(crate) fn take_deferred(&self) -> Vec<BoxFuture<'static, ()>> {
         std::mem::take(&mut self.state.lock().deferred)
     }
@@ -137,13 +141,13 @@ pub(crate) enum End<T> {
 }
 
 /// Code that runs in a scope: dropped, at its place, when the scope is cancelled.
-pub(crate) struct Scoped<F: Future> {
+pub(crate) struct Scoped<F: Future + ?Sized> {
     place: Option<Current>,
     scope: Arc<Scope>,
     future: Option<Pin<Box<F>>>,
 }
 
-impl<F: Future> Scoped<F> {
+impl<F: Future + ?Sized> Scoped<F> {
     /// `place.scope` is the scope.
     pub(crate) fn new(place: Current, future: Pin<Box<F>>) -> Self {
         Scoped { scope: Arc::clone(&place.scope), place: Some(place), future: Some(future) }
@@ -184,7 +188,7 @@ impl<F: Future> Scoped<F> {
     }
 }
 
-impl<F: Future> Future for Scoped<F> {
+impl<F: Future + ?Sized> Future for Scoped<F> {
     type Output = End<F::Output>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.scope.register(cx.waker()); // before the look at the flag: a cancel in between wakes us
@@ -195,7 +199,7 @@ impl<F: Future> Future for Scoped<F> {
     }
 }
 
-impl<F: Future> Drop for Scoped<F> {
+impl<F: Future + ?Sized> Drop for Scoped<F> {
     fn drop(&mut self) {
         self.clear();
     }

@@ -185,7 +185,7 @@ impl<S: Service> Channel<S> {
                         service.on_start(self, Start { dialog, endpoint, encoding, deadline }, payload);
                     }
                     StartVerdict::Cancelled(canceller) => {
-                        let error = crate::msg::remote_error::WireError::Cancelled(canceller).to_bytes();
+                        let error = crate::msg::remote_error::WireError::Cancelled(canceller).encode();
                         self.end_with(dialog, &Frame::Error { dialog }, &error);
                     }
                 }
@@ -239,7 +239,7 @@ impl<S: Service> Channel<S> {
         let slot = shared.dialogs.on_end(kind, dialog).map_err(|v| LineEnd::Violation(v.to_string()))?;
         if let Some(waiting) = slot {
             shared.done.insert(dialog, outcome());
-            woken.0.extend(waiting);
+            woken.0.extend(waiting.waker);
         }
         shared.wake_room();
         Ok(())
@@ -269,9 +269,11 @@ impl<S: Service> Channel<S> {
             // What we serve stays in the table: the service cancels it, and knows on whose behalf.
             for (dialog, waiting, left) in shared.dialogs.on_lost(flushed) {
                 shared.done.insert(dialog, Outcome::Lost(left, end.clone()));
-                woken.0.extend(waiting);
+                shared.lost_paths.push(waiting.path);
+                woken.0.extend(waiting.waker);
             }
             woken.0.append(&mut shared.room);
+            woken.0.append(&mut shared.flushed);
         }
         drop(shared);
         self.socket.shutdown();

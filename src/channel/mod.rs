@@ -108,7 +108,11 @@ pub(crate) trait CancelLine: Send + Sync {
     fn cancel(&self, dialog: u64, grace: Duration, canceller: &Canceller);
 }
 
-type Waiting = Option<Waker>;
+/// Who waits for the outcome of a dialog that we opened, and what was called.
+struct Waiting {
+    waker: Option<Waker>,
+    path: &'static str,
+}
 
 /// One data line.
 pub(crate) struct Channel<S: Service> {
@@ -133,7 +137,10 @@ struct Shared<S: Service> {
     done: HashMap<u64, Outcome, BuildHasherDefault<IdHasher>>,
     out: Out,
     room: Vec<Waker>,
+    flushed: Vec<Waker>,
     end: Option<LineEnd>,
+    /// What we had open when it ended.
+    lost_paths: Vec<&'static str>,
     bye_sent: bool,
 }
 
@@ -164,6 +171,10 @@ const HIGH_WATER_BYTES: usize = 1 << 20;
 const KEEP_BYTES: usize = 256 * 1024;
 
 impl Out {
+    fn is_empty(&self) -> bool {
+        !self.is_writing && self.waiting_bytes() == 0 && self.urgent.is_empty()
+    }
+
     fn waiting_bytes(&self) -> usize {
         self.waiting.len() + self.leaving.len() - self.written
     }
@@ -231,7 +242,9 @@ impl<S: Service> Channel<S> {
                 done: HashMap::default(),
                 out,
                 room: Vec::new(),
+                flushed: Vec::new(),
                 end: None,
+                lost_paths: Vec::new(),
                 bye_sent: false,
             }),
             driver: AtomicWaker::new(),
@@ -259,7 +272,7 @@ impl<S: Service> Channel<S> {
     pub(crate) fn open(
         &self,
         key: usize,
-        path: &str,
+        path: &'static str,
         args: &[u8],
         encoding: Encoding,
         deadline: Option<Duration>,
@@ -274,7 +287,7 @@ impl<S: Service> Channel<S> {
         if !shared.dialogs.has_room() || shared.out.waiting_bytes() > HIGH_WATER_BYTES {
             return Err(Refused::Full);
         }
-        let dialog = shared.dialogs.open(None);
+        let dialog = shared.dialogs.open(Waiting { waker: None, path });
         let (endpoint, is_new) = shared.dialogs.number_of(key);
         let deadline_us = deadline.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX));
         let start = Frame::Start { dialog, endpoint, path: is_new.then_some(path), deadline_us, encoding };
@@ -306,8 +319,8 @@ impl<S: Service> Channel<S> {
             return Poll::Ready(outcome);
         }
         match shared.dialogs.slot(dialog) {
-            Some(Some(waker)) if waker.will_wake(cx.waker()) => {}
-            Some(slot) => *slot = Some(cx.waker().clone()),
+            Some(Waiting { waker: Some(waker), .. }) if waker.will_wake(cx.waker()) => {}
+            Some(slot) => slot.waker = Some(cx.waker().clone()),
             None => return Poll::Ready(Outcome::Lost(Left::Yes, shared.end.clone().unwrap_or(LineEnd::Eof))),
         }
         Poll::Pending
@@ -344,6 +357,15 @@ impl<S: Service> Channel<S> {
     fn cancel_frame(&self, dialog: u64, canceller: &Canceller) -> Frame<'static> {
         let grace_ms = u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX);
         Frame::Cancel { dialog, grace_ms, canceller: canceller.clone() }
+    }
+
+    /// The endpoints of the dialogs that we have open, or had when the line ended.
+    pub(crate) fn open_paths(&self) -> Vec<String> {
+        let shared = self.shared.lock();
+        if shared.end.is_some() {
+            return shared.lost_paths.iter().map(ToString::to_string).collect();
+        }
+        shared.dialogs.slots().map(|slot| slot.path.to_owned()).collect()
     }
 
     // ---- serving dialogs
@@ -418,7 +440,21 @@ impl<S: Service> Channel<S> {
     /// Whether all that was queued has been handed to the kernel.
     pub(crate) fn is_flushed(&self) -> bool {
         let shared = self.shared.lock();
-        shared.end.is_some() || shared.out.is_dead || (shared.out.waiting_bytes() == 0 && shared.out.urgent.is_empty())
+        shared.end.is_some() || shared.out.is_dead || shared.out.is_empty()
+    }
+
+    /// Resolves when [`Channel::is_flushed`] may have become true.
+    pub(crate) async fn flushed(&self) {
+        std::future::poll_fn(|cx| {
+            let mut shared = self.shared.lock();
+            let is_flushed = shared.end.is_some() || shared.out.is_dead || shared.out.is_empty();
+            if is_flushed {
+                return Poll::Ready(());
+            }
+            shared.flushed.push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     fn try_flush(&self) -> Flush {
@@ -476,6 +512,11 @@ impl<S: Service> Shared<S> {
     }
 
     fn wake_room(&mut self) {
+        if !self.flushed.is_empty() && self.out.is_empty() {
+            for waker in self.flushed.drain(..) {
+                waker.wake();
+            }
+        }
         if !self.room.is_empty() && self.dialogs.has_room() && self.out.waiting_bytes() <= HIGH_WATER_BYTES {
             for waker in self.room.drain(..) {
                 waker.wake();

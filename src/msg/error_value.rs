@@ -29,12 +29,21 @@ pub struct ErrorRegistration {
 #[linkme::distributed_slice]
 pub static ERRORS: [ErrorRegistration];
 
+/// An error that can cross between actors as a value.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't cross between actors as an error value",
+    label = "not an error type that becomes bytes and comes back",
+    note = "implement `std::error::Error` for it and derive `serde::Serialize` and `serde::Deserialize`"
+)]
+pub trait ErrorValue: StdError + Serialize + DeserializeOwned + Send + Sync + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<E: StdError + Serialize + DeserializeOwned + Send + Sync + 'static> ErrorValue for E {}
+
 /// The entry for one type.
 #[doc(hidden)]
-pub const fn register_error<E>() -> ErrorRegistration
-where
-    E: StdError + Serialize + DeserializeOwned + Send + Sync + 'static,
-{
+pub const fn register_error<E: ErrorValue>() -> ErrorRegistration {
     ErrorRegistration {
         name: type_name::<E>,
         encode: |error| encoded(error.downcast_ref::<E>()?),

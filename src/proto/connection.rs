@@ -159,6 +159,11 @@ impl<O, S, E> Connection<O, S, E> {
         self.opened.get_mut(&dialog).map(|opened| &mut opened.slot)
     }
 
+    /// Whoever still waits on a dialog that we opened.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &O> {
+        self.opened.values().filter(|opened| opened.phase != Phase::Draining).map(|opened| &opened.slot)
+    }
+
     /// The peer says that the task runs.
     pub(crate) fn on_start_ack(&mut self, dialog: u64) -> Result<(), Violation> {
         let opened = self.opened.get_mut(&dialog).ok_or(Violation::NotOpen { kind: "StartAck", dialog })?;

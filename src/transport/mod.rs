@@ -1,2 +1,3 @@
 //! How do bytes move?
+pub(crate) mod folder;
 pub(crate) mod uds;

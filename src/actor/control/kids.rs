@@ -46,10 +46,20 @@ impl Kid {
         if self.is_reaped {
             return;
         }
-        let measure = self.escalation.cancel(now, grace);
         self.child.story.lock().asked.get_or_insert_with(|| canceller.clone());
-        if let Some(measure) = measure {
-            self.take(measure);
+        self.escalate(now, canceller, grace);
+    }
+
+    /// End it, and let its death count as one that nobody asked for.
+    pub(super) fn end_unasked(&mut self, now: Instant, canceller: &Canceller) {
+        self.escalate(now, canceller, self.child.grace);
+    }
+
+    fn escalate(&mut self, now: Instant, canceller: &Canceller, grace: Duration) {
+        // One that still boots holds nothing that would need a grace.
+        let grace = if self.line.is_some() { grace } else { Duration::ZERO };
+        if let Some(measure) = self.escalation.cancel(now, grace) {
+            self.take(measure, canceller);
         }
     }
 
@@ -75,22 +85,19 @@ impl Kid {
             self.boot_by = None;
             self.child.story.lock().boot_timeout = Some(self.boot_within);
             let canceller = Canceller { aid: me.clone(), request: CancelRequest::Deadline };
-            self.cancel(now, &canceller, Duration::ZERO);
+            self.escalate(now, &canceller, Duration::ZERO);
         }
         if let Some(measure) = self.escalation.on_timeout(now) {
-            self.take(measure);
+            let canceller = Canceller { aid: me.clone(), request: CancelRequest::Actor };
+            self.take(measure, &canceller);
         }
     }
 
-    fn take(&self, measure: Measure) {
+    fn take(&self, measure: Measure, canceller: &Canceller) {
         match measure {
             Measure::Cancel { grace } => {
-                let asked = self.child.story.lock().asked.clone();
-                match (&self.line, asked) {
-                    (Some((line, _)), Some(canceller)) => send_cancel(line, grace, &canceller),
-                    // Still booting: it holds nothing that would need a grace.
-                    (None, _) => self.kill_group(),
-                    (Some(_), None) => {}
+                if let Some((line, _)) = &self.line {
+                    send_cancel(line, grace, canceller);
                 }
             }
             Measure::Sigterm => kill(&self.pidfd, Signal::TERM),
@@ -110,6 +117,10 @@ impl Kid {
     /// Collects the exit status, once its process has ended.
     pub(super) fn try_reap(&mut self, now: Instant) -> bool {
         use std::os::fd::AsFd;
+        // What it leaves behind in its group goes with it. Its zombie still holds the number.
+        if rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT).is_ok_and(|status| status.is_some()) {
+            self.kill_group();
+        }
         let status = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         let exit = match status {
             Ok(Some(status)) => exit_kind(&status),
@@ -119,10 +130,6 @@ impl Kid {
         self.is_reaped = true;
         self.boot_by = None;
         let child = &self.child;
-        // A child that was started by a wrapper may have left members of its group.
-        if self.escalation.was_asked() {
-            self.kill_rest_of_group();
-        }
         // Reaped means: its socket file is away. It may have removed it itself.
         let _ = std::fs::remove_file(&child.socket);
         let stderr_tail = child.stderr.as_ref().map(|stderr| stderr.drained_tail()).unwrap_or_default();
@@ -134,7 +141,7 @@ impl Kid {
             heard: times.heard,
             tasks_gone: times.tasks_gone,
             reaped: times.reaped,
-            rung: times.rung,
+            rung: story.asked.as_ref().and(times.rung),
             exit,
         };
         let death = Death::new(DeathData {
@@ -142,7 +149,7 @@ impl Kid {
             aid: child.aid.clone(),
             exit,
             asked: story.asked.clone(),
-            rung: times.rung,
+            rung: story.asked.as_ref().and(times.rung),
             said: story.said.clone(),
             in_service: child.in_service(),
             stderr_tail,
@@ -151,13 +158,6 @@ impl Kid {
         // Only this thread reaps, and each child once.
         let _ = child.reaped.set(Ended { death, receipt });
         true
-    }
-
-    fn kill_rest_of_group(&self) {
-        if let Some(group) = i32::try_from(self.child.aid.pid()).ok().and_then(Pid::from_raw) {
-            // A group that has members keeps its number from being a new process's pid.
-            let _ = rustix::process::kill_process_group(group, Signal::KILL);
-        }
     }
 }
 

@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Ready { child: Arc<Child>, addr: Option<Addr> },
     /// End it.
     Cancel { child: Arc<Child>, canceller: Canceller, grace: Duration },
+    /// Its data line has broken: end it, on nobody's behalf.
+    LineBroken { child: Arc<Child> },
     /// End this actor.
     EndSelf { canceller: Canceller, grace: Duration },
     /// The data line to the parent has ended, so the parent has.

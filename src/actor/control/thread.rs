@@ -214,6 +214,12 @@ impl Thread {
                         kid.cancel(now, &canceller, grace);
                     }
                 }
+                Command::LineBroken { child } => {
+                    let (now, canceller) = (self.clock.now(), Canceller { aid: self.aid.clone(), request: CancelRequest::Dropped });
+                    if let Some(kid) = self.kids.get_mut(&child.key).filter(|kid| !kid.is_reaped) {
+                        kid.end_unasked(now, &canceller);
+                    }
+                }
                 Command::EndSelf { canceller, grace } => self.end_self(canceller, grace),
                 Command::ParentLost => self.parent_lost(),
                 Command::Stop => self.is_stopping = true,

@@ -1,0 +1,244 @@
+//! The metrics: what runs on each side, and where.
+use std::pin::Pin;
+use std::time::Duration;
+
+use crate::measure::{Better, Budget, Measured, alternate};
+use crate::ours::{self, Ours};
+use crate::raw_calls::{Echo, Pipeline};
+use crate::raw_processes::Nest;
+use crate::{Result, machine};
+
+pub(crate) struct Metric {
+    pub(crate) name: &'static str,
+    pub(crate) unit: &'static str,
+    pub(crate) better: Better,
+    pub(crate) run: fn(Budget) -> Run,
+}
+
+pub(crate) type Run = Pin<Box<dyn Future<Output = Result<Measured>>>>;
+
+/// In the order in which they are printed.
+pub(crate) const METRICS: &[Metric] = &[
+    metric("rpc_rtt", "us", Better::Less, |budget| {
+        Box::pin(round_trips(budget, None))
+    }),
+    metric("rpc_rtt_2cpu", "us", Better::Less, |budget| {
+        Box::pin(round_trips(budget, Some(1)))
+    }),
+    metric("rpc_tput", "calls/s", Better::More, |budget| {
+        Box::pin(throughput(budget))
+    }),
+    metric("spawn", "us", Better::Less, |budget| {
+        Box::pin(spawn(budget))
+    }),
+    metric("spawn_50", "us", Better::Less, |budget| {
+        Box::pin(spawn_many(budget))
+    }),
+    metric("cancel_actor", "us", Better::Less, |budget| {
+        Box::pin(cancel(budget))
+    }),
+    metric("cancel_ack_busy", "us", Better::Less, |budget| {
+        Box::pin(acknowledge(budget))
+    }),
+    metric("teardown_tree", "us", Better::Less, |budget| {
+        Box::pin(teardown(budget))
+    }),
+    metric("idle_pss", "KiB", Better::Less, |_| Box::pin(idle_memory())),
+    metric("idle_wakeups", "switches", Better::Absolute, |_| {
+        Box::pin(idle_switches())
+    }),
+];
+
+const fn metric(
+    name: &'static str,
+    unit: &'static str,
+    better: Better,
+    run: fn(Budget) -> Run,
+) -> Metric {
+    Metric {
+        name,
+        unit,
+        better,
+        run,
+    }
+}
+
+/// Sequential calls. `cpu`: where the children go; `None`: to the parent's.
+async fn round_trips(budget: Budget, cpu: Option<usize>) -> Result<Measured> {
+    ours::open(machine::ONE, async |ours| {
+        let nest = Nest::new()?;
+        let callee = ours.callee(cpu).await?;
+        let mut echo = Echo::start(&nest, cpu)?;
+        alternate(
+            budget,
+            async || callee.round_trips(CHUNK_OF_CALLS).await,
+            async || echo.round_trips(CHUNK_OF_CALLS).await,
+        )
+        .await
+    })
+    .await
+}
+
+/// Calls in flight, each side on a processor of its own.
+async fn throughput(budget: Budget) -> Result<Measured> {
+    ours::open(machine::ONE, async |ours| {
+        let nest = Nest::new()?;
+        let callee = ours.callee(Some(1)).await?;
+        let mut pipeline = Pipeline::start(&nest, Some(1))?;
+        alternate(
+            budget,
+            async || Ok(vec![callee.calls_per_second(BATCHES).await?]),
+            async || Ok(vec![pipeline.calls_per_second(BATCHES).await?]),
+        )
+        .await
+    })
+    .await
+}
+
+/// One actor at a time, on both processors.
+async fn spawn(budget: Budget) -> Result<Measured> {
+    processes(
+        budget,
+        async |ours| ours.spawn_time().await,
+        |nest| nest.spawn_time(),
+    )
+    .await
+}
+
+async fn spawn_many(budget: Budget) -> Result<Measured> {
+    processes(
+        budget,
+        async |ours| ours.spawn_many_time(SIBLINGS).await,
+        |nest| nest.spawn_many_time(SIBLINGS),
+    )
+    .await
+}
+
+async fn cancel(budget: Budget) -> Result<Measured> {
+    processes(
+        budget,
+        async |ours| ours.cancel_time().await,
+        |nest| nest.cancel_time(),
+    )
+    .await
+}
+
+/// The spinning threads are on the second processor, all others on the first: there a wake-up
+/// takes the same time on both sides. The children are fresh ones on both, so neither is warm.
+async fn acknowledge(budget: Budget) -> Result<Measured> {
+    on(
+        machine::ONE,
+        budget,
+        async |ours| ours.acknowledge_time().await,
+        |nest| nest.acknowledge_time(),
+    )
+    .await
+}
+
+async fn teardown(budget: Budget) -> Result<Measured> {
+    processes(
+        budget,
+        async |ours| ours.teardown_time().await,
+        |nest| nest.teardown_time(),
+    )
+    .await
+}
+
+async fn processes(
+    budget: Budget,
+    ours: impl AsyncFn(&Ours<'_>) -> Result<f64>,
+    raw: impl Fn(&Nest) -> Result<f64>,
+) -> Result<Measured> {
+    on(machine::BOTH, budget, ours, raw).await
+}
+
+async fn on(
+    cpus: &[usize],
+    budget: Budget,
+    ours_side: impl AsyncFn(&Ours<'_>) -> Result<f64>,
+    raw_side: impl Fn(&Nest) -> Result<f64>,
+) -> Result<Measured> {
+    ours::open(cpus, async |ours| {
+        let nest = Nest::new()?;
+        alternate(
+            budget,
+            async || Ok(vec![ours_side(ours).await?]),
+            async || Ok(vec![raw_side(&nest)?]),
+        )
+        .await
+    })
+    .await
+}
+
+/// Not at the same time: they would share the binary's pages.
+async fn idle_memory() -> Result<Measured> {
+    let raw = {
+        let nest = Nest::new()?;
+        let children = (0..IDLE)
+            .map(|_| nest.start("idle", None))
+            .collect::<Result<Vec<_>>>()?;
+        settle().await;
+        children
+            .iter()
+            .map(|child| machine::pss_kib(child.pid()))
+            .collect::<Result<Vec<_>>>()?
+    };
+    ours::open(machine::BOTH, async |ours| {
+        let actors = ours.idle(IDLE).await?;
+        settle().await;
+        let ours = actors
+            .iter()
+            .map(|&pid| machine::pss_kib(pid))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Measured { ours, raw })
+    })
+    .await
+}
+
+/// At the same time: nobody does anything. The busiest one of each side counts, not the median.
+async fn idle_switches() -> Result<Measured> {
+    ours::open(machine::BOTH, async |ours| {
+        let nest = Nest::new()?;
+        let children = (0..IDLE)
+            .map(|_| nest.start("idle", None))
+            .collect::<Result<Vec<_>>>()?;
+        let raw: Vec<u32> = children.iter().map(|child| child.pid()).collect();
+        let actors = ours.idle(IDLE).await?;
+        settle().await;
+        let before = (switches(&actors)?, switches(&raw)?);
+        tokio::time::sleep(IDLE_TIME).await;
+        let after = (switches(&actors)?, switches(&raw)?);
+        Ok(Measured {
+            ours: vec![busiest(&before.0, &after.0)],
+            raw: vec![busiest(&before.1, &after.1)],
+        })
+    })
+    .await
+}
+
+fn switches(pids: &[u32]) -> Result<Vec<u64>> {
+    pids.iter()
+        .map(|&pid| machine::context_switches(pid))
+        .collect()
+}
+
+fn busiest(before: &[u64], after: &[u64]) -> f64 {
+    before
+        .iter()
+        .zip(after)
+        .map(|(before, after)| after - before)
+        .max()
+        .unwrap_or(0) as f64
+}
+
+/// What the last answer left to do (freeing, closing) is done by then.
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(300)).await;
+}
+
+const CHUNK_OF_CALLS: usize = 500;
+/// Of 100 calls each.
+const BATCHES: u32 = 100;
+const SIBLINGS: usize = 50;
+const IDLE: usize = 20;
+const IDLE_TIME: Duration = Duration::from_secs(5);

@@ -1,0 +1,225 @@
+//! Our side of every metric: what a user would write.
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::future::{join_all, try_join_all};
+use futures::stream::FuturesUnordered;
+use teamster::{ActorNursery, Portal, rpc};
+use tokio::net::UnixDatagram;
+use tokio::sync::Notify;
+
+use crate::measure::micros;
+use crate::raw_calls::IN_FLIGHT;
+use crate::raw_processes::{BRANCHES, LEAVES};
+use crate::{Result, machine};
+
+#[rpc]
+async fn add(a: i64, b: i64) -> i64 {
+    a + b
+}
+
+/// Moves every thread of the actor to one processor.
+#[rpc]
+async fn pin(cpu: usize) -> Result<()> {
+    machine::pin_process(&[cpu])
+}
+
+#[rpc]
+async fn process_id() -> u32 {
+    std::process::id()
+}
+
+/// Says so on the datagram socket `told`, then keeps the runtime's only thread busy.
+#[rpc]
+async fn spin(told: String) -> Result<()> {
+    machine::pin_thread(1)?;
+    std::os::unix::net::UnixDatagram::unbound()?.send_to(b"s", told)?;
+    while !teamster::is_cancelled() {
+        std::hint::spin_loop();
+    }
+    Ok(())
+}
+
+/// A nursery of the bench, with what is measured in it.
+pub(crate) struct Ours<'a> {
+    nursery: &'a ActorNursery,
+}
+
+/// An actor that answers calls.
+pub(crate) struct Callee {
+    portal: Portal,
+}
+
+/// Opens the root on `cpus`: all that the body starts inherits them.
+pub(crate) async fn open<T>(
+    cpus: &[usize],
+    body: impl AsyncFnOnce(&Ours<'_>) -> Result<T>,
+) -> Result<T> {
+    Ok(teamster::open_nursery(async |nursery| {
+        machine::pin_process(cpus)?;
+        body(&Ours { nursery }).await
+    })
+    .await?)
+}
+
+impl Ours<'_> {
+    pub(crate) async fn callee(&self, cpu: Option<usize>) -> Result<Callee> {
+        let portal = self.nursery.start_actor("callee").await?;
+        if let Some(cpu) = cpu {
+            portal.run(pin(cpu)).await?;
+        }
+        Ok(Callee { portal })
+    }
+
+    /// From `start_actor` until the first call has answered.
+    pub(crate) async fn spawn_time(&self) -> Result<f64> {
+        let begin = Instant::now();
+        let portal = self.answering().await?;
+        let time = begin.elapsed();
+        portal.cancel_actor().await?;
+        Ok(micros(time))
+    }
+
+    pub(crate) async fn spawn_many_time(&self, count: usize) -> Result<f64> {
+        let begin = Instant::now();
+        let portals = try_join_all((0..count).map(|_| self.answering())).await?;
+        let time = begin.elapsed();
+        for receipt in join_all(portals.iter().map(Portal::cancel_actor)).await {
+            receipt?;
+        }
+        Ok(micros(time))
+    }
+
+    async fn answering(&self) -> Result<Portal> {
+        let portal = self.nursery.start_actor("spawned").await?;
+        assert_eq!(portal.run(add(1, 2)).await?, 3);
+        Ok(portal)
+    }
+
+    /// From the cancel until the idle actor is reaped.
+    pub(crate) async fn cancel_time(&self) -> Result<f64> {
+        let portal = self.answering().await?;
+        let begin = Instant::now();
+        portal.cancel_actor().await?;
+        Ok(micros(begin.elapsed()))
+    }
+
+    /// From the cancel until it is acknowledged, by an actor that spins.
+    pub(crate) async fn acknowledge_time(&self) -> Result<f64> {
+        let folder = tempfile::tempdir()?;
+        let told = folder.path().join("told");
+        let socket = UnixDatagram::bind(&told)?;
+        let portal = self.nursery.start_actor("busy").await?;
+        let spinning = portal.run(spin(told.to_string_lossy().into_owned()));
+        let cancelling = async {
+            socket.recv(&mut [0]).await?;
+            let receipt = portal.cancel_actor().await?;
+            receipt
+                .heard
+                .ok_or_else(|| "the actor was gone before it heard".into())
+        };
+        // How the call ends is not measured: its actor is cancelled.
+        let (_, heard): (_, Result<Duration>) = tokio::join!(spinning, cancelling);
+        Ok(micros(heard?))
+    }
+
+    /// From the error in one leaf of a tree of 1 + 7 + 42 until all are reaped.
+    pub(crate) async fn teardown_time(&self) -> Result<f64> {
+        let outcome: std::result::Result<(), teamster::Error> =
+            teamster::open_nursery(async |nursery| {
+                let branches =
+                    try_join_all((0..BRANCHES).map(|_| nursery.start_actor("branch"))).await?;
+                let growing = try_join_all(branches.iter().map(|branch| branch.run(grow())));
+                let failing = async {
+                    try_join_all(branches.iter().map(|branch| branch.run(grown()))).await?;
+                    branches[0].run(fail_one()).await
+                };
+                tokio::try_join!(growing, failing)?;
+                Ok(())
+            })
+            .await;
+        let gone = machine::now_ns();
+        let error = outcome.err().ok_or("the tree ended well")?;
+        let failed: u64 = after_mark(&error.to_string())
+            .ok_or_else(|| format!("not the leaf's error: {error}"))?;
+        Ok((gone - failed) as f64 / 1e3)
+    }
+
+    /// Actors that have answered one call and have nothing to do.
+    pub(crate) async fn idle(&self, count: usize) -> Result<Vec<u32>> {
+        let portals = try_join_all((0..count).map(|_| self.nursery.start_actor("idle"))).await?;
+        Ok(try_join_all(portals.iter().map(|portal| portal.run(process_id()))).await?)
+    }
+}
+
+impl Callee {
+    pub(crate) async fn round_trips(&self, count: usize) -> Result<Vec<f64>> {
+        let mut times = Vec::with_capacity(count);
+        for _ in 0..count {
+            let begin = Instant::now();
+            let sum = self.portal.run(add(1, 2)).await?;
+            times.push(micros(begin.elapsed()));
+            assert_eq!(sum, 3);
+        }
+        Ok(times)
+    }
+
+    /// [`IN_FLIGHT`] callers, each with `calls` calls one after the other.
+    pub(crate) async fn calls_per_second(&self, calls: u32) -> Result<f64> {
+        let begin = Instant::now();
+        let mut callers: FuturesUnordered<_> = (0..IN_FLIGHT)
+            .map(|_| async {
+                for _ in 0..calls {
+                    assert_eq!(self.portal.run(add(1, 2)).await?, 3);
+                }
+                Ok::<(), teamster::Error>(())
+            })
+            .collect();
+        while let Some(caller) = callers.next().await {
+            caller?;
+        }
+        Ok(f64::from(calls * IN_FLIGHT) / begin.elapsed().as_secs_f64())
+    }
+}
+
+// The tree. A branch's nursery lives in one call; two more calls of the same actor steer it.
+
+static GROWN: Notify = Notify::const_new();
+static FAIL_ONE: Notify = Notify::const_new();
+
+/// Grows leaves, and fails when one of them does.
+#[rpc]
+async fn grow() -> Result<()> {
+    Ok(teamster::open_nursery(async |nursery| {
+        let leaves = try_join_all((0..LEAVES).map(|_| nursery.start_actor("leaf"))).await?;
+        GROWN.notify_one();
+        FAIL_ONE.notified().await;
+        leaves[0].run(fail()).await?;
+        Ok(())
+    })
+    .await?)
+}
+
+#[rpc]
+async fn grown() {
+    GROWN.notified().await;
+}
+
+#[rpc]
+async fn fail_one() {
+    FAIL_ONE.notify_one();
+}
+
+/// Its error says when it happened.
+#[rpc]
+async fn fail() -> Result<()> {
+    Err(format!("{MARK}{}", machine::now_ns()).into())
+}
+
+const MARK: &str = "failed at nanosecond ";
+
+fn after_mark(text: &str) -> Option<u64> {
+    let (_, rest) = text.split_once(MARK)?;
+    let digits = rest.split(|byte: char| !byte.is_ascii_digit()).next()?;
+    digits.parse().ok()
+}

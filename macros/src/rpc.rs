@@ -1,0 +1,224 @@
+//! `#[rpc]`: a function becomes a type that names it, a registration, and a maker of calls.
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Attribute, FnArg, ItemFn, LitStr, Meta, Pat, PatType, ReturnType, Type};
+
+use crate::misuse::{self, Mistakes};
+
+pub(crate) fn expand(options: TokenStream, item: TokenStream) -> syn::Result<TokenStream> {
+    let mut function: ItemFn = syn::parse2(item)?;
+    let mut mistakes = Mistakes::default();
+    let name = path_option(options).unwrap_or_else(|error| {
+        mistakes.add(error);
+        None
+    });
+    misuse::check_function("an endpoint", &function.sig, &mut mistakes);
+    misuse::check_types(&function, &mut mistakes);
+    if function.sig.inputs.len() > MAX_ARGS {
+        let inputs = &function.sig.inputs;
+        mistakes.at(inputs, format!("an endpoint has at most {MAX_ARGS} arguments: put them into a struct"));
+    }
+    mistakes.none_or_err()?;
+
+    let attributes = Attributes::sort(std::mem::take(&mut function.attrs));
+    let args = arguments(&function);
+    let vis = &function.vis;
+    let ident = &function.sig.ident;
+    let shown = &attributes.shown;
+    let conditions = &attributes.conditions;
+    let call_args = args.iter().map(|Argument { name, ty, .. }| quote!(#name: #ty));
+    let names: Vec<&Ident> = args.iter().map(|argument| &argument.name).collect();
+    let endpoint = endpoint(&function, &args, name, attributes.of_body);
+    Ok(quote! {
+        #(#conditions)*
+        #[doc(hidden)]
+        #[allow(non_camel_case_types, dead_code, reason = "it stands for the function of its name")]
+        #vis struct #ident {}
+
+        #(#conditions)*
+        const _: () = { #endpoint };
+
+        #(#conditions)*
+        #(#shown)*
+        #[allow(dead_code, reason = "another program may call it")]
+        #vis fn #ident(#(#call_args),*) -> ::teamster::Call<#ident> {
+            ::teamster::Call::new((#(#names,)*))
+        }
+    })
+}
+
+/// serde's longest tuple.
+const MAX_ARGS: usize = 16;
+
+/// `name = "…"`.
+fn path_option(options: TokenStream) -> syn::Result<Option<LitStr>> {
+    let mut name = None;
+    let parser = syn::meta::parser(|meta| {
+        if !meta.path.is_ident("name") {
+            return Err(misuse::unknown_option(&meta.path, "`name = \"…\"`"));
+        }
+        let value: LitStr = meta.value()?.parse()?;
+        if value.value().is_empty() {
+            return Err(syn::Error::new(value.span(), "an endpoint's name can't be empty"));
+        }
+        name = Some(value);
+        Ok(())
+    });
+    syn::parse::Parser::parse2(parser, options)?;
+    Ok(name)
+}
+
+/// Which attribute belongs to which of the parts.
+#[derive(Default)]
+struct Attributes {
+    /// `#[cfg]`: to all.
+    conditions: Vec<Attribute>,
+    /// To the function that users call.
+    shown: Vec<TokenStream>,
+    /// To the function that runs.
+    of_body: Vec<Attribute>,
+}
+
+impl Attributes {
+    fn sort(attributes: Vec<Attribute>) -> Self {
+        let mut sorted = Attributes::default();
+        for attribute in attributes {
+            let path = attribute.path();
+            if path.is_ident("cfg") {
+                sorted.conditions.push(attribute);
+            } else if path.is_ident("doc") || path.is_ident("deprecated") || path.is_ident("must_use") {
+                sorted.shown.push(quote!(#attribute));
+            } else if path.is_ident("allow") || path.is_ident("expect") {
+                // What the user expects of the body needs not be true of the caller's function.
+                if let Meta::List(list) = &attribute.meta {
+                    let lints = &list.tokens;
+                    sorted.shown.push(quote!(#[allow(#lints)]));
+                }
+                sorted.of_body.push(attribute);
+            } else {
+                sorted.of_body.push(attribute);
+            }
+        }
+        sorted
+    }
+}
+
+struct Argument {
+    name: Ident,
+    text: String,
+    ty: Type,
+}
+
+fn arguments(function: &ItemFn) -> Vec<Argument> {
+    let typed = function.sig.inputs.iter().filter_map(|input| match input {
+        FnArg::Typed(typed) => Some(typed),
+        FnArg::Receiver(_) => None,
+    });
+    typed.enumerate().map(|(index, typed)| argument(index, typed)).collect()
+}
+
+/// A pattern other than a name gets a name by its place; it is taken apart in the body.
+fn argument(index: usize, typed: &PatType) -> Argument {
+    let name = match &*typed.pat {
+        Pat::Ident(named) => named.ident.clone(),
+        other => format_ident!("arg_{index}", span = other.span()),
+    };
+    let text = name.to_string().trim_start_matches("r#").to_owned();
+    Argument { name, text, ty: (*typed.ty).clone() }
+}
+
+/// What nobody but the runtime sees: the trait, the function itself, the registration.
+fn endpoint(function: &ItemFn, args: &[Argument], name: Option<LitStr>, attributes: Vec<Attribute>) -> TokenStream {
+    let ident = &function.sig.ident;
+    let name = name.map(|name| {
+        quote!(const NAME: ::core::option::Option<&'static str> = ::core::option::Option::Some(#name);)
+    });
+    let location = location(ident.span());
+    let types: Vec<&Type> = args.iter().map(|argument| &argument.ty).collect();
+    let infos = args.iter().map(|Argument { text, ty, .. }| quote!(::teamster::__private::Arg::new::<#ty>(#text)));
+    let places: Vec<Ident> = (0..args.len()).map(|index| format_ident!("__teamster_{index}")).collect();
+
+    let declared: Type = match &function.sig.output {
+        ReturnType::Default => syn::parse_quote!(()),
+        ReturnType::Type(_, ty) => (**ty).clone(),
+    };
+    let at = declared.span();
+    let call = quote!(__teamster_body(#(#places),*).await);
+    let (output, run) = if is_result(&declared) {
+        let run = quote_spanned! {at=>
+            match ::teamster::Fallible::into_result(#call) {
+                ::core::result::Result::Ok(__teamster_value) => ::core::result::Result::Ok(__teamster_value),
+                ::core::result::Result::Err(__teamster_error) => {
+                    #[allow(unused_imports, reason = "one of them is the one that fits")]
+                    use ::teamster::__private::{ExactKind as _, StdKind as _, TextKind as _};
+                    let __teamster_kind = (&&&::teamster::__private::probe(&__teamster_error)).teamster_kind();
+                    ::core::result::Result::Err(
+                        __teamster_kind.failure(__teamster_error).or_at(<#ident as ::teamster::Endpoint>::LOCATION),
+                    )
+                }
+            }
+        };
+        (quote_spanned!(at=> <#declared as ::teamster::Fallible>::Ok), run)
+    } else {
+        (quote!(#declared), quote!(::core::result::Result::Ok(#call)))
+    };
+    let body = body(function, attributes);
+    // Asked of each type by itself, at the user's own tokens.
+    let travels = types.iter().copied().map(|ty| (ty.span(), quote!(#ty))).chain([(at, output.clone())]);
+    let travels = travels.map(|(span, ty)| quote_spanned!(span=> ::teamster::__private::travels::<#ty>();));
+    quote! {
+        #[allow(clippy::unused_unit, clippy::unused_async, clippy::ignored_unit_patterns, clippy::needless_lifetimes)]
+        impl ::teamster::Endpoint for #ident {
+            type Args = (#(#types,)*);
+            type Output = #output;
+            #name
+            const LOCATION: &'static str = #location;
+            const ARGS: &'static [::teamster::__private::Arg] = &[#(#infos),*];
+
+            fn invoke(
+                __teamster_args: Self::Args,
+            ) -> impl ::core::future::Future<
+                Output = ::core::result::Result<Self::Output, ::teamster::__private::Failure>,
+            > + ::core::marker::Send {
+                async move {
+                    let (#(#places,)*) = __teamster_args;
+                    #run
+                }
+            }
+        }
+
+        #body
+
+        #[allow(dead_code)]
+        fn __teamster_travels() { #(#travels)* }
+
+        #[::teamster::__private::linkme::distributed_slice(::teamster::__private::ENDPOINTS)]
+        #[linkme(crate = ::teamster::__private::linkme)]
+        static __TEAMSTER_ENTRY: ::teamster::__private::Registration = ::teamster::__private::register::<#ident>();
+    }
+}
+
+/// The user's function, under a name that nothing in it can mean.
+fn body(function: &ItemFn, attributes: Vec<Attribute>) -> ItemFn {
+    let mut body = function.clone();
+    body.attrs = attributes;
+    body.vis = syn::Visibility::Inherited;
+    body.sig.ident = Ident::new("__teamster_body", function.sig.ident.span());
+    body
+}
+
+fn is_result(ty: &Type) -> bool {
+    match ty {
+        Type::Path(path) => path.path.segments.last().is_some_and(|segment| segment.ident == "Result"),
+        Type::Paren(inner) => is_result(&inner.elem),
+        Type::Group(inner) => is_result(&inner.elem),
+        _ => false,
+    }
+}
+
+/// `file:line:column` of the function's name. (`line!()` would be that of the attribute.)
+fn location(span: Span) -> String {
+    let span = span.unwrap();
+    format!("{}:{}:{}", span.file(), span.line(), span.column())
+}

@@ -1,0 +1,332 @@
+//! Is this process a child? The boot message on stdin, the two lines back, and the way out.
+#![allow(unsafe_code, reason = "the boot variable is removed, and fd 0 replaced, before anything else runs")]
+use std::ffi::OsStr;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::control::Control;
+use super::log::LogRing;
+use super::panics::PanicHook;
+use super::signals::{self, Signals};
+use super::{Actor, Parent, Parts, Settings, listener};
+use crate::channel::driver::{Inbox, drive, framed};
+use crate::channel::handshake;
+use crate::channel::line::{Line, LineInbox};
+use crate::channel::{CancelLine, Channel, LineEnd};
+use crate::msg::codec;
+use crate::msg::frame::{Encoding, Frame, Hello, LineKind, MAX_FRAME_BYTES, PROTOCOL};
+use crate::msg::ident::{Addr, CancelRequest, Canceller};
+use crate::msg::spec::SpawnSpec;
+use crate::proto::connection::Side;
+use crate::transport::uds::{self, Listener, Socket};
+
+/// Set in the environment of a process that is to boot as a child.
+pub(crate) const BOOT_VARIABLE: &str = "TEAMSTER_BOOT";
+
+/// Bytes of the largest boot message: it must fit a pipe's buffer, so that nobody waits for it.
+pub(crate) const MAX_BOOT_BYTES: usize = 60 * 1024;
+
+/// Whether this program calls us first in its `main`: only then can it be its own child.
+static IS_READY: AtomicBool = AtomicBool::new(false);
+
+/// Whether children can be started from this executable.
+pub(crate) fn is_ready() -> bool {
+    IS_READY.load(Ordering::Acquire)
+}
+
+/// Becomes the child that this process was started as, and never returns; or returns at once.
+pub(crate) fn boot_if_spawned() {
+    IS_READY.store(true, Ordering::Release);
+    if std::env::var_os(BOOT_VARIABLE).as_deref() != Some(OsStr::new("1")) {
+        return;
+    }
+    // SAFETY: this is the first thing that `main` does. Where a runtime runs already (`init()` in
+    // an async main), its workers have nothing to do yet, and nothing that reads the environment.
+    unsafe { std::env::remove_var(BOOT_VARIABLE) };
+    if tokio::runtime::Handle::try_current().is_ok() {
+        // A runtime can't be started on a thread of another one.
+        let booted = std::thread::Builder::new().name("teamster-boot".into()).spawn(boot);
+        if let Ok(thread) = booted {
+            let _never_returns = thread.join();
+        }
+        signals::exit_now(BOOT_FAILED);
+    }
+    boot()
+}
+
+/// The exit status of a child that could not boot; its stderr says why.
+const BOOT_FAILED: i32 = 70;
+
+fn boot() -> ! {
+    let (spec, control, data) = match prepare() {
+        Ok(prepared) => prepared,
+        Err(BootError::Orphan) => signals::exit_now(0),
+        Err(BootError::Failed(what, error)) => {
+            eprintln!("teamster: this child can't boot: {what}: {error}");
+            signals::exit_now(BOOT_FAILED)
+        }
+    };
+    match serve(spec, control, data) {
+        Ok(never) => match never {},
+        Err((what, error)) => {
+            eprintln!("teamster: this child can't boot: {what}: {error}");
+            signals::exit_now(BOOT_FAILED)
+        }
+    }
+}
+
+enum BootError {
+    /// The parent went away before it had sent the boot message.
+    Orphan,
+    Failed(&'static str, io::Error),
+}
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> BootError {
+    move |error| BootError::Failed(what, error)
+}
+
+/// Reads the boot message, makes the process what it says, and connects both lines.
+fn prepare() -> Result<(SpawnSpec, OwnedFd, OwnedFd), BootError> {
+    let spec = read_spec()?;
+    // The belt: if the parent's spawner thread ends before our control thread watches the line.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+    replace_stdin().map_err(failed("opening /dev/null"))?;
+    apply(&spec);
+    let connect = || uds::dial(uds_path(&spec.parent_addr));
+    let control = connect().map_err(failed("connecting the control line to the parent"))?;
+    say_hello(&control, &spec, LineKind::Control).map_err(failed("speaking to the parent"))?;
+    let data = connect().map_err(failed("connecting the data line to the parent"))?;
+    Ok((spec, control, data))
+}
+
+fn read_spec() -> Result<SpawnSpec, BootError> {
+    let stdin = io::stdin();
+    let mut stdin = stdin.lock();
+    let mut length = [0; 4];
+    stdin.read_exact(&mut length).map_err(|_ended| BootError::Orphan)?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > MAX_BOOT_BYTES {
+        let error = io::Error::other(format!("{length} bytes: is something else on stdin?"));
+        return Err(BootError::Failed("reading the boot message", error));
+    }
+    let mut bytes = vec![0; length];
+    stdin.read_exact(&mut bytes).map_err(|_ended| BootError::Orphan)?;
+    let spec: SpawnSpec = codec::decode(&bytes)
+        .map_err(|error| BootError::Failed("decoding the boot message", io::Error::other(error.to_string())))?;
+    if spec.protocol.0 != PROTOCOL.0 {
+        let error = io::Error::other(format!("the parent speaks protocol {}, we speak {}", spec.protocol.0, PROTOCOL.0));
+        return Err(BootError::Failed("reading the boot message", error));
+    }
+    Ok(spec)
+}
+
+/// The boot pipe is of no more use, and user code must not find it.
+fn replace_stdin() -> io::Result<()> {
+    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    Ok(())
+}
+
+/// What of the spec belongs to the process. What the system refuses is said, and we go on.
+fn apply(spec: &SpawnSpec) {
+    let title = format!("teamster:{}", spec.aid.name());
+    // The kernel keeps 15 bytes of it.
+    let _ = std::fs::write("/proc/self/comm", &title);
+    if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
+        eprintln!("teamster: can't become a subreaper: {error}");
+    }
+    if let Some(umask) = spec.umask {
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
+    }
+    if let Some(nice) = spec.nice
+        && let Err(error) = rustix::process::setpriority_process(None, nice)
+    {
+        eprintln!("teamster: can't set the nice value {nice}: {error}");
+    }
+    for (resource, soft, hard) in &spec.rlimits {
+        let limit = libc::rlimit { rlim_cur: *soft, rlim_max: *hard };
+        // SAFETY: setrlimit reads one structure, which is on our stack.
+        if unsafe { libc::setrlimit(*resource, &raw const limit) } != 0 {
+            eprintln!("teamster: can't set the resource limit {resource}: {}", io::Error::last_os_error());
+        }
+    }
+}
+
+fn uds_path(addr: &Addr) -> &std::path::Path {
+    let Addr::Uds(path) = addr;
+    path
+}
+
+fn say_hello(fd: &OwnedFd, spec: &SpawnSpec, line: LineKind) -> io::Result<()> {
+    let token = match line {
+        LineKind::Control => spec.control_token,
+        LineKind::Data => spec.data_token,
+    };
+    let hello = Hello {
+        protocol: PROTOCOL,
+        aid: spec.aid.with_pid(std::process::id()),
+        line,
+        token: Some(token),
+        build: Some(super::build::build_id().to_vec()),
+        addr: Some(Addr::Uds(crate::transport::folder::socket_path(&spec.folder, spec.aid.uuid()))),
+        wanted: Some(spec.parent.uuid()),
+    };
+    let bytes = framed(&Frame::Hello(hello), &[]);
+    let mut rest = &bytes[..];
+    while !rest.is_empty() {
+        rest = &rest[uds::send(fd.as_fd(), rest)?..];
+    }
+    Ok(())
+}
+
+enum Never {}
+
+fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never, (&'static str, io::Error)> {
+    let at = |what: &'static str| move |error: io::Error| (what, error);
+    let socket = crate::transport::folder::socket_path(&spec.folder, spec.aid.uuid());
+    let bound = uds::bind_at(&socket).map_err(at("binding its own socket"))?;
+    // Only now: whoever hears of us by this Hello may connect to us.
+    say_hello(&data_fd, &spec, LineKind::Data).map_err(at("speaking to the parent"))?;
+    let signals = Signals::install().map_err(at("taking SIGINT and SIGTERM"))?;
+    let _hook = PanicHook::install();
+    let mut runtime = match spec.threads {
+        0 | 1 => tokio::runtime::Builder::new_current_thread(),
+        threads => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(threads as usize);
+            builder
+        }
+    };
+    let runtime = runtime.enable_all().build().map_err(at("starting its runtime"))?;
+    let aid = spec.aid.with_pid(std::process::id());
+    let ring = Arc::new(LogRing::new(aid.clone()));
+    super::log::install_in_child(spec.log.as_deref(), Arc::clone(&ring));
+    let up = Arc::new(Line::new(control_fd).map_err(at("setting up its control line"))?);
+    let control = Control::new(Some(Arc::clone(&up))).map_err(at("setting up its control thread"))?;
+    let actor = Actor::new(Parts {
+        aid,
+        root: spec.root.clone(),
+        parent: Some(Parent { aid: spec.parent.clone(), addr: spec.parent_addr.clone(), line: OnceLock::new() }),
+        depth: spec.depth,
+        settings: Settings {
+            grace: Duration::from_millis(spec.grace_ms),
+            expose: spec.expose.clone(),
+            log: spec.log.clone(),
+            ..Settings::default()
+        },
+        folder: spec.folder.clone(),
+        addr: Addr::Uds(socket),
+        registrar: spec.registrar.clone(),
+        control: Arc::clone(&control),
+        runtime: runtime.handle().clone(),
+        log_ring: Some(ring),
+    });
+    super::current::set_spawned(&actor);
+    control
+        .start(Arc::downgrade(&actor), None, signals, LineInbox::default())
+        .map_err(at("starting its control thread"))?;
+    let ended = runtime.block_on(live(Arc::clone(&actor), data_fd, bound, up));
+    if let Err(error) = ended {
+        // The parent went away, or does not want us: nothing is left to serve.
+        eprintln!("teamster: {}: the parent did not let us in: {error}", actor.aid);
+        signals::exit_now(BOOT_FAILED);
+    }
+    leave(&actor, runtime)
+}
+
+/// From the handshake to the last frame.
+async fn live(actor: Arc<Actor>, data: OwnedFd, bound: OwnedFd, up: Arc<Line>) -> Result<(), handshake::HandshakeError> {
+    let socket = Socket::new(data)?;
+    let listener = Listener::new(bound)?;
+    let (welcome, rest) = tokio::select! {
+        welcome = handshake::welcome(&socket) => welcome?,
+        _cancelled = actor.ending() => return Ok(()),
+    };
+    let mut parts = listener::dialled_parts(&actor, &welcome);
+    parts.side = Side::Connecting;
+    parts.encoding = Encoding::Positional;
+    parts.limit = welcome.max_frame_bytes.min(MAX_FRAME_BYTES);
+    parts.control = Some(up as Arc<dyn CancelLine>);
+    parts.idle_after = None;
+    let line = Channel::new(socket, parts);
+    actor.add_line(&line);
+    if let Some(parent) = &actor.parent {
+        // Set once: this is the only boot.
+        let _ = parent.line.set(Arc::clone(&line));
+    }
+    if let Some(ring) = &actor.log_ring {
+        let line = Arc::downgrade(&line);
+        ring.set_notify(Box::new(move || {
+            if let Some(line) = line.upgrade() {
+                line.wake_driver();
+            }
+        }));
+    }
+    actor.spawn_driver(drive(Arc::clone(&line), Arc::clone(&actor), Inbox::new(&rest)));
+    actor.spawn_driver(listener::listen(Arc::clone(&actor), listener));
+    actor.ending().await;
+    wind_down(&actor).await;
+    flush(&line).await;
+    Ok(())
+}
+
+/// Waits for all that this actor has running: cancelled already, each at its own pace.
+async fn wind_down(actor: &Arc<Actor>) {
+    actor.tasks.close();
+    actor.tasks.wait().await;
+    actor.control.none_living().await;
+    let deferred = actor.scope.take_deferred();
+    super::scope::run_deferred(deferred, actor.settings.grace).await;
+    actor.run_exit_hooks().await;
+    actor.tasks.wait().await;
+}
+
+/// Waits until the last frames and log lines have left, or the line has ended.
+async fn flush(line: &Arc<super::DataLine>) {
+    line.wake_driver();
+    while !line.is_flushed() {
+        line.flushed().await;
+    }
+}
+
+/// The last steps of a child: nothing of the tree needs it any more.
+fn leave(actor: &Arc<Actor>, runtime: tokio::runtime::Runtime) -> ! {
+    // Told after the last frame and before the time that the runtime's end may take. A parent that
+    // is gone needs no word.
+    let _ = actor.control.send_up(&Frame::TasksGone);
+    for line in actor.living_lines() {
+        line.close(LineEnd::Shutdown);
+    }
+    let left = actor.ends_within(actor.clock.now()).unwrap_or(actor.settings.grace);
+    // Drops the user's own tasks and gives blocking closures what is left of the grace.
+    runtime.shutdown_timeout(left);
+    actor.end_keeps();
+    if let Addr::Uds(path) = &actor.addr {
+        if actor.is_orphaned() {
+            crate::transport::folder::remove_if_last(&actor.folder, path);
+        } else {
+            // The parent removes it too, when it reaps.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    flush_stdio();
+    match actor.own_signal() {
+        Some(signal) => signals::die_by(signal),
+        None => signals::exit_now(0),
+    }
+}
+
+/// What user code has printed without a newline. A reader that is gone is no reason to complain.
+fn flush_stdio() {
+    use std::io::Write;
+    let _ = io::stdout().flush();
+    let _ = io::stderr().flush();
+}
+
+/// Our own end, asked for by our own code.
+pub(crate) fn cancel_self(actor: &Actor) {
+    actor.cancel_self(Canceller { aid: actor.aid.clone(), request: CancelRequest::Actor });
+}

@@ -1,0 +1,159 @@
+//! What do `#[teamster::main]` and `#[teamster::test]` ask for, and how should the program end?
+use std::any::Any;
+use std::error::Error as StdError;
+use std::process::ExitCode;
+
+use crate::error::{BoxError, Error};
+use crate::report::Report;
+
+/// The options of `#[teamster::main]`.
+#[doc(hidden)]
+#[derive(Clone, Debug, Default)]
+pub struct MainOptions {
+    pub(crate) multi_thread: bool,
+    /// `None`: tokio's default.
+    pub(crate) worker_threads: Option<usize>,
+}
+
+impl MainOptions {
+    pub fn new() -> Self {
+        MainOptions::default()
+    }
+
+    #[must_use]
+    pub fn multi_thread(mut self) -> Self {
+        self.multi_thread = true;
+        self
+    }
+
+    #[must_use]
+    pub fn worker_threads(mut self, threads: usize) -> Self {
+        self.worker_threads = Some(threads);
+        self
+    }
+}
+
+/// The options of `#[teamster::test]`.
+#[doc(hidden)]
+#[derive(Clone, Debug, Default)]
+pub struct TestOptions {
+    pub(crate) runtime: MainOptions,
+    /// It measures times, or fills the processor: no other test of ours may run beside it.
+    pub(crate) exclusive: bool,
+}
+
+impl TestOptions {
+    pub fn new() -> Self {
+        TestOptions::default()
+    }
+
+    #[must_use]
+    pub fn multi_thread(mut self) -> Self {
+        self.runtime = self.runtime.multi_thread();
+        self
+    }
+
+    #[must_use]
+    pub fn worker_threads(mut self, threads: usize) -> Self {
+        self.runtime = self.runtime.worker_threads(threads);
+        self
+    }
+
+    #[must_use]
+    pub fn exclusive(mut self) -> Self {
+        self.exclusive = true;
+        self
+    }
+}
+
+/// A stand-in until the runtime is merged: runs the body on a tokio runtime.
+#[doc(hidden)]
+pub fn main<T: MainOutcome, F: AsyncFnOnce() -> T>(options: MainOptions, body: F) -> T {
+    let mut builder = match options.multi_thread {
+        true => tokio::runtime::Builder::new_multi_thread(),
+        false => tokio::runtime::Builder::new_current_thread(),
+    };
+    if let Some(threads) = options.worker_threads {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all().build().expect("a runtime").block_on(body())
+}
+
+/// A stand-in until the runtime is merged: runs the test in this process.
+///
+/// `path` begins with the crate's name, which the test harness leaves out.
+#[doc(hidden)]
+pub fn test<T: MainOutcome, F: AsyncFnOnce() -> T>(path: &str, options: TestOptions, body: F) -> T {
+    let _ = harness_name(path);
+    main(options.runtime, body)
+}
+
+/// A test's name as the harness knows it: its path without the crate's name.
+pub(crate) fn harness_name(path: &str) -> &str {
+    path.split_once("::").map_or(path, |(_, name)| name)
+}
+
+/// What `#[teamster::main]` may return.
+#[diagnostic::on_unimplemented(
+    message = "`#[teamster::main]` can't return `{Self}`",
+    note = "return `()`, `std::process::ExitCode`, or a `Result` of one of them"
+)]
+pub trait MainOutcome {
+    /// The signal that ended the tree, if one did: the process should die by it too.
+    fn interrupted_by(&self) -> Option<i32>;
+}
+
+impl MainOutcome for () {
+    fn interrupted_by(&self) -> Option<i32> {
+        None
+    }
+}
+
+impl MainOutcome for ExitCode {
+    fn interrupted_by(&self) -> Option<i32> {
+        None
+    }
+}
+
+impl<T: MainOutcome, E: 'static> MainOutcome for Result<T, E> {
+    fn interrupted_by(&self) -> Option<i32> {
+        match self {
+            Ok(value) => value.interrupted_by(),
+            Err(error) => signal_in_any(error),
+        }
+    }
+}
+
+fn signal_in_any(error: &dyn Any) -> Option<i32> {
+    if let Some(error) = error.downcast_ref::<Error>() {
+        return signal_in(error);
+    }
+    if let Some(report) = error.downcast_ref::<Report>() {
+        return signal_in(report.error());
+    }
+    if let Some(error) = error.downcast_ref::<BoxError>() {
+        return signal_in(&**error);
+    }
+    if let Some(error) = error.downcast_ref::<Box<dyn StdError>>() {
+        return signal_in(&**error);
+    }
+    #[cfg(feature = "anyhow")]
+    if let Some(error) = error.downcast_ref::<anyhow::Error>() {
+        return signal_in(&**error);
+    }
+    None
+}
+
+/// Looks through what wraps it, and at the first cause of a group.
+fn signal_in(error: &(dyn StdError + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        match Error::itself(error) {
+            Some(Error::Interrupted { signal }) => return Some(signal),
+            Some(Error::Group(group)) => return signal_in(group.primary()),
+            Some(Error::Body(body)) => return signal_in(body.error()),
+            Some(_) | None => next = error.source(),
+        }
+    }
+    None
+}

@@ -1,0 +1,232 @@
+//! Who knocks? Accepts connections, lets in whom it knows, and gives each line to its keeper.
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::sync::Semaphore;
+
+use super::child::Child;
+use super::control::Command;
+use super::{Actor, DataLine};
+use crate::channel::driver::{Inbox, drive, framed};
+use crate::channel::handshake::{self, HandshakeError};
+use crate::channel::line::{Line, LineInbox};
+use crate::channel::{CancelLine, Channel, Parts};
+use crate::msg::frame::{Encoding, Frame, Hello, LineKind, PROTOCOL, Welcome};
+use crate::msg::spec::Token;
+use crate::proto::connection::Side;
+use crate::transport::uds::{Listener, Socket};
+
+/// A child that is to connect, and by which line.
+#[derive(Clone, Debug)]
+pub(crate) struct Expected {
+    pub(crate) child: Arc<Child>,
+    pub(crate) line: LineKind,
+}
+
+/// Connections that may be in their handshake at a time; the next ones wait in the backlog.
+const MAX_HANDSHAKES: usize = 256;
+
+/// A line between peers closes after this time without a dialog.
+const IDLE_AFTER: Duration = Duration::from_secs(10);
+
+impl Actor {
+    /// A child will show these tokens, each once.
+    pub(crate) fn expect(&self, child: &Arc<Child>, data: Token, control: Token) {
+        let mut expected = self.expected.lock();
+        expected.insert(data, Expected { child: Arc::clone(child), line: LineKind::Data });
+        expected.insert(control, Expected { child: Arc::clone(child), line: LineKind::Control });
+    }
+
+    /// The child is there, or never will be: its tokens open nothing any more.
+    pub(crate) fn expect_no_more(&self, tokens: [Token; 2]) {
+        let mut expected = self.expected.lock();
+        for token in tokens {
+            expected.remove(&token);
+        }
+    }
+}
+
+/// Accepts until the actor ends.
+pub(crate) async fn listen(actor: Arc<Actor>, listener: Listener) {
+    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    loop {
+        // It is never closed.
+        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok(fd) => {
+                let knocked = Arc::clone(&actor);
+                actor.spawn_driver(async move {
+                    if let Err(error) = let_in(&knocked, fd).await {
+                        tracing::warn!(target: "teamster::channel", %error, "a connection was refused");
+                    }
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, mostly: those who knock stay in the backlog meanwhile.
+                tracing::warn!(target: "teamster::channel", %error, "can't accept a connection");
+                tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+            }
+        }
+    }
+}
+
+/// How long the listener rests after the system refused it a descriptor.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
+async fn let_in(actor: &Arc<Actor>, fd: OwnedFd) -> Result<(), HandshakeError> {
+    let socket = Socket::new(fd)?;
+    let peer = socket.peer()?;
+    if peer.uid != rustix::process::getuid() {
+        handshake::refuse(&socket, "another user's process");
+        return Err(HandshakeError::Garbage(format!("a process of the user {} knocked", peer.uid.as_raw())));
+    }
+    let (hello, rest) = match handshake::hello(&socket).await {
+        Ok(hello) => hello,
+        // A probe that closes without a word is no event.
+        Err(HandshakeError::Ended) => return Ok(()),
+        Err(error) => {
+            handshake::refuse(&socket, &error.to_string());
+            return Err(error);
+        }
+    };
+    let refused = |reason: &str| {
+        handshake::refuse(&socket, reason);
+        HandshakeError::Garbage(format!("{} (pid {}): {reason}", hello.aid, hello.aid.pid()))
+    };
+    if hello.wanted.is_some_and(|wanted| wanted != actor.aid.uuid()) {
+        return Err(refused("another actor lives at this address now"));
+    }
+    match hello.token {
+        None if hello.line == LineKind::Data => {
+            let channel = Channel::new(socket, peer_parts(actor, hello, Side::Accepting));
+            actor.adopt_peer(&channel);
+            channel.wake_driver();
+            keep_moving(actor, channel, &rest);
+            Ok(())
+        }
+        None => Err(refused("a control line needs a token")),
+        Some(token) => {
+            // Taken out at once: a token that is shown twice is shown by a stranger.
+            let expected = actor.expected.lock().remove(&token);
+            let Some(expected) = expected.filter(|expected| expected.line == hello.line) else {
+                return Err(refused("an unknown token, or one that was used already"));
+            };
+            let build = super::build::build_id();
+            if hello.build.as_deref().is_some_and(|theirs| theirs != build) {
+                let child = &expected.child;
+                // Told once is enough: both lines say the same.
+                let _ = child.refused.set("it runs another build of the program".to_owned());
+                cancel_refused(actor, child);
+                return Err(refused("another build of the program"));
+            }
+            child_line(actor, expected, hello, socket, rest).await
+        }
+    }
+}
+
+/// A child whose handshake was refused is of no use: it is ended, and `start_actor` says why.
+fn cancel_refused(actor: &Arc<Actor>, child: &Arc<Child>) {
+    use crate::msg::ident::{CancelRequest, Canceller};
+    let canceller = Canceller { aid: actor.aid.clone(), request: CancelRequest::Actor };
+    actor.control.send(Command::Cancel { child: Arc::clone(child), canceller, grace: Duration::ZERO });
+}
+
+async fn child_line(
+    actor: &Arc<Actor>,
+    expected: Expected,
+    hello: Hello,
+    socket: Socket,
+    rest: BytesMut,
+) -> Result<(), HandshakeError> {
+    let child = expected.child;
+    match hello.line {
+        LineKind::Control => {
+            let line = Arc::new(Line::new(socket.into_fd())?);
+            let inbox = LineInbox::new(&rest);
+            // Its token let it in, so it is the first and only one.
+            let _ = child.control.set(Arc::clone(&line));
+            actor.control.send(Command::Attach { child: Arc::clone(&child), line, inbox });
+        }
+        LineKind::Data => {
+            let control: Arc<dyn CancelLine> = tokio::select! {
+                line = child.control.wait() => Arc::clone(line) as Arc<dyn CancelLine>,
+                _ended = child.reaped.wait() => return Err(HandshakeError::Ended),
+            };
+            let addr = hello.addr.clone();
+            let mut parts = peer_parts(actor, hello, Side::Accepting);
+            parts.encoding = Encoding::Positional;
+            parts.peer = child.aid.clone();
+            parts.control = Some(control);
+            parts.idle_after = None;
+            parts.grace = child.grace;
+            parts.greeting = welcome(actor, true);
+            let channel = Channel::new(socket, parts);
+            actor.add_line(&channel);
+            let _ = child.channel.set(Arc::clone(&channel));
+            actor.control.send(Command::Ready { child: Arc::clone(&child), addr });
+            // `start_actor` resumes, and its first call shares a write with the Welcome.
+            let _ = child.connected.set(());
+            let (service, inbox) = (Arc::clone(actor), Inbox::new(&rest));
+            actor.spawn_driver(async move {
+                drive(channel, Arc::clone(&service), inbox).await;
+                line_of_child_ended(&service, &child).await;
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The data line of a child has ended. Mostly the child has, too; one that lives on without it can't
+/// be called any more and is ended.
+async fn line_of_child_ended(actor: &Arc<Actor>, child: &Arc<Child>) {
+    if child.reaped.get().is_some() || super::peers::is_dead_soon(&child.aid).await || actor.is_cancelled() {
+        return;
+    }
+    child.story.lock().said.get_or_insert("its data line had broken".to_owned());
+    actor.control.send(Command::LineBroken { child: Arc::clone(child) });
+}
+
+fn welcome(actor: &Actor, same_build: bool) -> BytesMut {
+    let max_frame_bytes = actor.settings.max_frame_bytes;
+    let welcome = Welcome { protocol: PROTOCOL, aid: actor.aid.clone(), max_frame_bytes, same_build };
+    framed(&Frame::Welcome(welcome), &[])
+}
+
+fn peer_parts(actor: &Actor, hello: Hello, side: Side) -> Parts {
+    let build = super::build::build_id();
+    let same_build = !build.is_empty() && hello.build.as_deref() == Some(build);
+    Parts {
+        peer: hello.aid,
+        side,
+        encoding: if same_build { Encoding::Positional } else { Encoding::Named },
+        limit: actor.settings.max_frame_bytes,
+        control: None,
+        idle_after: Some(IDLE_AFTER),
+        grace: actor.settings.grace,
+        greeting: welcome(actor, same_build),
+    }
+}
+
+/// The parts of a line that we have dialled: nothing to greet with.
+pub(crate) fn dialled_parts(actor: &Actor, welcome: &Welcome) -> Parts {
+    Parts {
+        peer: welcome.aid.clone(),
+        side: Side::Connecting,
+        encoding: if welcome.same_build { Encoding::Positional } else { Encoding::Named },
+        limit: actor.settings.max_frame_bytes,
+        control: None,
+        idle_after: Some(IDLE_AFTER),
+        grace: actor.settings.grace,
+        greeting: BytesMut::new(),
+    }
+}
+
+/// Starts the line's driver.
+pub(crate) fn keep_moving(actor: &Arc<Actor>, channel: Arc<DataLine>, rest: &[u8]) {
+    let inbox = Inbox::new(rest);
+    let service = Arc::clone(actor);
+    actor.spawn_driver(drive(channel, service, inbox));
+}

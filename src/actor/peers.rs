@@ -1,0 +1,157 @@
+//! How is another actor reached? Lines to peers, dialled when they are needed.
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::process::{Pid, PidfdFlags};
+
+use super::control::Command;
+use super::listener::{dialled_parts, keep_moving};
+use super::{Actor, DataLine};
+use crate::channel::driver::framed;
+use crate::channel::handshake::{self, HandshakeError};
+use crate::channel::{Channel, LineEnd};
+use crate::error::Error;
+use crate::msg::death::{Death, DeathData, ExitKind};
+use crate::msg::frame::{Frame, Hello, LineKind, PROTOCOL};
+use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
+use crate::transport::uds::{self, Socket};
+
+/// The line to one peer, and who is dialling it.
+#[derive(Default)]
+pub(crate) struct Peer {
+    line: Mutex<Option<Arc<DataLine>>>,
+    dialling: tokio::sync::Mutex<()>,
+}
+
+impl Peer {
+    fn living(&self) -> Option<Arc<DataLine>> {
+        self.line.lock().as_ref().filter(|line| line.end().is_none()).cloned()
+    }
+}
+
+impl Actor {
+    fn peer(&self, aid: &Aid) -> Arc<Peer> {
+        Arc::clone(&self.peers.entry(aid.uuid()).or_default())
+    }
+
+    /// A peer has dialled us: its line serves calls to it, too, unless there is one.
+    pub(crate) fn adopt_peer(&self, channel: &Arc<DataLine>) {
+        self.add_line(channel);
+        let peer = self.peer(&channel.peer);
+        let mut line = peer.line.lock();
+        if line.as_ref().is_none_or(|line| line.end().is_some()) {
+            *line = Some(Arc::clone(channel));
+        }
+    }
+
+    /// A line to `aid`: the one that is there, or a new one.
+    pub(crate) async fn line_to(self: &Arc<Self>, aid: &Aid, addr: Option<&Addr>) -> Result<Arc<DataLine>, Error> {
+        if let Some(parent) = self.parent.as_ref().filter(|parent| parent.aid == *aid)
+            && let Some(line) = parent.line.get()
+        {
+            return Ok(Arc::clone(line));
+        }
+        let peer = self.peer(aid);
+        if let Some(line) = peer.living() {
+            return Ok(line);
+        }
+        let _dialling = peer.dialling.lock().await;
+        if let Some(line) = peer.living() {
+            return Ok(line);
+        }
+        let line = self.dial(aid, addr).await?;
+        *peer.line.lock() = Some(Arc::clone(&line));
+        Ok(line)
+    }
+
+    async fn dial(self: &Arc<Self>, aid: &Aid, addr: Option<&Addr>) -> Result<Arc<DataLine>, Error> {
+        let Some(addr) = addr else {
+            return Err(Error::Transport { what: format!("calling {aid}"), reason: "it has no address".into() });
+        };
+        let Addr::Uds(path) = addr;
+        let broken = |reason: String| Error::Transport { what: format!("connecting to {aid} at {addr}"), reason };
+        let fd = match uds::dial(path) {
+            Ok(fd) => fd,
+            Err(error) if is_nobody(&error) => return Err(Error::ActorDied(died_unseen(aid))),
+            Err(error) => return Err(broken(error.to_string())),
+        };
+        let socket = Socket::new(fd).map_err(|error| broken(error.to_string()))?;
+        let hello = Hello {
+            protocol: PROTOCOL,
+            aid: self.aid.clone(),
+            line: LineKind::Data,
+            token: None,
+            build: Some(super::build::build_id().to_vec()).filter(|build| !build.is_empty()),
+            addr: Some(self.addr.clone()),
+            wanted: Some(aid.uuid()),
+        };
+        let greeting = framed(&Frame::Hello(hello), &[]);
+        // A fresh socket's buffer takes it whole.
+        let sent = socket.try_send(&greeting).map_err(|error| broken(error.to_string()))?;
+        if sent < greeting.len() {
+            return Err(broken("its socket takes nothing".into()));
+        }
+        let (welcome, rest) = match handshake::welcome(&socket).await {
+            Ok(welcome) => welcome,
+            Err(HandshakeError::Ended | HandshakeError::Io(_)) => return Err(Error::ActorDied(died_unseen(aid))),
+            Err(error) => return Err(broken(error.to_string())),
+        };
+        if welcome.aid != *aid {
+            return Err(Error::ActorDied(died_unseen(aid)));
+        }
+        let channel = Channel::new(socket, dialled_parts(self, &welcome));
+        self.add_line(&channel);
+        keep_moving(self, Arc::clone(&channel), &rest);
+        Ok(channel)
+    }
+
+    /// A line of ours has ended: whoever ends with it is told.
+    pub(crate) fn line_ended(self: &Arc<Self>, line: &Arc<DataLine>, end: &LineEnd) {
+        self.peers.remove_if(&line.peer.uuid(), |_, peer| peer.living().is_none());
+        if *end == LineEnd::Shutdown {
+            return;
+        }
+        if self.parent_line().is_some_and(|parent| Arc::ptr_eq(parent, line)) {
+            self.control.send(Command::ParentLost);
+        }
+    }
+}
+
+/// Whether nobody listens at an address any more.
+fn is_nobody(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
+}
+
+/// What is known of the end of an actor that is not our child.
+pub(crate) fn died_unseen(aid: &Aid) -> Death {
+    Death::new(DeathData {
+        id: uuid::Uuid::new_v4(),
+        aid: aid.clone(),
+        exit: ExitKind::Unknown,
+        asked: None,
+        rung: None,
+        said: None,
+        in_service: Vec::new(),
+        stderr_tail: String::new(),
+    })
+}
+
+/// Whether the peer's process ends now: its line has ended, and a killed process's descriptors are
+/// closed just before it counts as dead. Bounded by [`DEATH_WITHIN`].
+pub(crate) async fn is_dead_soon(aid: &Aid) -> bool {
+    let Some(pid) = i32::try_from(aid.pid()).ok().and_then(Pid::from_raw) else { return false };
+    let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return true };
+    let Ok(watched) = tokio::io::unix::AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE) else {
+        return false;
+    };
+    tokio::time::timeout(DEATH_WITHIN, watched.readable()).await.is_ok()
+}
+
+/// How long a peer whose line has ended may take to be seen dead.
+const DEATH_WITHIN: Duration = Duration::from_millis(100);
+
+/// Our own request to end something.
+pub(crate) fn canceller(aid: &Aid, request: CancelRequest) -> Canceller {
+    Canceller { aid: aid.clone(), request }
+}

@@ -1,0 +1,207 @@
+//! How is a call of a peer run? Decode, poll once, and if that was not enough, make it a task.
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+
+use super::current::Current;
+use super::endpoint::{Endpoints, Found, Kind, Registration, RunResult};
+use super::failure::Failure;
+use super::scope::{End, Scope, Scoped, run_deferred};
+use super::{Actor, DataLine, panics};
+use crate::channel::{LineEnd, Service, Start};
+use crate::msg::frame::{self, Frame};
+use crate::msg::ident::{CancelRequest, Canceller};
+use crate::msg::remote_error::WireError;
+
+/// What an endpoint's path stands for in this actor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Resolved {
+    Known(&'static Registration),
+    NotExposed(&'static str),
+    Unknown,
+    Ambiguous { first: &'static str, second: &'static str },
+}
+
+impl Service for Actor {
+    type Endpoint = Resolved;
+    type Task = Arc<Scope>;
+
+    fn resolve(&self, path: &str) -> Resolved {
+        let resolved = match Endpoints::of_program().find(path) {
+            None => Resolved::Unknown,
+            Some(Found::Ambiguous { first, second }) => Resolved::Ambiguous { first, second },
+            Some(Found::One(registration)) if self.exposes((registration.path)()) => Resolved::Known(registration),
+            Some(Found::One(registration)) => Resolved::NotExposed((registration.path)()),
+        };
+        if !matches!(resolved, Resolved::Known(_)) {
+            tracing::warn!(endpoint = path, ?resolved, "a peer asks for what can't be called here");
+        }
+        resolved
+    }
+
+    fn on_start(self: &Arc<Self>, line: &Arc<DataLine>, start: Start<Resolved>, args: &[u8]) {
+        let dialog = start.dialog;
+        let refuse = |error: WireError| line.end_with(dialog, &Frame::Error { dialog }, &error.encode());
+        let registration = match start.endpoint {
+            Resolved::Known(registration) => registration,
+            Resolved::NotExposed(_) => return refuse(WireError::NotExposed),
+            Resolved::Unknown => return refuse(WireError::NoSuchEndpoint),
+            Resolved::Ambiguous { first, second } => {
+                return refuse(WireError::Ambiguous { first: first.to_owned(), second: second.to_owned() });
+            }
+        };
+        debug_assert_eq!(registration.kind, Kind::Rpc);
+        if self.is_cancelled() {
+            return refuse(WireError::NotStarted { reason: "the actor is ending".into() });
+        }
+        let future = match (registration.run)(args, start.encoding) {
+            Ok(future) => future,
+            Err(error) => {
+                tracing::warn!(peer = %line.peer, %error, "a peer's arguments can't be decoded");
+                return refuse(WireError::Codec(error));
+            }
+        };
+        let scope = Scope::new((registration.path)(), None);
+        line.serve(dialog, Arc::clone(&scope));
+        let deadline = start.deadline.map(|left| (Instant::now() + left, left));
+        let place = Current { actor: Arc::clone(self), scope: Arc::clone(&scope), deadline: deadline.map(|(at, _)| at) };
+        let mut task = Scoped::new(place, future);
+        let mut end = None;
+        if self.polls_inline {
+            // The waker of this poll leads nowhere: a task that is not done is polled again as one.
+            let mut cx = Context::from_waker(Waker::noop());
+            if let Poll::Ready(done) = panics::serving(|| task.poll_inline(&mut cx)) {
+                if !scope.has_deferred() {
+                    return self.answer(line, dialog, done, start.deadline);
+                }
+                end = Some(done);
+            }
+        }
+        line.acknowledge_start(dialog);
+        let served = Served { actor: Arc::clone(self), line: Arc::clone(line), dialog, scope, deadline };
+        self.spawn(served.run(task, end));
+    }
+
+    fn cancel(task: &Arc<Scope>, canceller: &Canceller) {
+        task.cancel(canceller);
+    }
+
+    fn on_cancel_actor(self: &Arc<Self>, _line: &Arc<DataLine>, canceller: Canceller) {
+        // Its parent is told first: the end that follows is no surprise then.
+        let _ = self.control.send_up(&Frame::EndAsked { canceller: canceller.clone() });
+        self.cancel_self(canceller);
+    }
+
+    fn on_log(&self, line: &DataLine, text: &[u8]) {
+        match &self.log_ring {
+            Some(ring) => ring.push(bytes::Bytes::copy_from_slice(text)),
+            None => super::log::emit(&line.peer, text),
+        }
+    }
+
+    fn idle_frames(&self, line: &DataLine, out: &mut BytesMut) -> bool {
+        let Some(ring) = &self.log_ring else { return false };
+        if !self.parent_line().is_some_and(|parent| std::ptr::eq(Arc::as_ptr(parent), line)) {
+            return false;
+        }
+        let batch = ring.pop_batch(LOG_BATCH_BYTES);
+        for text in &batch {
+            frame::encode(&Frame::Log, text, out);
+        }
+        !batch.is_empty()
+    }
+
+    fn on_end(self: &Arc<Self>, line: &Arc<DataLine>, end: &LineEnd) {
+        let canceller = Canceller { aid: line.peer.clone(), request: CancelRequest::Dropped };
+        line.cancel_served(&canceller);
+        self.line_ended(line, end);
+    }
+}
+
+/// Log lines that leave in one go, in bytes: little enough that a call never waits long for them.
+const LOG_BATCH_BYTES: usize = 16 * 1024;
+
+impl Actor {
+    fn exposes(&self, path: &str) -> bool {
+        let Some(exposed) = &self.settings.expose else { return true };
+        exposed.iter().any(|prefix| {
+            path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+        })
+    }
+
+    /// Sends the last frame of a dialog. The driver flushes what it finds on its way out.
+    fn answer(&self, line: &DataLine, dialog: u64, end: End<RunResult>, deadline: Option<Duration>) {
+        let failure = match end {
+            End::Value(Ok((bytes, encoding))) => {
+                return line.end_with(dialog, &Frame::Return { dialog, encoding }, &bytes);
+            }
+            End::Value(Err(failure)) => failure.into_wire(&self.aid),
+            End::Panicked(payload) => {
+                let note = panics::take_note();
+                let (location, backtrace) = note.map_or((None, None), |note| (note.location, note.backtrace));
+                Failure::from_panic(payload, location, backtrace).into_wire(&self.aid)
+            }
+            End::Cancelled(Canceller { request: CancelRequest::Deadline, .. }) => {
+                WireError::Deadline { after: deadline.unwrap_or_default() }
+            }
+            End::Cancelled(canceller) => WireError::Cancelled(canceller),
+        };
+        line.end_with(dialog, &Frame::Error { dialog }, &failure.encode());
+    }
+}
+
+/// One dialog that is served by a task of its own.
+struct Served {
+    actor: Arc<Actor>,
+    line: Arc<DataLine>,
+    dialog: u64,
+    scope: Arc<Scope>,
+    deadline: Option<(Instant, Duration)>,
+}
+
+impl Served {
+    async fn run(self, task: Scoped<dyn Future<Output = RunResult> + Send>, end: Option<End<RunResult>>) {
+        let end = match (end, self.deadline) {
+            (Some(end), _) => end,
+            (None, None) => Serving(task).await,
+            (None, Some((at, _))) => self.run_until(task, at).await,
+        };
+        // What it dropped and deferred is gone before its last frame leaves.
+        let deferred = self.scope.take_deferred();
+        if !deferred.is_empty() {
+            run_deferred(deferred, self.actor.settings.grace).await;
+        }
+        if let End::Value(Err(failure)) = &end
+            && let Some(canceller) = self.scope.canceller()
+        {
+            // Whoever cancelled may be gone: the failure is not lost with the answer.
+            tracing::warn!(endpoint = self.scope.label, %canceller, ?failure, "it failed while it was being cancelled");
+        }
+        self.actor.answer(&self.line, self.dialog, end, self.deadline.map(|(_, after)| after));
+        self.line.wake_driver();
+    }
+
+    async fn run_until(&self, task: Scoped<dyn Future<Output = RunResult> + Send>, at: Instant) -> End<RunResult> {
+        let mut task = Serving(task);
+        tokio::select! {
+            end = &mut task => return end,
+            () = tokio::time::sleep_until(at.into()) => {}
+        }
+        self.scope.cancel(&Canceller { aid: self.actor.aid.clone(), request: CancelRequest::Deadline });
+        task.await
+    }
+}
+
+/// Notes where a served task panics, at each of its polls.
+struct Serving(Scoped<dyn Future<Output = RunResult> + Send>);
+
+impl Future for Serving {
+    type Output = End<RunResult>;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        panics::serving(|| Pin::new(&mut self.0).poll(cx))
+    }
+}

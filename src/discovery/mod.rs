@@ -1,0 +1,96 @@
+//! Which actors are there? Finding them by name, and listing what runs.
+//!
+//! Each root has a registrar, a thread of its own, which knows its tree's names and asks this
+//! user's leading registrar for those of the other trees. A registration is a lease: it ends with
+//! the process, not with a message.
+mod client;
+mod election;
+mod idle;
+mod lookup;
+mod membership;
+mod names;
+mod process;
+mod registrar;
+mod table;
+mod trees;
+mod wire;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use client::{Found, find, find_all, list, wait};
+pub(crate) use names::Names;
+pub(crate) use registrar::Registrar;
+pub use trees::{ActorState, Tree, TreeActor, trees};
+
+pub use crate::transport::folder::FolderError;
+
+/// Why a lookup has no answer. That nobody has the name is an answer, and no error.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DiscoveryError {
+    /// No registrar answered in time. It may be stopped, or just be replaced: ask again.
+    #[error("no registrar answered within {waited:?}")]
+    NoAnswer {
+        /// How long the lookup waited.
+        waited: Duration,
+    },
+    /// The registrar ended: its tree is being taken down.
+    #[error("the registrar at {path} has ended, and its tree with it", path = .path.display())]
+    Ended {
+        /// Where it listened.
+        path: PathBuf,
+    },
+    /// Something else listens at the registrar's address.
+    #[error("{path} is in use by a program that is no registrar: stop it, or set TEAMSTER_DIR to another folder", path = .path.display())]
+    Foreign {
+        /// The address.
+        path: PathBuf,
+    },
+    /// It serves as many lookups as it can.
+    #[error("the registrar serves {limit} lookups already: wait for fewer names at once")]
+    Full {
+        /// How many these are.
+        limit: usize,
+    },
+    /// The name is longer than any that can be asked for.
+    #[error("a name of {bytes} bytes can't be looked up: {limit} are allowed")]
+    NameTooLong {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The registrars of this user's other trees can't be reached.
+    #[error("this tree's registrar could not join the others: {reason}")]
+    Unable {
+        /// What its system said.
+        reason: String,
+    },
+    /// The registrar could not be reached.
+    #[error("could not ask the registrar at {path}", path = .path.display())]
+    System {
+        /// Where it listens.
+        path: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+}
+
+impl From<wire::Refusal> for DiscoveryError {
+    fn from(refusal: wire::Refusal) -> Self {
+        match refusal {
+            wire::Refusal::NoLeader { waited } => DiscoveryError::NoAnswer { waited },
+            wire::Refusal::Foreign { path } => DiscoveryError::Foreign { path },
+            wire::Refusal::Unable { reason } => DiscoveryError::Unable { reason },
+            wire::Refusal::Full { limit } => DiscoveryError::Full { limit },
+            // It did lead a moment ago.
+            wire::Refusal::NotLeader => DiscoveryError::NoAnswer { waited: Duration::ZERO },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

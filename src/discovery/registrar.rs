@@ -1,0 +1,226 @@
+//! Who answers when an actor asks for a name?
+//!
+//! One thread in each root, with a runtime of its own: a user's stuck runtime does not hold it up.
+//! It has no timer while nobody asks.
+use std::io;
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::lookup::{Role, Server};
+use super::names::Names;
+use super::wire::{self, REQUEST_BYTES, Refusal, Reply, Request};
+use super::membership;
+use crate::msg::ident::{Addr, Aid};
+use crate::transport::folder::Base;
+
+/// The registrar of one root. Ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Registrar {
+    socket: PathBuf,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+    #[cfg(test)]
+    server: Arc<Server>,
+}
+
+impl Registrar {
+    /// Starts to answer for the tree of `root`, whose folder is `folder`.
+    ///
+    /// Returns when it has joined this user's other registrars, or leads them. If their leader
+    /// is stuck it goes on trying while this root runs, and returns after 100 ms.
+    ///
+    /// # Errors
+    ///
+    /// If the thread or its sockets can't be made, or if something that is no registrar listens at
+    /// the leader's address (found out within a second).
+    pub(crate) fn start(base: &Base, folder: &Path, names: Arc<Names>, root: Aid) -> io::Result<Registrar> {
+        let socket = registrar_socket(folder);
+        let listener = StdListener::bind(&socket)?;
+        listener.set_nonblocking(true)?;
+        let stop = CancellationToken::new();
+        let (started, start) = mpsc::sync_channel(1);
+        let server = Arc::new(Server::new(base.clone(), folder.to_owned(), names, root));
+        let stopped = stop.clone();
+        #[cfg(test)]
+        let watched = server.clone();
+        let thread = std::thread::Builder::new()
+            .name("teamster-names".into())
+            .spawn(move || run(server, listener, stopped, &started))?;
+        // From here on a failure ends the thread and removes the socket.
+        let registrar = Registrar {
+            socket,
+            stop,
+            thread: Some(thread),
+            #[cfg(test)]
+            server: watched,
+        };
+        start.recv().unwrap_or_else(|_| Err(io::Error::other("the registrar's thread panicked")))?;
+        Ok(registrar)
+    }
+
+    /// Where the actors of this tree ask.
+    pub(crate) fn addr(&self) -> Addr {
+        Addr::Uds(self.socket.clone())
+    }
+
+    #[cfg(test)]
+    pub(super) fn leads(&self) -> bool {
+        self.server.leads()
+    }
+
+    /// Ends it, and waits for the end, which takes no longer than closing its sockets.
+    pub(crate) fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Registrar {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            // Its panic was printed, and what it held is released.
+            let _ = thread.join();
+        }
+        // The folder's removal takes it too.
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+/// Where the registrar of the root in this folder listens.
+pub(super) fn registrar_socket(folder: &Path) -> PathBuf {
+    folder.join("registrar.s")
+}
+
+fn run(server: Arc<Server>, listener: StdListener, stop: CancellationToken, started: &mpsc::SyncSender<io::Result<()>>) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
+        Ok(runtime) => runtime,
+        // The receiver waits for exactly one message.
+        Err(error) => return started.send(Err(error)).unwrap_or_default(),
+    };
+    runtime.block_on(async {
+        let own = async {
+            let mut connections = JoinSet::new();
+            match UnixListener::from_std(listener) {
+                Ok(listener) => serve(&server, &listener, &mut connections).await,
+                Err(error) => started.send(Err(error)).unwrap_or_default(),
+            }
+        };
+        let announce = async {
+            started.send(settled(&server).await).unwrap_or_default();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = own => {}
+            () = announce => {}
+            () = membership::take_part(&server) => {}
+        }
+    });
+}
+
+/// Waits until this registrar has its place among the others.
+async fn settled(server: &Server) -> io::Result<()> {
+    let mut role = server.role.subscribe();
+    let mut current = await_role(&mut role, |role| *role != Role::Standing).await;
+    if current == Role::Joining {
+        let joined = await_role(&mut role, |role| !matches!(role, Role::Standing | Role::Joining));
+        current = tokio::time::timeout(JOIN_WITHIN, joined).await.unwrap_or(Role::Joining);
+    }
+    match current {
+        Role::Trouble(refusal) => Err(io::Error::other(super::DiscoveryError::from(refusal))),
+        Role::Standing | Role::Joining | Role::Member | Role::Settling | Role::Leader => Ok(()),
+    }
+}
+
+async fn await_role(role: &mut tokio::sync::watch::Receiver<Role>, wanted: impl FnMut(&Role) -> bool) -> Role {
+    // The server holds the sender and outlives this future.
+    role.wait_for(wanted).await.map_or(Role::Standing, |role| role.clone())
+}
+
+/// Answers all who come in at this door, and never returns.
+pub(super) async fn serve(server: &Arc<Server>, listener: &UnixListener, connections: &mut JoinSet<()>) {
+    loop {
+        tokio::select! {
+            // What it said, it said to its client; the set is emptied so that it does not grow.
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) if !is_ours(&stream) => {} // closed without a word
+                Ok((stream, _)) if connections.len() >= CONNECTIONS && !server.idle.close_oldest() => {
+                    connections.spawn(refuse(stream));
+                }
+                Ok((stream, _)) => {
+                    if server.idle.len() >= IDLE_CONNECTIONS {
+                        server.idle.close_oldest();
+                    }
+                    let slot = server.idle.slot();
+                    let id = slot.id();
+                    let task = connections.spawn(converse(server.clone(), stream, slot));
+                    server.idle.fill(id, task);
+                }
+                // The descriptor table is full: those that say nothing go first.
+                Err(_) if server.idle.close_oldest() => tokio::task::yield_now().await,
+                Err(_) => tokio::time::sleep(FULL_TABLE_PAUSE).await,
+            },
+        }
+    }
+}
+
+fn is_ours(stream: &UnixStream) -> bool {
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == rustix::process::geteuid().as_raw())
+}
+
+async fn refuse(mut stream: UnixStream) {
+    let mut bytes = wire::GREETING.to_vec();
+    wire::append(&mut bytes, &Reply::Refused(Refusal::Full { limit: CONNECTIONS }));
+    // Who has gone needs no refusal.
+    let _ = tokio::time::timeout(REPLY_WITHIN, stream.write_all(&bytes)).await;
+}
+
+async fn converse(server: Arc<Server>, mut stream: UnixStream, idle: super::idle::Slot) {
+    // A client that is gone or speaks nonsense loses its connection, which is all it can be told.
+    let _: io::Result<()> = async {
+        stream.write_all(wire::GREETING).await?;
+        wire::receive_greeting(&mut stream).await?;
+        let request = wire::receive(&mut stream, REQUEST_BYTES).await?;
+        drop(idle);
+        let reply = match request {
+            Request::Join { root, folder } if server.leads() => {
+                return membership::grant_lease(&server, stream, &root, folder).await;
+            }
+            Request::Join { .. } => Reply::Refused(Refusal::NotLeader),
+            request => tokio::select! {
+                biased; // most answers are there at once
+                reply = server.answer(request) => reply,
+                () = hung_up(&mut stream) => return Ok(()),
+            },
+        };
+        let reply = async { wire::send(&mut stream, &reply).await };
+        tokio::time::timeout(REPLY_WITHIN, reply).await?
+    }
+    .await;
+}
+
+/// A client says nothing after its request, so whatever comes means that it no longer waits.
+async fn hung_up(stream: &mut UnixStream) {
+    let _ = stream.read(&mut [0]).await;
+}
+
+/// How many may be served at once at one door, waits included: half of the usual 1,024
+/// descriptors stay for the tree. Above it a client is told so, and tries again.
+const CONNECTIONS: usize = 512;
+/// How many may be silent at once. Above it the oldest is closed.
+const IDLE_CONNECTIONS: usize = 256;
+/// How long a client may take to fetch its reply.
+const REPLY_WITHIN: Duration = Duration::from_secs(5);
+/// How long `start` waits for a leader that does not answer.
+const JOIN_WITHIN: Duration = Duration::from_millis(100);
+const FULL_TABLE_PAUSE: Duration = Duration::from_millis(50);
