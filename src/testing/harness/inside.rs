@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::runtime::{Builder, Runtime};
 
-use super::{TestOptions, TestOutcome, sockets, write_verdict};
+use super::{Flavor, TestOptions, TestOutcome, sockets, write_verdict};
 use crate::testing::leak::{LeakCheck, list};
 
 /// Runs the body and exits: libtest's judgement on this process would be a second one.
@@ -29,14 +29,13 @@ pub(super) fn run<R: TestOutcome>(options: TestOptions, body: impl AsyncFnOnce()
 }
 
 fn runtime(options: TestOptions) -> Runtime {
-    let mut builder = match options.threads {
-        0 | 1 => Builder::new_current_thread(),
-        threads => {
-            let mut builder = Builder::new_multi_thread();
-            builder.worker_threads(threads);
-            builder
-        }
+    let mut builder = match options.flavor {
+        Flavor::CurrentThread => Builder::new_current_thread(),
+        Flavor::MultiThread(_) => Builder::new_multi_thread(),
     };
+    if let Flavor::MultiThread(Some(threads)) = options.flavor {
+        builder.worker_threads(threads);
+    }
     builder.enable_all().build().expect("a fresh process has threads and descriptors to spare")
 }
 
