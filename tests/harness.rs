@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use teamster::testing::harness::{TestOptions, test};
+use teamster::testing::harness::{TestOptions, run};
 
 /// What the attribute makes of a function.
 macro_rules! teamster_test {
@@ -13,7 +13,7 @@ macro_rules! teamster_test {
         #[test]
         $(#[$attribute])*
         fn $name() {
-            test(concat!(module_path!(), "::", stringify!($name)), $options, $body);
+            let _passed = run(concat!(module_path!(), "::", stringify!($name)), $options, $body, || ());
         }
     };
 }
@@ -23,7 +23,7 @@ fn usual() -> TestOptions {
 }
 
 fn short() -> TestOptions {
-    TestOptions { deadline: Duration::from_millis(300), ..usual() }
+    usual().deadline(Duration::from_millis(300))
 }
 
 fn sockets() -> PathBuf {
@@ -40,7 +40,7 @@ teamster_test!(a_result_passes, usual(), async || -> Result<(), std::io::Error> 
     Ok(())
 });
 
-teamster_test!(a_runtime_with_threads_leaves_none, TestOptions { threads: 3, ..usual() }, async || {
+teamster_test!(a_runtime_with_threads_leaves_none, usual().worker_threads(3), async || {
     let handle = tokio::runtime::Handle::current();
     assert_eq!(handle.metrics().num_workers(), 3);
     handle.spawn_blocking(|| ()).await.expect("it does nothing");
@@ -58,6 +58,13 @@ teamster_test!(
     an_error_fails,
     usual(),
     async || Err::<(), _>("no such thing")
+);
+
+teamster_test!(
+    #[should_panic(expected = "the test returned ExitCode")]
+    an_exit_code_that_is_no_success_fails,
+    usual(),
+    async || std::process::ExitCode::FAILURE
 );
 
 teamster_test!(
@@ -166,7 +173,7 @@ mod exclusive {
     use super::*;
 
     fn alone() -> TestOptions {
-        TestOptions { exclusive: true, ..usual() }
+        usual().exclusive()
     }
 
     async fn check() {

@@ -349,20 +349,21 @@ impl Sink for OwnStderr {
 
 /// `write_all` and `flush` for a descriptor that somebody may have made non-blocking.
 fn write_all(writer: &mut impl Write, fd: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match patiently(fd, || writer.write(bytes))? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            count => bytes = &bytes[count..],
+        }
+    }
+    patiently(fd, || writer.flush())
+}
+
+fn patiently<T>(fd: BorrowedFd<'_>, mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
-        let done = match bytes {
-            [] => writer.flush().map(|()| true),
-            _ => writer.write(bytes).map(|count| {
-                bytes = &bytes[count..];
-                false
-            }),
-        };
-        match done {
-            Ok(true) => return Ok(()),
-            Ok(false) => {}
+        match act() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_writable(fd)?,
-            Err(error) => return Err(error),
+            result => return result,
         }
     }
 }

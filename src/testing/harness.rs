@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -19,33 +19,91 @@ mod inside;
 /// What `#[teamster::test(…)]` says about a test.
 #[derive(Clone, Copy, Debug)]
 pub struct TestOptions {
-    /// It spins or measures time: no other test of the workspace runs beside it.
-    pub exclusive: bool,
-    /// Of its runtime. 1: a current-thread one.
-    pub threads: usize,
-    /// When it is killed, counted from its start.
-    pub deadline: Duration,
+    sharing: Sharing,
+    flavor: Flavor,
+    deadline: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flavor {
+    CurrentThread,
+    /// `None`: as many threads as tokio likes.
+    MultiThread(Option<usize>),
 }
 
 impl Default for TestOptions {
     fn default() -> Self {
-        TestOptions { exclusive: false, threads: 1, deadline: Duration::from_secs(60) }
+        TestOptions { sharing: Sharing::Shared, flavor: Flavor::CurrentThread, deadline: Duration::from_secs(60) }
+    }
+}
+
+impl TestOptions {
+    /// Beside other tests, on a current-thread runtime, with a minute of time.
+    pub fn new() -> Self {
+        TestOptions::default()
+    }
+
+    /// It spins or measures time: no other test of the workspace runs beside it.
+    #[must_use]
+    pub fn exclusive(self) -> Self {
+        TestOptions { sharing: Sharing::Exclusive, ..self }
+    }
+
+    /// On a multi-thread runtime.
+    #[must_use]
+    pub fn multi_thread(self) -> Self {
+        TestOptions { flavor: Flavor::MultiThread(None), ..self }
+    }
+
+    /// On a multi-thread runtime with this many threads.
+    #[must_use]
+    pub fn worker_threads(self, threads: usize) -> Self {
+        TestOptions { flavor: Flavor::MultiThread(Some(threads)), ..self }
+    }
+
+    /// When it is killed, counted from its start.
+    #[must_use]
+    pub fn deadline(self, deadline: Duration) -> Self {
+        TestOptions { deadline, ..self }
     }
 }
 
 /// What a test's body may return.
+#[diagnostic::on_unimplemented(
+    message = "`#[teamster::test]` can't return `{Self}`",
+    note = "return `()`, `std::process::ExitCode`, or a `Result` of one of them whose error is `Debug`"
+)]
 pub trait TestOutcome {
+    /// What the harness's own process returns for a test that passed in another one.
+    fn passed() -> Self;
+
     /// Why the test failed, if it did.
     fn failure(self) -> Option<String>;
 }
 
 impl TestOutcome for () {
+    fn passed() -> Self {}
+
     fn failure(self) -> Option<String> {
         None
     }
 }
 
+impl TestOutcome for ExitCode {
+    fn passed() -> Self {
+        ExitCode::SUCCESS
+    }
+
+    fn failure(self) -> Option<String> {
+        (self != ExitCode::SUCCESS).then(|| format!("the test returned {self:?}"))
+    }
+}
+
 impl<T: TestOutcome, E: fmt::Debug> TestOutcome for Result<T, E> {
+    fn passed() -> Self {
+        Ok(T::passed())
+    }
+
     fn failure(self) -> Option<String> {
         match self {
             Ok(outcome) => outcome.failure(),
@@ -57,22 +115,27 @@ impl<T: TestOutcome, E: fmt::Debug> TestOutcome for Result<T, E> {
 /// Runs a test. `full_name` is its path with the crate: `concat!(module_path!(), "::name")`.
 ///
 /// In the test harness it starts this executable again for that one test and judges it; there, it
-/// runs the body and exits.
+/// runs the body, has `wait` see to what ends behind the body's back (dropped nurseries), and exits.
 ///
 /// # Panics
 ///
 /// If the body panicked (with its message), failed, left something behind or did not end in time.
 #[track_caller]
-pub fn test<R: TestOutcome>(full_name: &str, options: TestOptions, body: impl AsyncFnOnce() -> R) {
+pub fn run<R: TestOutcome>(
+    full_name: &str,
+    options: TestOptions,
+    body: impl AsyncFnOnce() -> R,
+    wait: impl FnOnce(),
+) -> R {
     if std::env::var_os(IN_TEST).is_some() {
-        inside::run(options, body);
+        inside::run(options, body, wait);
     }
-    let sharing = if options.exclusive { Sharing::Exclusive } else { Sharing::Shared };
-    let turn = lock::acquire(sharing).expect("the target folder or the temporary one can hold a lock file");
+    let turn = lock::acquire(options.sharing).expect("the target folder or the temporary one can hold a lock file");
     let verdict = Run::start(full_name).expect("a test can be started").judge(options.deadline);
     drop(turn);
-    if let Err(failure) = verdict {
-        panic!("{failure}");
+    match verdict {
+        Ok(()) => R::passed(),
+        Err(failure) => panic!("{failure}"),
     }
 }
 
@@ -114,12 +177,9 @@ impl Run {
 
     fn judge(mut self, deadline: Duration) -> Result<(), String> {
         let ended = self.wait(deadline);
-        let left = self.left();
+        let mut failure = ended.and_then(|status| self.verdict(status)).err();
+        let left = self.left(if failure.is_none() { KERNEL_TIME } else { TREE_GRACE });
         print!("{}", self.printed()); // libtest shows it if the test fails
-        let mut failure = match ended {
-            Err(failure) => Some(failure),
-            Ok(status) => self.verdict(status).err(),
-        };
         if !left.is_empty() {
             let list = list(&left);
             failure = Some(failure.map_or(format!("{} {list}", self.name), |first| format!("{first}\n{list}")));
@@ -158,8 +218,8 @@ impl Run {
     }
 
     /// Processes and files that have outlived the test. The processes are killed.
-    fn left(&self) -> Vec<String> {
-        let deadline = Instant::now() + TREE_GRACE;
+    fn left(&self, grace: Duration) -> Vec<String> {
+        let deadline = Instant::now() + grace;
         // Whoever ends may have started another one just before.
         while Instant::now() < deadline {
             let tree = self.tree();
@@ -225,7 +285,10 @@ const SOCKETS: &str = "d";
 /// Between SIGABRT and SIGKILL.
 const DUMP_TIME: Duration = Duration::from_millis(500);
 
-/// What processes may take to follow the end of the test's own: several times the grace in tests.
+/// What killed processes may take to be gone after a test that ended well: it has waited for them.
+const KERNEL_TIME: Duration = Duration::from_millis(200);
+
+/// What processes may take to follow the end of a test that failed: several times the grace in tests.
 const TREE_GRACE: Duration = Duration::from_secs(2);
 
 /// Of what a test prints.

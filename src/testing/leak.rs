@@ -55,7 +55,8 @@ impl LeakCheck {
 
     /// Panics if anything is left.
     ///
-    /// The kernel takes a joined thread out of `/proc` a little later: it is given two seconds.
+    /// The kernel takes a joined thread out of `/proc` a little later: threads are given two
+    /// seconds, everything else must be gone.
     ///
     /// # Panics
     ///
@@ -66,15 +67,16 @@ impl LeakCheck {
         assert!(left.is_empty(), "{}", list(&left));
     }
 
-    /// Looks again while something is left, for two seconds.
+    /// Looks again while nothing but threads is left, for two seconds.
     pub(super) fn left_in_the_end(&self) -> Vec<String> {
         let deadline = Instant::now() + SETTLE;
         loop {
             let left = self.left();
-            if left.is_empty() || Instant::now() >= deadline {
+            let is_settling = !left.is_empty() && left.iter().all(|line| line.starts_with(THREAD));
+            if !is_settling || Instant::now() >= deadline {
                 return left;
             }
-            // There is no event for a thread's or a descriptor's end.
+            // A thread's end is no event that could be waited for, before Linux 6.9.
             std::thread::park_timeout(LOOK_AGAIN);
         }
     }
@@ -117,7 +119,7 @@ impl Snapshot {
         }
         for (id, name) in &self.threads {
             if !before.threads.contains_key(id) {
-                left.push(format!("thread {id} ({})", name.trim()));
+                left.push(format!("{THREAD}{id} ({})", name.trim()));
             }
         }
         for (key, child) in &self.children {
@@ -157,7 +159,10 @@ pub(super) fn files_left(folder: &Path) -> Vec<String> {
     left
 }
 
-/// How long a thread may take to disappear after it was joined, and an actor after its line ended.
+/// How the line of a thread begins.
+const THREAD: &str = "thread ";
+
+/// How long a thread may take to disappear after it was joined.
 const SETTLE: Duration = Duration::from_secs(2);
 
 const LOOK_AGAIN: Duration = Duration::from_millis(5);

@@ -200,3 +200,57 @@ fn days_are_dates() {
     check(4_107_542_399, "2100-02-28T23:59:59.000000Z");
     check(4_107_542_400, "2100-03-01T00:00:00.000000Z");
 }
+
+/// Runs the test of this name in a process of its own, whose global subscriber is its own, with
+/// `TEAMSTER_LOG` set, and gives its stderr. `None`: this is that process.
+fn again(name: &str, variable: &str) -> Option<String> {
+    const AGAIN: &str = "TEAMSTER_LOG_AGAIN";
+    if std::env::var_os(AGAIN).is_some() {
+        return None;
+    }
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    let name = format!("actor::log::tests::{name}");
+    let output = again.args([&name, "--exact", "--nocapture"]).env(AGAIN, "1").env(VARIABLE, variable).output();
+    let output = output.unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{text}");
+    Some(text)
+}
+
+#[test]
+fn the_variable_prints_a_tree_on_stderr() {
+    let Some(text) = again("the_variable_prints_a_tree_on_stderr", "mine=debug,error") else {
+        install_in_root();
+        tracing::debug!(target: "mine", "ours");
+        tracing::info!(target: "other", "not shown");
+        let line = ring().dropped_line(3);
+        return emit(&aid("frank", 4711), &line);
+    };
+    let lines: Vec<&str> = text.lines().map(|line| line.split_once("Z ").unwrap().1).collect();
+    let dropped = " WARN frank@4711 teamster::log: 3 log lines of frank@00000000 were dropped";
+    assert_eq!(lines, ["DEBUG mine: ours", dropped]);
+}
+
+#[test]
+fn the_variable_wins_over_the_spec() {
+    if again("the_variable_wins_over_the_spec", "warn").is_none() {
+        let ring = ring();
+        install_in_child(Some("trace"), ring.clone());
+        tracing::info!("not sent");
+        tracing::warn!("sent");
+        assert_eq!(messages(&ring.pop_batch(usize::MAX)), ["sent"]);
+        assert_eq!(default_directives(), "warn", "its own children are told the same");
+    }
+}
+
+#[test]
+fn a_child_that_is_off_sends_nothing_and_still_forwards() {
+    if again("a_child_that_is_off_sends_nothing_and_still_forwards", "off").is_none() {
+        let ring = ring();
+        install_in_child(Some("trace"), ring.clone());
+        tracing::error!("not sent");
+        assert!(!tracing::dispatcher::has_been_set());
+        emit(&aid("below", 1), &ring.dropped_line(1));
+        assert_eq!(ring.pop_batch(usize::MAX).len(), 1);
+    }
+}

@@ -241,3 +241,36 @@ fn ended_children_are_forgotten() {
     child.relayed(); // nobody looks at it any more: at once
     assert_eq!(thread.finish(LONG), Finished::Relayed);
 }
+
+/// This test's process is started again, with a stdout that is non-blocking and soon full.
+#[test]
+fn a_slow_non_blocking_stdout_gets_every_line() {
+    const AGAIN: &str = "TEAMSTER_OUTPUT_AGAIN";
+    if std::env::var_os(AGAIN).is_some() {
+        rustix::io::ioctl_fionbio(rustix::stdio::stdout(), true).unwrap();
+        let thread = OutputThread::start("output").unwrap();
+        let mut child = Child::new();
+        child.output.ready();
+        thread.add(child.output.clone()).unwrap();
+        for number in 0..5000 {
+            child.says(format!("relayed {number} {}\n", "x".repeat(90)));
+        }
+        child.complains("and an error\n");
+        child.dies();
+        assert_eq!(thread.finish(LONG), Finished::Relayed);
+        std::process::exit(0); // libtest's own printing can't wait for room
+    }
+    let name = "spawn::output::tests::a_slow_non_blocking_stdout_gets_every_line";
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    again.args([name, "--exact", "--nocapture"]).env(AGAIN, "1").stdout(writer).stderr(std::process::Stdio::piped());
+    let started = again.spawn().unwrap();
+    drop(again); // it holds our copy of the writing end
+    let mut text = String::new();
+    File::from(reader).read_to_string(&mut text).unwrap();
+    let output = started.wait_with_output().unwrap();
+    let numbers = text.lines().filter_map(|line| line.strip_prefix("relayed ")?.strip_suffix(&"x".repeat(90)));
+    assert!(numbers.map(|number| number.trim().parse::<u32>().unwrap()).eq(0..5000));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "and an error\n");
+}

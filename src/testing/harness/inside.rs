@@ -6,26 +6,21 @@ use std::time::Duration;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::runtime::{Builder, Runtime};
 
-use super::{TestOptions, TestOutcome, sockets, write_verdict};
+use super::{Flavor, TestOptions, TestOutcome, sockets, write_verdict};
 use crate::testing::leak::{LeakCheck, list};
 
 /// Runs the body and exits: libtest's judgement on this process would be a second one.
-pub(super) fn run<R: TestOutcome>(options: TestOptions, body: impl AsyncFnOnce() -> R) -> ! {
+pub(super) fn run<R: TestOutcome>(options: TestOptions, body: impl AsyncFnOnce() -> R, wait: impl FnOnce()) -> ! {
     // Our group does not get the terminal's ctrl-c. The harness's thread waits for us, so its end
     // is the harness's end. Without it a test runs on to its own end.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     drop(runtime(options)); // tokio opens some descriptors once, for ever
     let check = LeakCheck::new().folder(sockets());
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let runtime = runtime(options);
-        let outcome = runtime.block_on(body());
-        runtime.shutdown_timeout(RUNTIME_GRACE);
-        outcome.failure()
-    }));
+    let runtime = runtime(options);
+    let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on(body()).failure()));
+    runtime.shutdown_timeout(RUNTIME_GRACE);
+    wait();
     let failure = outcome.unwrap_or_else(|payload| Some(message(&*payload)));
-    if let Some(failure) = &failure {
-        eprintln!("{failure}");
-    }
     let left = check.left_in_the_end();
     let left = (!left.is_empty()).then(|| list(&left));
     let verdict: Vec<String> = [failure, left].into_iter().flatten().collect();
@@ -34,14 +29,13 @@ pub(super) fn run<R: TestOutcome>(options: TestOptions, body: impl AsyncFnOnce()
 }
 
 fn runtime(options: TestOptions) -> Runtime {
-    let mut builder = match options.threads {
-        0 | 1 => Builder::new_current_thread(),
-        threads => {
-            let mut builder = Builder::new_multi_thread();
-            builder.worker_threads(threads);
-            builder
-        }
+    let mut builder = match options.flavor {
+        Flavor::CurrentThread => Builder::new_current_thread(),
+        Flavor::MultiThread(_) => Builder::new_multi_thread(),
     };
+    if let Flavor::MultiThread(Some(threads)) = options.flavor {
+        builder.worker_threads(threads);
+    }
     builder.enable_all().build().expect("a fresh process has threads and descriptors to spare")
 }
 
