@@ -36,7 +36,7 @@ fn nothing_points_up() {
     for file in sources() {
         let Some(home) = file.place else { continue }; // lib.rs stands above all
         for path in &file.paths {
-            let Some(name) = path.from_the_root(file.depth) else {
+            let Some(name) = path.name_at_the_root(file.depth) else {
                 continue;
             };
             let taken_out = || root.get(name).and_then(|module| place_of(module));
@@ -261,7 +261,7 @@ struct CodePath {
 
 impl CodePath {
     /// The name in the crate's root with which it begins, if it goes there. `depth`: of the file.
-    fn from_the_root(&self, depth: usize) -> Option<&str> {
+    fn name_at_the_root(&self, depth: usize) -> Option<&str> {
         let ups = self
             .segments
             .iter()
