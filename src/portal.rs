@@ -93,21 +93,18 @@ impl Portal {
         if actor.aid == self.inner.aid {
             return call.await; // it is here
         }
-        let bytes = self.bytes_of(&actor, &call).await?;
+        let line = self.line(&actor).await?;
+        // Every later line to this actor is one to the same build: the bytes fit it as well.
+        let prepared = Prepared::new(&call, line.encoding)?;
+        let bytes = self.exchange(&actor, line, &prepared).await?;
         decode_result::<E>(&bytes)
     }
 
-    /// Calls, and keeps the result as it came.
-    pub(crate) async fn run_for_bytes<E: Endpoint>(&self, call: &Call<E>) -> Result<Vec<u8>, Error> {
+    /// Calls a child of ours, and keeps the result as it came.
+    pub(crate) async fn run_prepared(&self, call: &Prepared) -> Result<Vec<u8>, Error> {
         let actor = self.actor()?;
-        self.bytes_of(&actor, call).await
-    }
-
-    async fn bytes_of<E: Endpoint>(&self, actor: &Arc<Actor>, call: &Call<E>) -> Result<Vec<u8>, Error> {
-        let line = self.line(actor).await?;
-        // Every later line to this actor is one to the same build: the bytes fit it as well.
-        let call = Prepared::new(call, line.encoding)?;
-        self.exchange(actor, line, &call).await
+        let line = self.line(&actor).await?;
+        self.exchange(&actor, line, call).await
     }
 
     /// The actor that this portal is used by.
@@ -309,6 +306,11 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
+    /// For a child of ours, which is of our own build.
+    pub(crate) fn for_child<E: Endpoint>(call: &Call<E>) -> Result<Self, Error> {
+        Prepared::new(call, Encoding::Positional)
+    }
+
     fn new<E: Endpoint>(call: &Call<E>, want: Encoding) -> Result<Self, Error> {
         let path = path_of::<E>();
         let mut args = Vec::with_capacity(64);

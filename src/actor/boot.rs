@@ -304,14 +304,10 @@ fn leave(actor: &Arc<Actor>, runtime: tokio::runtime::Runtime) -> ! {
     // Drops the user's own tasks and gives blocking closures what is left of the grace.
     runtime.shutdown_timeout(left);
     actor.end_keeps();
-    if let Addr::Uds(path) = &actor.addr {
-        if actor.is_orphaned() {
-            crate::transport::folder::remove_if_last(&actor.folder, path);
-        } else {
-            // The parent removes it too, when it reaps.
-            let _ = std::fs::remove_file(path);
-        }
-    }
+    let Addr::Uds(path) = &actor.addr;
+    if actor.is_orphaned() {
+        crate::transport::folder::remove_if_last(&actor.folder, path);
+    } // else the parent removes it when it reaps
     flush_stdio();
     match actor.own_signal() {
         Some(signal) => signals::die_by(signal),

@@ -19,6 +19,7 @@ use crate::msg::death::{Death, DeathData, ExitKind};
 use crate::msg::frame::{Frame, Hello, LineKind, PROTOCOL};
 use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
 use crate::transport::uds::{self, Socket};
+use crate::transport::watched::watch;
 
 /// The line to one peer, and who is dialling it.
 #[derive(Default)]
@@ -153,7 +154,7 @@ impl Process {
     pub(crate) fn of(aid: &Aid) -> Self {
         let pid = i32::try_from(aid.pid()).ok().and_then(Pid::from_raw);
         let pidfd = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-        Process(pidfd.and_then(|pidfd| AsyncFd::with_interest(pidfd, Interest::READABLE).ok()))
+        Process(pidfd.and_then(|pidfd| watch(pidfd, Interest::READABLE).ok()))
     }
 
     /// Resolves when it has ended, reaped or not.

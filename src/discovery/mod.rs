@@ -3,6 +3,7 @@
 //! Each root has a registrar, a thread of its own, which knows its tree's names and asks this
 //! user's leading registrar for those of the other trees. A registration is a lease: it ends with
 //! the process, not with a message.
+mod actors;
 mod client;
 mod election;
 mod idle;
@@ -20,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use client::{Found, find, find_all, list, wait};
+pub use actors::{find_actor, find_actors, list_actors, wait_for_actor};
 pub(crate) use names::Names;
 pub(crate) use registrar::Registrar;
 pub use trees::{ActorState, Tree, TreeActor, trees};

@@ -17,7 +17,7 @@ use crate::actor::endpoint::{Call, Endpoint};
 use crate::actor::peers::canceller;
 use crate::error::{Error, SpawnReason};
 use crate::msg::ident::{Aid, CancelRequest};
-use crate::portal::{Portal, decode_result};
+use crate::portal::{Portal, Prepared, decode_result};
 use crate::spawn::launch::{Request, Spawner};
 use crate::spawn::launcher::Launcher;
 use crate::spawn::{Options, Output, Resource};
@@ -182,7 +182,8 @@ impl<'n> ActorBuilder<'n> {
     /// Dropping the future ends the actor.
     pub async fn call<E: Endpoint>(self, call: Call<E>) -> Result<E::Output, Error> {
         let nursery = &self.nursery.nursery;
-        let bytes = one_shot::run(nursery, &self.name, self.options, &call, Care::OfCaller).await?;
+        let prepared = Prepared::for_child(&call)?;
+        let bytes = one_shot::run(nursery, &self.name, self.options, &prepared, Care::OfCaller).await?;
         decode_result::<E>(&bytes)
     }
 

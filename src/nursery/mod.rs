@@ -9,6 +9,7 @@ mod supervise;
 pub use builder::ActorBuilder;
 pub use one_shot::OneShot;
 pub use root::{Guard, RootBuilder, init, root};
-pub use scope::{ActorNursery, open_nursery};
+pub use scope::{ActorNursery, Cluster, open_nursery};
 
+pub(crate) use crate::actor::boot::boot_if_spawned;
 pub(crate) use root::finish_roots;

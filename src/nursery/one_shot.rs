@@ -14,7 +14,7 @@ use crate::actor::endpoint::{Call, Endpoint};
 use crate::actor::peers::canceller;
 use crate::error::Error;
 use crate::msg::ident::CancelRequest;
-use crate::portal::decode_result;
+use crate::portal::{Prepared, decode_result};
 use crate::spawn::Options;
 
 /// The outcome of a call that runs in an actor of its own: await it, as often as you like, before
@@ -34,24 +34,27 @@ impl<E: Endpoint> OneShot<E> {
         let outcome = Arc::new(SetOnce::new());
         nursery.begin_one_shot();
         let running = Running { nursery: Arc::clone(nursery), outcome: Arc::clone(&outcome) };
-        nursery.actor.spawn_driver(async move {
-            let result = run(&running.nursery, &name, options, &call, Care::OfNursery).await;
-            running.end(result);
-        });
+        match Prepared::for_child(&call) {
+            Ok(call) => nursery.actor.spawn_driver(async move {
+                let result = run(&running.nursery, &name, options, &call, Care::OfNursery).await;
+                running.end(result);
+            }),
+            Err(error) => running.end(Err(error)),
+        }
         OneShot { outcome, endpoint: PhantomData }
     }
 }
 
 /// Starts an actor, calls it, and ends it: its process is gone when this returns.
-pub(super) async fn run<E: Endpoint>(
+pub(super) async fn run(
     nursery: &Arc<Nursery>,
     name: &str,
     options: Options,
-    call: &Call<E>,
+    call: &Prepared,
     care: Care,
 ) -> Result<Vec<u8>, Error> {
     let started = start(nursery, name, options, care).await?;
-    let result = started.portal().run_for_bytes(call).await;
+    let result = started.portal().run_prepared(call).await;
     let canceller = canceller(&nursery.actor.aid, CancelRequest::NurseryEnd);
     let child = started.keep();
     let grace = child.grace;

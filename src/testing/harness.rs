@@ -112,6 +112,17 @@ impl<T: TestOutcome, E: fmt::Debug> TestOutcome for Result<T, E> {
     }
 }
 
+/// What `#[teamster::test]` expands to: as a child that the test starts, becomes that child.
+///
+/// # Panics
+///
+/// As [`run`].
+#[track_caller]
+pub fn test<R: TestOutcome>(path: &str, options: TestOptions, body: impl AsyncFnOnce() -> R) -> R {
+    crate::nursery::boot_if_spawned();
+    run(path, options, body, crate::nursery::finish_roots)
+}
+
 /// Runs a test. `full_name` is its path with the crate: `concat!(module_path!(), "::name")`.
 ///
 /// In the test harness it starts this executable again for that one test and judges it; there, it

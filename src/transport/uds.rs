@@ -8,7 +8,10 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketFlags,
     SocketType, acceptfrom_with, bind, connect, listen, recvmsg, sendmsg, socket_with,
 };
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use super::watched::watch;
 
 /// Connections that the kernel keeps for a listener that has not accepted them yet. A connecting
 /// child waits in `connect` when it is full.
@@ -51,7 +54,7 @@ pub(crate) struct Socket {
 impl Socket {
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Socket { fd: AsyncFd::new(fd)? })
+        Ok(Socket { fd: watch(fd, Interest::READABLE | Interest::WRITABLE)? })
     }
 
     /// Sends what the kernel takes now.
@@ -121,7 +124,7 @@ pub(crate) fn bind_at(path: &Path) -> io::Result<OwnedFd> {
 
 impl Listener {
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Listener { fd: AsyncFd::new(fd)? })
+        Ok(Listener { fd: watch(fd, Interest::READABLE)? })
     }
 
     /// The next connection. Cancel safe: a connection that was not handed out stays in the backlog.

@@ -10,6 +10,7 @@ use rustix::event::epoll;
 use super::kids::{self, Descendant, Kid};
 use super::{Command, Control, NameSink};
 use crate::actor::Actor;
+use crate::actor::child::Child;
 use crate::actor::clock::Clock;
 use crate::actor::signals::Signals;
 use crate::channel::line::{LineInbox, Rest};

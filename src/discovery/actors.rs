@@ -1,0 +1,122 @@
+//! Where is the actor of this name?
+use crate::actor::current;
+use crate::discovery::client::{self, Found};
+use crate::discovery::DiscoveryError;
+use crate::error::Error;
+use crate::msg::ident::Addr;
+use crate::portal::Portal;
+
+/// The newest living actor of this name, in this tree or another one of this user on this host.
+///
+/// A dead actor is never found.
+///
+/// # Errors
+///
+/// [`Error::Usage`] outside of every actor, [`Error::Transport`] if no registrar answers within 1 s.
+///
+/// # Cancel safety
+///
+/// Dropping the future loses nothing.
+///
+/// # Examples
+///
+/// ```no_run
+/// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
+/// # async fn f() -> Result<(), teamster::Error> {
+/// if let Some(frank) = teamster::find_actor("frank").await? {
+///     println!("{}", frank.run(add(1, 2)).await?);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub async fn find_actor(name: &str) -> Result<Option<Portal>, Error> {
+    let found = client::find(&registrar()?, name).await.map_err(|error| failed(name, &error))?;
+    Ok(found.map(portal))
+}
+
+/// Every living actor of this name, the newest first.
+///
+/// # Errors
+///
+/// As [`find_actor`].
+///
+/// # Cancel safety
+///
+/// Dropping the future loses nothing.
+///
+/// # Examples
+///
+/// ```no_run
+/// # async fn f() -> Result<(), teamster::Error> {
+/// println!("{} workers", teamster::find_actors("worker").await?.len());
+/// # Ok(())
+/// # }
+/// ```
+pub async fn find_actors(name: &str) -> Result<Vec<Portal>, Error> {
+    let found = client::find_all(&registrar()?, name).await.map_err(|error| failed(name, &error))?;
+    Ok(found.into_iter().map(portal).collect())
+}
+
+/// Every living actor that serves, of this tree and this user's others on this host.
+///
+/// # Errors
+///
+/// As [`find_actor`].
+///
+/// # Cancel safety
+///
+/// Dropping the future loses nothing.
+///
+/// # Examples
+///
+/// ```no_run
+/// # async fn f() -> Result<(), teamster::Error> {
+/// for actor in teamster::list_actors().await? {
+///     println!("{}", actor.aid());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub async fn list_actors() -> Result<Vec<Portal>, Error> {
+    let found = client::list(&registrar()?).await.map_err(|error| failed("all actors", &error))?;
+    Ok(found.into_iter().map(portal).collect())
+}
+
+/// Waits until an actor of this name serves, and gives the newest.
+///
+/// Nothing polls meanwhile. There is no timeout: [`deadline`](crate::deadline) sets one.
+///
+/// # Errors
+///
+/// As [`find_actor`]; waiting by itself never times out.
+///
+/// # Cancel safety
+///
+/// Dropping the future ends the waiting, in the registrar too.
+///
+/// # Examples
+///
+/// ```no_run
+/// # async fn f() -> Result<(), teamster::Error> {
+/// let frank = teamster::wait_for_actor("frank").await?;
+/// println!("{} is there", frank.aid());
+/// # Ok(())
+/// # }
+/// ```
+pub async fn wait_for_actor(name: &str) -> Result<Portal, Error> {
+    let found = client::wait(&registrar()?, name).await.map_err(|error| failed(name, &error))?;
+    Ok(portal(found))
+}
+
+fn registrar() -> Result<Addr, Error> {
+    let actor = current::actor()?;
+    actor.registrar.clone().ok_or(Error::Usage("this tree has no registrar"))
+}
+
+fn portal(found: Found) -> Portal {
+    Portal::to(found.aid, Some(found.addr))
+}
+
+fn failed(name: &str, error: &DiscoveryError) -> Error {
+    Error::Transport { what: format!("looking up {name}"), reason: error.to_string() }
+}
