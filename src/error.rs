@@ -545,3 +545,94 @@ pub(crate) mod capture {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Wrapper(#[from] Error);
+
+    fn interrupted() -> Error {
+        Error::Interrupted { signal: 2 }
+    }
+
+    fn body(text: &str) -> Error {
+        Error::from_body(text.into())
+    }
+
+    #[track_caller]
+    fn check_itself(error: impl Into<BoxError>) {
+        match Error::from_body(error.into()) {
+            Error::Interrupted { signal: 2 } => {}
+            other => panic!("not itself: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_error_of_ours_comes_out_of_a_body_as_itself() {
+        check_itself(interrupted());
+        check_itself(anyhow::Error::new(interrupted()));
+        check_itself(anyhow::Error::from_boxed(Box::new(interrupted())));
+        check_itself(crate::Report::from(interrupted()));
+        check_itself(anyhow::Error::from(crate::Report::from(interrupted())));
+        let body = body("no");
+        let id = body.id();
+        let again = Error::from_body(anyhow::Error::new(body).into());
+        assert_eq!((again.id(), again.to_string()), (id, "no".to_owned()));
+    }
+
+    #[test]
+    fn what_stands_around_an_error_of_ours_is_kept_and_has_its_id() {
+        let wrapped = Error::from_body(Box::new(Wrapper(interrupted())));
+        assert!(wrapped.downcast_ref::<Wrapper>().is_some());
+        assert_eq!(wrapped.id(), interrupted().id());
+        let context = Error::from_body(anyhow::Error::new(interrupted()).context("while asleep").into());
+        assert_eq!(context.to_string(), "while asleep");
+        assert_eq!(context.id(), interrupted().id());
+        assert!(matches!(context.downcast_ref(), Some(Error::Interrupted { .. })));
+    }
+
+    #[test]
+    fn any_other_error_keeps_its_type_and_its_text() {
+        let io = Error::from_body(Box::new(std::io::Error::other("gone")));
+        assert!(io.downcast_ref::<std::io::Error>().is_some());
+        assert_eq!(body("too big").to_string(), "too big");
+        assert_ne!(body("a").id(), body("a").id());
+        let report = Error::from_body(crate::Report::msg("no").into());
+        assert!(matches!(&report, Error::Body(body) if body.location().is_some()), "{report:?}");
+    }
+
+    fn ids(error: Option<Error>) -> Vec<Uuid> {
+        match error {
+            Some(Error::Group(group)) => group.iter().map(Error::id).collect(),
+            Some(single) => vec![single.id()],
+            None => vec![],
+        }
+    }
+
+    #[test]
+    fn a_group_holds_each_failure_once_and_no_group() {
+        let [a, b, c] = ["a", "b", "c"].map(body);
+        let [ia, ib, ic] = [&a, &b, &c].map(Error::id);
+        assert!(Group::collect([]).is_none());
+        assert_eq!(ids(Group::collect([a.clone(), a.clone()])), [ia]);
+        assert!(matches!(Group::collect([a.clone()]), Some(Error::Body(_))));
+        let inner = Group::collect([b.clone(), a.clone()]).expect("two");
+        assert_eq!(ids(Group::collect([a.clone(), inner.clone(), c.clone()])), [ia, ib, ic]);
+        assert_eq!(ids(Group::collect([inner, c, a])), [ib, ia, ic]);
+    }
+
+    #[test]
+    fn of_two_tellings_of_one_failure_the_one_with_more_context_stays() {
+        let wrapped = Error::from_body(Box::new(Wrapper(interrupted())));
+        let both = Group::collect([interrupted(), wrapped.clone(), interrupted()]).expect("one");
+        assert!(both.downcast_ref::<Wrapper>().is_some(), "{both:?}");
+    }
+
+    #[test]
+    fn an_error_is_small_enough_to_be_returned() {
+        assert!(size_of::<Error>() <= 120, "{} bytes", size_of::<Error>());
+    }
+}

@@ -21,7 +21,7 @@ pub type Result<T, E = Report> = std::result::Result<T, E>;
 ///
 /// let report = port("many").unwrap_err();
 /// assert_eq!(report.to_string(), "invalid digit found in string");
-/// assert_eq!(report.location().line(), 4);
+/// assert_eq!(report.location().column(), 8); // the line and column of `text.parse::<u16>()?`
 /// assert!(report.downcast_ref::<std::num::ParseIntError>().is_some());
 /// ```
 pub struct Report {

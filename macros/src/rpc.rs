@@ -167,10 +167,15 @@ fn endpoint(function: &ItemFn, args: &[Argument], name: Option<LitStr>, attribut
     // Asked of each type by itself, at the user's own tokens.
     let travels = types.iter().copied().map(|ty| (ty.span(), quote!(#ty))).chain([(at, output.clone())]);
     let travels = travels.map(|(span, ty)| quote_spanned!(span=> ::teamster::__private::travels::<#ty>();));
+    let inputs = match args.is_empty() {
+        true => ident.span(),
+        false => function.sig.inputs.span(),
+    };
+    let tuple = quote_spanned!(inputs=> (#(#types,)*));
     quote! {
         #[allow(clippy::unused_unit, clippy::unused_async, clippy::ignored_unit_patterns, clippy::needless_lifetimes)]
         impl ::teamster::Endpoint for #ident {
-            type Args = (#(#types,)*);
+            type Args = #tuple;
             type Output = #output;
             #name
             const LOCATION: &'static str = #location;

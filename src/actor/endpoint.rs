@@ -282,3 +282,118 @@ impl Endpoints {
         self.by_path.keys().copied()
     }
 }
+
+#[cfg(test)]
+#[allow(unsafe_code, reason = "the registry is a link section, and in its own crate the lint sees that")]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::rpc;
+
+    #[derive(Clone, Serialize, Deserialize)]
+    struct Order {
+        items: Vec<u8>,
+    }
+
+    #[rpc]
+    async fn add(a: i64, b: i64) -> i64 {
+        a + b
+    }
+
+    #[rpc(name = "shop.size")]
+    async fn size(shop: String, order: Order) -> usize {
+        shop.len() + order.items.len()
+    }
+
+    #[rpc]
+    async fn no_map_key() -> std::collections::HashMap<Vec<u8>, Unencodable> {
+        [(vec![1], Unencodable)].into()
+    }
+
+    #[derive(Deserialize)]
+    struct Unencodable;
+
+    impl Serialize for Unencodable {
+        fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("it is a secret"))
+        }
+    }
+
+    mod first {
+        #[teamster::rpc(name = "twice")]
+        async fn one() {}
+    }
+
+    mod second {
+        #[teamster::rpc(name = "twice")]
+        async fn two() {}
+    }
+
+    fn found(path: &str) -> &'static Registration {
+        match Endpoints::of_program().find(path) {
+            Some(Found::One(entry)) => entry,
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+
+    fn run_with<A: Serialize>(path: &str, args: &A) -> Result<i64, String> {
+        let mut bytes = Vec::new();
+        codec::encode_into(args, Encoding::Positional, &mut bytes).expect("the arguments");
+        let task = (found(path).run)(&bytes, Encoding::Positional).map_err(|error| error.to_string())?;
+        let (bytes, _) = futures::executor::block_on(task).map_err(|failure| format!("{failure:?}"))?;
+        codec::decode(&bytes).map_err(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn a_call_runs_here_when_it_is_awaited() {
+        let sum = futures::executor::block_on(async { add(1, 2).await });
+        assert_eq!(sum.expect("add can't fail"), 3);
+        assert_eq!(add(1, 2).endpoint(), "teamster::actor::endpoint::tests::add");
+        assert_eq!(format!("{:?}", size("a".into(), Order { items: vec![] })), "Call(shop.size)");
+    }
+
+    #[test]
+    fn an_endpoint_is_found_by_its_path_and_runs_on_bytes() {
+        assert_eq!(run_with("teamster::actor::endpoint::tests::add", &(40, 2)), Ok(42));
+        assert_eq!(run_with("shop.size", &("ab", Order { items: vec![1] })), Ok(3));
+        assert!(Endpoints::of_program().find("no.such").is_none());
+        let here = found("shop.size").location;
+        assert!(here.starts_with("src/actor/endpoint.rs:") && here.ends_with(":14"), "{here}");
+        assert_eq!(found("shop.size").kind, Kind::Rpc);
+    }
+
+    #[test]
+    fn a_path_with_two_owners_leads_to_neither_and_names_both() {
+        match Endpoints::of_program().find("twice") {
+            Some(Found::Ambiguous { first, second }) => assert_ne!(first, second),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn arguments_that_do_not_decode_name_the_one_that_is_wrong() {
+        let told = run_with("shop.size", &("ab", (vec!["x"],))).expect_err("a text is no byte");
+        let wanted = "the argument `order` of shop.size could not be decoded as \
+                      `teamster::actor::endpoint::tests::Order`, at `[0][0]`: ";
+        assert!(told.starts_with(wanted), "{told}");
+        let told = run_with("shop.size", &7).expect_err("a number is no tuple");
+        assert!(told.starts_with("the arguments of shop.size could not be decoded as `("), "{told}");
+    }
+
+    #[test]
+    fn a_result_that_can_not_be_encoded_is_a_codec_error() {
+        let told = run_with("teamster::actor::endpoint::tests::no_map_key", &()).expect_err("it refuses");
+        assert!(told.contains("it is a secret") && told.contains("the result"), "{told}");
+    }
+
+    #[test]
+    #[should_panic(expected = "a bug")]
+    fn a_panic_of_a_local_call_goes_on() {
+        #[rpc]
+        async fn broken() {
+            panic!("a bug")
+        }
+        let _: Result<(), Error> = futures::executor::block_on(broken().into_future()); // it does not return
+    }
+}

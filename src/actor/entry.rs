@@ -157,3 +157,39 @@ fn signal_in(error: &(dyn StdError + 'static)) -> Option<i32> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(outcome: impl MainOutcome, wanted: Option<i32>) {
+        assert_eq!(outcome.interrupted_by(), wanted);
+    }
+
+    fn interrupted() -> Error {
+        Error::Interrupted { signal: 2 }
+    }
+
+    #[test]
+    fn an_interruption_is_found_in_every_error_type_that_main_returns() {
+        type Main<E> = Result<(), E>;
+        check((), None);
+        check(Main::<Error>::Ok(()), None);
+        check(Main::<Error>::Err(interrupted()), Some(2));
+        check(Main::<anyhow::Error>::Err(interrupted().into()), Some(2));
+        check(Main::<anyhow::Error>::Err(anyhow::Error::from(interrupted()).context("working")), Some(2));
+        check(Main::<BoxError>::Err(interrupted().into()), Some(2));
+        check(Main::<BoxError>::Err(anyhow::Error::from(interrupted()).into()), Some(2));
+        check(Main::<Box<dyn StdError>>::Err(interrupted().into()), Some(2));
+        check(Main::<Report>::Err(interrupted().into()), Some(2));
+        check(Result::<ExitCode, Error>::Err(Error::Usage("no")), None);
+        check(Main::<String>::Err("interrupted".to_owned()), None);
+    }
+
+    #[test]
+    fn the_harness_leaves_out_the_crates_name() {
+        assert_eq!(harness_name("my_crate::tests::adds"), "tests::adds");
+        assert_eq!(harness_name("adds"), "adds");
+    }
+}

@@ -100,3 +100,30 @@ pub(crate) fn as_ours(error: &(dyn StdError + 'static)) -> Option<Error> {
         None => error.downcast_ref::<RemoteError>().map(|remote| Error::Remote(remote.clone())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, limit_bytes: usize, wanted: &str) {
+        assert_eq!(bounded_to(limit_bytes, text, "a type"), wanted);
+    }
+
+    #[test]
+    fn a_long_text_is_cut_at_a_letter_and_marked() {
+        check("short", 5, "short");
+        check(&"é".repeat(50), 40, "éééééé… [cut: 100 bytes in all]");
+        assert!(bounded_to(300, &"x".repeat(1 << 20), "a type").len() <= 300);
+    }
+
+    #[test]
+    fn a_text_that_fails_is_the_types_name() {
+        struct Broken;
+        impl fmt::Display for Broken {
+            fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+                Err(fmt::Error)
+            }
+        }
+        assert_eq!(bounded(&Broken, "my::Broken"), "my::Broken (its text is missing: its Display failed)");
+    }
+}
