@@ -191,6 +191,23 @@ impl Error {
     ///
     /// Looks through what wraps it, in this actor and in others. `T` may be `teamster::Error`
     /// too: then it is what the other actor saw.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::io;
+    /// #[teamster::rpc]
+    /// async fn open() -> io::Result<()> {
+    ///     Err(io::Error::from(io::ErrorKind::NotFound))
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let error = open().await.unwrap_err();
+    /// let io = error.downcast_ref::<io::Error>().unwrap();
+    /// assert_eq!(io.kind(), io::ErrorKind::NotFound);
+    /// # }
+    /// ```
     pub fn downcast_ref<T: std::error::Error + Send + Sync + 'static>(&self) -> Option<&T> {
         match self {
             Error::Remote(remote) => remote.downcast_ref(),
@@ -201,6 +218,23 @@ impl Error {
     }
 
     /// The whole traceback through the tree, as `{:#}` prints it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// #[teamster::rpc]
+    /// async fn open() -> anyhow::Result<()> {
+    ///     let cause = std::io::Error::other("the disk is gone");
+    ///     Err(anyhow::Error::new(cause).context("can't open the shop"))
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let error = open().await.unwrap_err();
+    /// assert_eq!(error.to_string(), "can't open the shop");
+    /// assert!(error.report().to_string().ends_with("caused by: the disk is gone"));
+    /// # }
+    /// ```
     pub fn report(&self) -> impl fmt::Display + '_ {
         printed::Printed(self)
     }
@@ -259,6 +293,9 @@ impl fmt::Display for Error {
 /// The traceback: `fn main() -> Result` prints an error by its `Debug`.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if capture::offer(|| self.clone()) {
+            return Ok(());
+        }
         write!(f, "{}", self.report())
     }
 }
@@ -281,6 +318,25 @@ impl From<RemoteError> for Error {
 }
 
 /// What the body of a scope, or a call that ran in this actor, failed with. Cheap to clone.
+///
+/// # Examples
+///
+/// ```
+/// use teamster::Error;
+///
+/// #[teamster::rpc]
+/// async fn refuse() -> Result<(), String> {
+///     Err("not today".to_owned())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// match refuse().await {
+///     Err(Error::Body(body)) => assert_eq!(body.error().to_string(), "not today"),
+///     other => panic!("{other:?}"),
+/// }
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct BodyError {
     inner: Arc<BodyData>,
@@ -367,6 +423,21 @@ impl fmt::Debug for BodyError {
 /// Several failures of one nursery: the first cause, and those that stand beside it.
 ///
 /// Holds at least two, each once, and no group in a group.
+///
+/// # Examples
+///
+/// ```
+/// use teamster::Error;
+///
+/// fn deaths(error: &Error) -> usize {
+///     match error {
+///         Error::ActorDied(_) => 1,
+///         Error::Group(group) => group.iter().map(deaths).sum(),
+///         _ => 0,
+///     }
+/// }
+/// assert_eq!(deaths(&Error::Interrupted { signal: 2 }), 0);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Group {
     inner: Arc<GroupData>,
@@ -506,30 +577,41 @@ pub(crate) mod capture {
         Caught(Error),
     }
 
-    /// Called by our `Display`. True: a capture took the error, so nothing should be written.
+    /// Called by our `Display` and `Debug`. True: a capture took the error, so nothing should be
+    /// written.
     pub(crate) fn offer(error: impl FnOnce() -> Error) -> bool {
-        SLOT.with_borrow_mut(|slot| match slot {
+        // Where a thread ends, its slot is gone, and nobody captures any more.
+        let taken = SLOT.try_with(|slot| match &mut *slot.borrow_mut() {
             Slot::Off => false,
-            Slot::Open => {
-                *slot = Slot::Caught(error());
+            open @ Slot::Open => {
+                *open = Slot::Caught(error());
                 true
             }
             Slot::Caught(_) => true,
-        })
+        });
+        taken.unwrap_or(false)
     }
 
     pub(super) fn seen_through(error: &(dyn std::error::Error + 'static)) -> Option<Error> {
-        SLOT.set(Slot::Open);
-        let mut silent = Silence;
-        let written = catch_unwind(AssertUnwindSafe(|| write!(silent, "{error}")));
-        let Slot::Caught(caught) = SLOT.replace(Slot::Off) else { return None };
-        if !matches!(written, Ok(Ok(()))) {
-            return None;
-        }
+        let caught = first_in(&mut Silence, format_args!("{error}"))?;
         // A wrapper that prints like its source is a type of its own, which its owner may look
         // for. A mere box has the very source that our error has.
         let below = error.source().map(address);
         (below == std::error::Error::source(&caught).map(address)).then_some(caught)
+    }
+
+    /// The first error of ours that prints itself as a part of `value`.
+    pub(crate) fn shown_by(value: &dyn std::fmt::Debug) -> Option<Error> {
+        first_in(&mut Deaf, format_args!("{value:?}"))
+    }
+
+    fn first_in(out: &mut dyn Write, text: std::fmt::Arguments<'_>) -> Option<Error> {
+        SLOT.set(Slot::Open);
+        let written = catch_unwind(AssertUnwindSafe(|| out.write_fmt(text)));
+        match (SLOT.replace(Slot::Off), written) {
+            (Slot::Caught(caught), Ok(Ok(()))) => Some(caught),
+            _ => None,
+        }
     }
 
     fn address(error: &(dyn std::error::Error + 'static)) -> *const () {
@@ -542,6 +624,15 @@ pub(crate) mod capture {
     impl Write for Silence {
         fn write_str(&mut self, text: &str) -> std::fmt::Result {
             if text.is_empty() { Ok(()) } else { Err(std::fmt::Error) }
+        }
+    }
+
+    /// Takes every byte, and keeps none.
+    struct Deaf;
+
+    impl Write for Deaf {
+        fn write_str(&mut self, _: &str) -> std::fmt::Result {
+            Ok(())
         }
     }
 }

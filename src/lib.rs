@@ -20,7 +20,7 @@ pub mod __private {
     //! What the macros' code stands on. Not for use by hand.
     pub use crate::msg::error_value::{ERRORS, ErrorRegistration, register_error};
     pub use linkme;
-    pub use crate::actor::endpoint::{Arg, ENDPOINTS, Kind, Registration, register, travels};
+    pub use crate::actor::endpoint::{Arg, ENDPOINTS, Kind, Registration, encodes, register, travels};
     pub use crate::actor::entry::{MainOptions, TestOptions, main, test};
     pub use crate::actor::failure::{ExactKind, Failure, StdKind, TextKind, probe};
 }

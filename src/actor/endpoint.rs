@@ -34,6 +34,12 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Data for T {}
 #[doc(hidden)]
 pub fn travels<T: Data>() {}
 
+/// Used by the macros: whether this value can become bytes.
+#[doc(hidden)]
+pub fn encodes<T: Data>(value: &T) -> bool {
+    codec::encode_into(value, Encoding::Positional, &mut Vec::new()).is_ok()
+}
+
 /// A function that can be called from every actor of its program. [`#[rpc]`](macro@crate::rpc) makes one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a function that actors can call",
@@ -53,6 +59,10 @@ pub trait Endpoint: Send + Sync + 'static {
     /// Its arguments, in order.
     #[doc(hidden)]
     const ARGS: &'static [Arg];
+
+    /// The place of the first argument that can't become bytes.
+    #[doc(hidden)]
+    fn unencodable(args: &Self::Args) -> Option<usize>;
 
     /// Runs the function.
     #[doc(hidden)]
@@ -141,6 +151,40 @@ impl<E: Endpoint> Call<E> {
     }
 }
 
+impl<E: Endpoint> Call<E> {
+    /// Appends the arguments as bytes, and tells how their structs are laid out.
+    pub(crate) fn encode_args(&self, want: Encoding, out: &mut Vec<u8>) -> Result<Encoding, CodecError> {
+        codec::encode_into(&self.args, want, out).map_err(|mut failure| {
+            let arg = E::unencodable(&self.args).and_then(|index| E::ARGS.get(index));
+            failure.type_name = arg.map_or(failure.type_name, |arg| (arg.type_name)());
+            CodecError::encoding(path_of::<E>(), value_named(arg), failure)
+        })
+    }
+}
+
+/// The result of a call, from the bytes that the callee sent.
+pub(crate) fn decode_output<E: Endpoint>(bytes: &[u8]) -> Result<E::Output, CodecError> {
+    codec::decode(bytes).map_err(|failure| CodecError::decoding(path_of::<E>(), "the result", failure))
+}
+
+/// Adds what only the opener knows to an error that the callee sent: the types that were written.
+pub(crate) fn with_both_types<E: Endpoint>(error: Error) -> Error {
+    let Error::Codec(codec) = error else { return error };
+    let arg = E::ARGS.iter().find(|arg| value_named(Some(arg)) == codec.value());
+    match arg {
+        Some(arg) => Error::Codec(codec.written_as((arg.type_name)())),
+        None if codec.value() == value_named(None) => Error::Codec(codec.written_as(type_name::<E::Args>())),
+        None => Error::Codec(codec),
+    }
+}
+
+fn value_named(arg: Option<&Arg>) -> String {
+    match arg {
+        Some(arg) => format!("the argument `{}`", arg.name),
+        None => "the arguments".to_owned(),
+    }
+}
+
 impl<E: Endpoint<Args: Clone>> Clone for Call<E> {
     fn clone(&self) -> Self {
         Call { args: self.args.clone() }
@@ -224,9 +268,9 @@ fn decode_args<E: Endpoint>(bytes: &[u8]) -> Result<E::Args, CodecError> {
         Some((arg, rest)) => {
             failure.type_name = (arg.type_name)();
             failure.path = rest.to_owned();
-            CodecError::decoding(path_of::<E>(), format!("the argument `{}`", arg.name), failure)
+            CodecError::decoding(path_of::<E>(), value_named(Some(arg)), failure)
         }
-        None => CodecError::decoding(path_of::<E>(), "the arguments", failure),
+        None => CodecError::decoding(path_of::<E>(), value_named(None), failure),
     })
 }
 
@@ -379,6 +423,29 @@ mod tests {
         assert!(told.starts_with(wanted), "{told}");
         let told = run_with("shop.size", &7).expect_err("a number is no tuple");
         assert!(told.starts_with("the arguments of shop.size could not be decoded as `("), "{told}");
+    }
+
+    #[test]
+    fn an_argument_that_can_not_be_encoded_is_named() {
+        #[rpc]
+        async fn keep(_count: u8, secret: Unencodable) {
+            drop(secret);
+        }
+        let mut bytes = vec![1];
+        let refused = keep(1, Unencodable).encode_args(Encoding::Named, &mut bytes).expect_err("it refuses");
+        assert_eq!((refused.value(), refused.message()), ("the argument `secret`", "it is a secret"));
+        assert_eq!(refused.writer_type(), Some("teamster::actor::endpoint::tests::Unencodable"));
+    }
+
+    #[test]
+    fn the_opener_adds_the_type_that_it_wrote() {
+        let failure = codec::decode::<u8>(&[0xa0]).expect_err("a text is no byte");
+        let sent = CodecError::decoding("shop.size", "the argument `order`", failure);
+        fn told<E: Endpoint>(_: &Call<E>, sent: CodecError) -> String {
+            with_both_types::<E>(Error::Codec(sent)).to_string()
+        }
+        let text = told(&size("a".into(), Order { items: vec![] }), sent);
+        assert!(text.contains("(sent as `teamster::actor::endpoint::tests::Order`, wanted as `u8`)"), "{text}");
     }
 
     #[test]

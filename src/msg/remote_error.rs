@@ -20,6 +20,20 @@ use crate::error::{BoxError, Error, capture, find_below};
 /// An error that happened in another actor. Cheap to clone.
 ///
 /// It prints as one line: where, and what; its sources have the rest. [`Error::report`] prints it whole.
+///
+/// # Examples
+///
+/// ```
+/// fn tell(error: &teamster::RemoteError) {
+///     eprintln!("{} in {}: {}", error.type_name(), error.actor().name(), error.message());
+///     for source in error.chain() {
+///         eprintln!("  because of {source}");
+///     }
+///     for relay in &error.path()[1..] {
+///         eprintln!("  by way of {relay}");
+///     }
+/// }
+/// ```
 #[derive(Clone)]
 pub struct RemoteError {
     origin: Arc<Origin>,

@@ -50,6 +50,18 @@ async fn ours() -> Result<i64, teamster::Error> {
 }
 
 #[rpc]
+#[tracing::instrument(skip(secret))]
+async fn traced(secret: String) -> Option<String> {
+    let name = tracing::Span::current().metadata().map(|span| span.name().to_owned());
+    drop(secret);
+    name
+}
+
+#[rpc]
+#[tracing::instrument]
+async fn traced_simply() {}
+
+#[rpc]
 async fn text() -> Result<(), String> {
     Err("no".to_owned())
 }
@@ -140,6 +152,9 @@ async fn main() -> anyhow::Result<()> {
     anyhow::ensure!(r#type(vec![1], "ab".into(), BTreeMap::new()).await? == (3, 0));
     anyhow::ensure!(local("four".into()).await? == 4);
     anyhow::ensure!(inner::body(2).await? == 2);
+    tracing_subscriber::fmt().with_writer(std::io::sink).init();
+    anyhow::ensure!(traced("a".into()).await?.as_deref() == Some("traced"));
+    traced_simply().await?;
     io().await?;
     anyhow::ensure!(any().await? == 1);
     anyhow::ensure!(report().await? == 3 && ours().await? == 3);
