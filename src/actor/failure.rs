@@ -1,11 +1,13 @@
 //! What is an endpoint's failure, before it is text and bytes?
 use std::any::type_name;
+#[cfg(feature = "anyhow")]
 use std::backtrace::BacktraceStatus;
 use std::error::Error as StdError;
 use std::fmt;
 use std::marker::PhantomData;
 
 use crate::error::{BoxError, CodecError, Error};
+#[cfg(feature = "anyhow")]
 use crate::msg::error_value::name_of;
 use crate::msg::ident::Aid;
 use crate::msg::remote_error::{Circumstances, RemoteError, WireError};
@@ -530,6 +532,18 @@ mod tests {
             Some(Error::Remote(cause)) => assert_eq!(cause.actor(), &actor("leaf")),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn an_error_that_is_wrapped_without_end_still_arrives() {
+        let mut remote = crossed(typed());
+        for _ in 0..150 {
+            let context = anyhow::Error::new(Error::Remote(remote)).context("again");
+            remote = sent(context.into_failure(), "leaf");
+        }
+        assert_eq!(remote.message(), "again");
+        assert_eq!(remote.chain().last().map(String::as_str), Some("row 3 is full"));
+        assert_eq!(remote.downcast_ref::<Full>(), Some(&Full { row: 3 }));
     }
 
     #[test]
