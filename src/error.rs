@@ -191,6 +191,23 @@ impl Error {
     ///
     /// Looks through what wraps it, in this actor and in others. `T` may be `teamster::Error`
     /// too: then it is what the other actor saw.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::io;
+    /// #[teamster::rpc]
+    /// async fn open() -> io::Result<()> {
+    ///     Err(io::Error::from(io::ErrorKind::NotFound))
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let error = open().await.unwrap_err();
+    /// let io = error.downcast_ref::<io::Error>().unwrap();
+    /// assert_eq!(io.kind(), io::ErrorKind::NotFound);
+    /// # }
+    /// ```
     pub fn downcast_ref<T: std::error::Error + Send + Sync + 'static>(&self) -> Option<&T> {
         match self {
             Error::Remote(remote) => remote.downcast_ref(),
@@ -201,6 +218,23 @@ impl Error {
     }
 
     /// The whole traceback through the tree, as `{:#}` prints it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// #[teamster::rpc]
+    /// async fn open() -> anyhow::Result<()> {
+    ///     let cause = std::io::Error::other("the disk is gone");
+    ///     Err(anyhow::Error::new(cause).context("can't open the shop"))
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let error = open().await.unwrap_err();
+    /// assert_eq!(error.to_string(), "can't open the shop");
+    /// assert!(error.report().to_string().ends_with("caused by: the disk is gone"));
+    /// # }
+    /// ```
     pub fn report(&self) -> impl fmt::Display + '_ {
         printed::Printed(self)
     }
@@ -259,6 +293,9 @@ impl fmt::Display for Error {
 /// The traceback: `fn main() -> Result` prints an error by its `Debug`.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if capture::offer(|| self.clone()) {
+            return Ok(());
+        }
         write!(f, "{}", self.report())
     }
 }
@@ -281,6 +318,25 @@ impl From<RemoteError> for Error {
 }
 
 /// What the body of a scope, or a call that ran in this actor, failed with. Cheap to clone.
+///
+/// # Examples
+///
+/// ```
+/// use teamster::Error;
+///
+/// #[teamster::rpc]
+/// async fn refuse() -> Result<(), String> {
+///     Err("not today".to_owned())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// match refuse().await {
+///     Err(Error::Body(body)) => assert_eq!(body.error().to_string(), "not today"),
+///     other => panic!("{other:?}"),
+/// }
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct BodyError {
     inner: Arc<BodyData>,
@@ -367,6 +423,21 @@ impl fmt::Debug for BodyError {
 /// Several failures of one nursery: the first cause, and those that stand beside it.
 ///
 /// Holds at least two, each once, and no group in a group.
+///
+/// # Examples
+///
+/// ```
+/// use teamster::Error;
+///
+/// fn deaths(error: &Error) -> usize {
+///     match error {
+///         Error::ActorDied(_) => 1,
+///         Error::Group(group) => group.iter().map(deaths).sum(),
+///         _ => 0,
+///     }
+/// }
+/// assert_eq!(deaths(&Error::Interrupted { signal: 2 }), 0);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Group {
     inner: Arc<GroupData>,
@@ -506,30 +577,41 @@ pub(crate) mod capture {
         Caught(Error),
     }
 
-    /// Called by our `Display`. True: a capture took the error, so nothing should be written.
+    /// Called by our `Display` and `Debug`. True: a capture took the error, so nothing should be
+    /// written.
     pub(crate) fn offer(error: impl FnOnce() -> Error) -> bool {
-        SLOT.with_borrow_mut(|slot| match slot {
+        // Where a thread ends, its slot is gone, and nobody captures any more.
+        let taken = SLOT.try_with(|slot| match &mut *slot.borrow_mut() {
             Slot::Off => false,
-            Slot::Open => {
-                *slot = Slot::Caught(error());
+            open @ Slot::Open => {
+                *open = Slot::Caught(error());
                 true
             }
             Slot::Caught(_) => true,
-        })
+        });
+        taken.unwrap_or(false)
     }
 
     pub(super) fn seen_through(error: &(dyn std::error::Error + 'static)) -> Option<Error> {
-        SLOT.set(Slot::Open);
-        let mut silent = Silence;
-        let written = catch_unwind(AssertUnwindSafe(|| write!(silent, "{error}")));
-        let Slot::Caught(caught) = SLOT.replace(Slot::Off) else { return None };
-        if !matches!(written, Ok(Ok(()))) {
-            return None;
-        }
+        let caught = first_in(&mut Silence, format_args!("{error}"))?;
         // A wrapper that prints like its source is a type of its own, which its owner may look
         // for. A mere box has the very source that our error has.
         let below = error.source().map(address);
         (below == std::error::Error::source(&caught).map(address)).then_some(caught)
+    }
+
+    /// The first error of ours that prints itself as a part of `value`.
+    pub(crate) fn shown_by(value: &dyn std::fmt::Debug) -> Option<Error> {
+        first_in(&mut Deaf, format_args!("{value:?}"))
+    }
+
+    fn first_in(out: &mut dyn Write, text: std::fmt::Arguments<'_>) -> Option<Error> {
+        SLOT.set(Slot::Open);
+        let written = catch_unwind(AssertUnwindSafe(|| out.write_fmt(text)));
+        match (SLOT.replace(Slot::Off), written) {
+            (Slot::Caught(caught), Ok(Ok(()))) => Some(caught),
+            _ => None,
+        }
     }
 
     fn address(error: &(dyn std::error::Error + 'static)) -> *const () {
@@ -543,5 +625,105 @@ pub(crate) mod capture {
         fn write_str(&mut self, text: &str) -> std::fmt::Result {
             if text.is_empty() { Ok(()) } else { Err(std::fmt::Error) }
         }
+    }
+
+    /// Takes every byte, and keeps none.
+    struct Deaf;
+
+    impl Write for Deaf {
+        fn write_str(&mut self, _: &str) -> std::fmt::Result {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Wrapper(#[from] Error);
+
+    fn interrupted() -> Error {
+        Error::Interrupted { signal: 2 }
+    }
+
+    fn body(text: &str) -> Error {
+        Error::from_body(text.into())
+    }
+
+    #[track_caller]
+    fn check_itself(error: impl Into<BoxError>) {
+        match Error::from_body(error.into()) {
+            Error::Interrupted { signal: 2 } => {}
+            other => panic!("not itself: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_error_of_ours_comes_out_of_a_body_as_itself() {
+        check_itself(interrupted());
+        check_itself(anyhow::Error::new(interrupted()));
+        check_itself(anyhow::Error::from_boxed(Box::new(interrupted())));
+        check_itself(crate::Report::from(interrupted()));
+        check_itself(anyhow::Error::from(crate::Report::from(interrupted())));
+        let body = body("no");
+        let id = body.id();
+        let again = Error::from_body(anyhow::Error::new(body).into());
+        assert_eq!((again.id(), again.to_string()), (id, "no".to_owned()));
+    }
+
+    #[test]
+    fn what_stands_around_an_error_of_ours_is_kept_and_has_its_id() {
+        let wrapped = Error::from_body(Box::new(Wrapper(interrupted())));
+        assert!(wrapped.downcast_ref::<Wrapper>().is_some());
+        assert_eq!(wrapped.id(), interrupted().id());
+        let context = Error::from_body(anyhow::Error::new(interrupted()).context("while asleep").into());
+        assert_eq!(context.to_string(), "while asleep");
+        assert_eq!(context.id(), interrupted().id());
+        assert!(matches!(context.downcast_ref(), Some(Error::Interrupted { .. })));
+    }
+
+    #[test]
+    fn any_other_error_keeps_its_type_and_its_text() {
+        let io = Error::from_body(Box::new(std::io::Error::other("gone")));
+        assert!(io.downcast_ref::<std::io::Error>().is_some());
+        assert_eq!(body("too big").to_string(), "too big");
+        assert_ne!(body("a").id(), body("a").id());
+        let report = Error::from_body(crate::Report::msg("no").into());
+        assert!(matches!(&report, Error::Body(body) if body.location().is_some()), "{report:?}");
+    }
+
+    fn ids(error: Option<Error>) -> Vec<Uuid> {
+        match error {
+            Some(Error::Group(group)) => group.iter().map(Error::id).collect(),
+            Some(single) => vec![single.id()],
+            None => vec![],
+        }
+    }
+
+    #[test]
+    fn a_group_holds_each_failure_once_and_no_group() {
+        let [a, b, c] = ["a", "b", "c"].map(body);
+        let [ia, ib, ic] = [&a, &b, &c].map(Error::id);
+        assert!(Group::collect([]).is_none());
+        assert_eq!(ids(Group::collect([a.clone(), a.clone()])), [ia]);
+        assert!(matches!(Group::collect([a.clone()]), Some(Error::Body(_))));
+        let inner = Group::collect([b.clone(), a.clone()]).expect("two");
+        assert_eq!(ids(Group::collect([a.clone(), inner.clone(), c.clone()])), [ia, ib, ic]);
+        assert_eq!(ids(Group::collect([inner, c, a])), [ib, ia, ic]);
+    }
+
+    #[test]
+    fn of_two_tellings_of_one_failure_the_one_with_more_context_stays() {
+        let wrapped = Error::from_body(Box::new(Wrapper(interrupted())));
+        let both = Group::collect([interrupted(), wrapped.clone(), interrupted()]).expect("one");
+        assert!(both.downcast_ref::<Wrapper>().is_some(), "{both:?}");
+    }
+
+    #[test]
+    fn an_error_is_small_enough_to_be_returned() {
+        assert!(size_of::<Error>() <= 120, "{} bytes", size_of::<Error>());
     }
 }

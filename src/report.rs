@@ -21,7 +21,7 @@ pub type Result<T, E = Report> = std::result::Result<T, E>;
 ///
 /// let report = port("many").unwrap_err();
 /// assert_eq!(report.to_string(), "invalid digit found in string");
-/// assert_eq!(report.location().line(), 4);
+/// assert_eq!(report.location().column(), 8); // the line and column of `text.parse::<u16>()?`
 /// assert!(report.downcast_ref::<std::num::ParseIntError>().is_some());
 /// ```
 pub struct Report {
@@ -37,6 +37,18 @@ struct ReportData {
 
 impl Report {
     /// A report from what is no error type by itself: a text, or a box.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// fn even(n: u32) -> teamster::Result<u32> {
+    ///     if n % 2 == 1 {
+    ///         return Err(teamster::Report::msg(format!("{n} is odd")));
+    ///     }
+    ///     Ok(n)
+    /// }
+    /// assert_eq!(even(3).unwrap_err().to_string(), "3 is odd");
+    /// ```
     #[track_caller]
     pub fn msg(error: impl Into<BoxError>) -> Report {
         Report::boxed(error.into(), type_name::<String>())
@@ -108,7 +120,7 @@ impl fmt::Display for Report {
 impl fmt::Debug for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.inner.error.downcast_ref::<Error>() {
-            Some(ours) => write!(f, "{}", ours.report()),
+            Some(ours) => fmt::Debug::fmt(ours, f),
             None => printed::foreign(f, &*self.inner.error, Some(&self.inner.location.to_string())),
         }
     }

@@ -10,7 +10,11 @@ pub(crate) fn main(options: TokenStream, item: TokenStream) -> syn::Result<Token
     let mut mistakes = Mistakes::default();
     let options = Options::parse(options, Entry::Main, &mut mistakes);
     check("`main`", &function, &mut mistakes);
-    mistakes.none_or_err()?;
+    if let Err(error) = mistakes.none_or_err() {
+        // With a `main`, the compiler has nothing to say but this.
+        let (error, name) = (error.into_compile_error(), &function.sig.ident);
+        return Ok(quote!(#error fn #name() {}));
+    }
     let runtime = options.runtime();
     let (head, body) = parts(function);
     Ok(quote! {

@@ -1,5 +1,5 @@
 //! `#[rpc]`: a function becomes a type that names it, a registration, and a maker of calls.
-use proc_macro2::{Ident, Span, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Attribute, FnArg, ItemFn, LitStr, Meta, Pat, PatType, ReturnType, Type};
@@ -21,7 +21,7 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> syn::Result<Tok
     }
     mistakes.none_or_err()?;
 
-    let attributes = Attributes::sort(std::mem::take(&mut function.attrs));
+    let attributes = Attributes::sort(std::mem::take(&mut function.attrs), &function.sig.ident);
     let args = arguments(&function);
     let vis = &function.vis;
     let ident = &function.sig.ident;
@@ -81,7 +81,7 @@ struct Attributes {
 }
 
 impl Attributes {
-    fn sort(attributes: Vec<Attribute>) -> Self {
+    fn sort(attributes: Vec<Attribute>, function: &Ident) -> Self {
         let mut sorted = Attributes::default();
         for attribute in attributes {
             let path = attribute.path();
@@ -96,12 +96,30 @@ impl Attributes {
                     sorted.shown.push(quote!(#[allow(#lints)]));
                 }
                 sorted.of_body.push(attribute);
+            } else if path.segments.last().is_some_and(|segment| segment.ident == "instrument") {
+                sorted.of_body.push(named_span(attribute, function));
             } else {
                 sorted.of_body.push(attribute);
             }
         }
         sorted
     }
+}
+
+/// `#[instrument]` calls its span as the function is called, which is not the user's name here.
+fn named_span(mut attribute: Attribute, function: &Ident) -> Attribute {
+    let name = function.to_string();
+    let name = name.trim_start_matches("r#");
+    let path = attribute.path().clone();
+    let options = match &attribute.meta {
+        Meta::List(list) => list.tokens.clone(),
+        Meta::Path(_) | Meta::NameValue(_) => TokenStream::new(),
+    };
+    let is_name = |token: TokenTree| matches!(token, TokenTree::Ident(ident) if ident == "name");
+    if !options.clone().into_iter().any(is_name) {
+        attribute.meta = syn::parse_quote!(#path(name = #name, #options));
+    }
+    attribute
 }
 
 struct Argument {
@@ -167,14 +185,25 @@ fn endpoint(function: &ItemFn, args: &[Argument], name: Option<LitStr>, attribut
     // Asked of each type by itself, at the user's own tokens.
     let travels = types.iter().copied().map(|ty| (ty.span(), quote!(#ty))).chain([(at, output.clone())]);
     let travels = travels.map(|(span, ty)| quote_spanned!(span=> ::teamster::__private::travels::<#ty>();));
+    let inputs = match args.is_empty() {
+        true => ident.span(),
+        false => function.sig.inputs.span(),
+    };
+    let tuple = quote_spanned!(inputs=> (#(#types,)*));
     quote! {
-        #[allow(clippy::unused_unit, clippy::unused_async, clippy::ignored_unit_patterns, clippy::needless_lifetimes)]
+        #[allow(clippy::unused_unit, clippy::ignored_unit_patterns, reason = "the types are the user's")]
         impl ::teamster::Endpoint for #ident {
-            type Args = (#(#types,)*);
+            type Args = #tuple;
             type Output = #output;
             #name
             const LOCATION: &'static str = #location;
             const ARGS: &'static [::teamster::__private::Arg] = &[#(#infos),*];
+
+            fn unencodable(__teamster_args: &Self::Args) -> ::core::option::Option<usize> {
+                let (#(#places,)*) = __teamster_args;
+                let __teamster_encode: &[bool] = &[#(::teamster::__private::encodes(#places)),*];
+                __teamster_encode.iter().position(|__teamster_one| !__teamster_one)
+            }
 
             fn invoke(
                 __teamster_args: Self::Args,
@@ -190,7 +219,7 @@ fn endpoint(function: &ItemFn, args: &[Argument], name: Option<LitStr>, attribut
 
         #body
 
-        #[allow(dead_code)]
+        #[allow(dead_code, reason = "it is for the compiler's eyes")]
         fn __teamster_travels() { #(#travels)* }
 
         #[::teamster::__private::linkme::distributed_slice(::teamster::__private::ENDPOINTS)]

@@ -34,6 +34,12 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Data for T {}
 #[doc(hidden)]
 pub fn travels<T: Data>() {}
 
+/// Used by the macros: whether this value can become bytes.
+#[doc(hidden)]
+pub fn encodes<T: Data>(value: &T) -> bool {
+    codec::encode_into(value, Encoding::Positional, &mut Vec::new()).is_ok()
+}
+
 /// A function that can be called from every actor of its program. [`#[rpc]`](macro@crate::rpc) makes one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a function that actors can call",
@@ -53,6 +59,10 @@ pub trait Endpoint: Send + Sync + 'static {
     /// Its arguments, in order.
     #[doc(hidden)]
     const ARGS: &'static [Arg];
+
+    /// The place of the first argument that can't become bytes.
+    #[doc(hidden)]
+    fn unencodable(args: &Self::Args) -> Option<usize>;
 
     /// Runs the function.
     #[doc(hidden)]
@@ -141,6 +151,40 @@ impl<E: Endpoint> Call<E> {
     }
 }
 
+impl<E: Endpoint> Call<E> {
+    /// Appends the arguments as bytes, and tells how their structs are laid out.
+    pub(crate) fn encode_args(&self, want: Encoding, out: &mut Vec<u8>) -> Result<Encoding, CodecError> {
+        codec::encode_into(&self.args, want, out).map_err(|mut failure| {
+            let arg = E::unencodable(&self.args).and_then(|index| E::ARGS.get(index));
+            failure.type_name = arg.map_or(failure.type_name, |arg| (arg.type_name)());
+            CodecError::encoding(path_of::<E>(), value_named(arg), failure)
+        })
+    }
+}
+
+/// The result of a call, from the bytes that the callee sent.
+pub(crate) fn decode_output<E: Endpoint>(bytes: &[u8]) -> Result<E::Output, CodecError> {
+    codec::decode(bytes).map_err(|failure| CodecError::decoding(path_of::<E>(), "the result", failure))
+}
+
+/// Adds what only the opener knows to an error that the callee sent: the types that were written.
+pub(crate) fn with_both_types<E: Endpoint>(error: Error) -> Error {
+    let Error::Codec(codec) = error else { return error };
+    let arg = E::ARGS.iter().find(|arg| value_named(Some(arg)) == codec.value());
+    match arg {
+        Some(arg) => Error::Codec(codec.written_as((arg.type_name)())),
+        None if codec.value() == value_named(None) => Error::Codec(codec.written_as(type_name::<E::Args>())),
+        None => Error::Codec(codec),
+    }
+}
+
+fn value_named(arg: Option<&Arg>) -> String {
+    match arg {
+        Some(arg) => format!("the argument `{}`", arg.name),
+        None => "the arguments".to_owned(),
+    }
+}
+
 impl<E: Endpoint<Args: Clone>> Clone for Call<E> {
     fn clone(&self) -> Self {
         Call { args: self.args.clone() }
@@ -224,9 +268,9 @@ fn decode_args<E: Endpoint>(bytes: &[u8]) -> Result<E::Args, CodecError> {
         Some((arg, rest)) => {
             failure.type_name = (arg.type_name)();
             failure.path = rest.to_owned();
-            CodecError::decoding(path_of::<E>(), format!("the argument `{}`", arg.name), failure)
+            CodecError::decoding(path_of::<E>(), value_named(Some(arg)), failure)
         }
-        None => CodecError::decoding(path_of::<E>(), "the arguments", failure),
+        None => CodecError::decoding(path_of::<E>(), value_named(None), failure),
     })
 }
 
@@ -280,5 +324,143 @@ impl Endpoints {
     /// All paths, in no order.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.by_path.keys().copied()
+    }
+}
+
+#[cfg(test)]
+#[allow(unsafe_code, reason = "the registry is a link section, and in its own crate the lint sees that")]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::rpc;
+
+    #[derive(Clone, Serialize, Deserialize)]
+    struct Order {
+        items: Vec<u8>,
+    }
+
+    #[rpc]
+    async fn add(a: i64, b: i64) -> i64 {
+        a + b
+    }
+
+    #[rpc(name = "shop.size")]
+    async fn size(shop: String, order: Order) -> usize {
+        shop.len() + order.items.len()
+    }
+
+    #[rpc]
+    async fn no_map_key() -> std::collections::HashMap<Vec<u8>, Unencodable> {
+        [(vec![1], Unencodable)].into()
+    }
+
+    #[derive(Deserialize)]
+    struct Unencodable;
+
+    impl Serialize for Unencodable {
+        fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("it is a secret"))
+        }
+    }
+
+    mod first {
+        #[teamster::rpc(name = "twice")]
+        async fn one() {}
+    }
+
+    mod second {
+        #[teamster::rpc(name = "twice")]
+        async fn two() {}
+    }
+
+    fn found(path: &str) -> &'static Registration {
+        match Endpoints::of_program().find(path) {
+            Some(Found::One(entry)) => entry,
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+
+    fn run_with<A: Serialize>(path: &str, args: &A) -> Result<i64, String> {
+        let mut bytes = Vec::new();
+        codec::encode_into(args, Encoding::Positional, &mut bytes).expect("the arguments");
+        let task = (found(path).run)(&bytes, Encoding::Positional).map_err(|error| error.to_string())?;
+        let (bytes, _) = futures::executor::block_on(task).map_err(|failure| format!("{failure:?}"))?;
+        codec::decode(&bytes).map_err(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn a_call_runs_here_when_it_is_awaited() {
+        let sum = futures::executor::block_on(async { add(1, 2).await });
+        assert_eq!(sum.expect("add can't fail"), 3);
+        assert_eq!(add(1, 2).endpoint(), "teamster::actor::endpoint::tests::add");
+        assert_eq!(format!("{:?}", size("a".into(), Order { items: vec![] })), "Call(shop.size)");
+    }
+
+    #[test]
+    fn an_endpoint_is_found_by_its_path_and_runs_on_bytes() {
+        assert_eq!(run_with("teamster::actor::endpoint::tests::add", &(40, 2)), Ok(42));
+        assert_eq!(run_with("shop.size", &("ab", Order { items: vec![1] })), Ok(3));
+        assert!(Endpoints::of_program().find("no.such").is_none());
+        let here = found("shop.size").location;
+        assert!(here.starts_with("src/actor/endpoint.rs:") && here.ends_with(":14"), "{here}");
+        assert_eq!(found("shop.size").kind, Kind::Rpc);
+    }
+
+    #[test]
+    fn a_path_with_two_owners_leads_to_neither_and_names_both() {
+        match Endpoints::of_program().find("twice") {
+            Some(Found::Ambiguous { first, second }) => assert_ne!(first, second),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn arguments_that_do_not_decode_name_the_one_that_is_wrong() {
+        let told = run_with("shop.size", &("ab", (vec!["x"],))).expect_err("a text is no byte");
+        let wanted = "the argument `order` of shop.size could not be decoded as \
+                      `teamster::actor::endpoint::tests::Order`, at `[0][0]`: ";
+        assert!(told.starts_with(wanted), "{told}");
+        let told = run_with("shop.size", &7).expect_err("a number is no tuple");
+        assert!(told.starts_with("the arguments of shop.size could not be decoded as `("), "{told}");
+    }
+
+    #[test]
+    fn an_argument_that_can_not_be_encoded_is_named() {
+        #[rpc]
+        async fn keep(_count: u8, secret: Unencodable) {
+            drop(secret);
+        }
+        let mut bytes = vec![1];
+        let refused = keep(1, Unencodable).encode_args(Encoding::Named, &mut bytes).expect_err("it refuses");
+        assert_eq!((refused.value(), refused.message()), ("the argument `secret`", "it is a secret"));
+        assert_eq!(refused.writer_type(), Some("teamster::actor::endpoint::tests::Unencodable"));
+    }
+
+    #[test]
+    fn the_opener_adds_the_type_that_it_wrote() {
+        let failure = codec::decode::<u8>(&[0xa0]).expect_err("a text is no byte");
+        let sent = CodecError::decoding("shop.size", "the argument `order`", failure);
+        fn told<E: Endpoint>(_: &Call<E>, sent: CodecError) -> String {
+            with_both_types::<E>(Error::Codec(sent)).to_string()
+        }
+        let text = told(&size("a".into(), Order { items: vec![] }), sent);
+        assert!(text.contains("(sent as `teamster::actor::endpoint::tests::Order`, wanted as `u8`)"), "{text}");
+    }
+
+    #[test]
+    fn a_result_that_can_not_be_encoded_is_a_codec_error() {
+        let told = run_with("teamster::actor::endpoint::tests::no_map_key", &()).expect_err("it refuses");
+        assert!(told.contains("it is a secret") && told.contains("the result"), "{told}");
+    }
+
+    #[test]
+    #[should_panic(expected = "a bug")]
+    fn a_panic_of_a_local_call_goes_on() {
+        #[rpc]
+        async fn broken() {
+            panic!("a bug")
+        }
+        let _: Result<(), Error> = futures::executor::block_on(broken().into_future()); // it does not return
     }
 }

@@ -8,6 +8,17 @@ use uuid::Uuid;
 use super::codec::{DecodeFailure, EncodeFailure};
 
 /// A value that could not become bytes, or bytes that did not become a value. Cheap to clone.
+///
+/// # Examples
+///
+/// ```
+/// use teamster::{CodecStep, Error};
+///
+/// fn is_ours(error: &Error) -> bool {
+///     matches!(error, Error::Codec(codec) if codec.step() == CodecStep::Encode)
+/// }
+/// assert!(!is_ours(&Error::Interrupted { signal: 2 }));
+/// ```
 #[derive(Clone, Serialize, Deserialize)]
 pub struct CodecError {
     inner: Arc<CodecData>,

@@ -196,3 +196,165 @@ impl Write for Indented<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::msg::death::{Death, DeathData, ExitKind};
+    use crate::msg::remote_error::Circumstances;
+
+    fn actor(name: &str, number: u32) -> Aid {
+        Aid::new(name, Uuid::from_u128(u128::from(number) << 96), number, "here")
+    }
+
+    fn known(type_name: &str, location: &str) -> Circumstances {
+        let location = Some(location.to_owned());
+        Circumstances { type_name: type_name.to_owned(), location, backtrace: None }
+    }
+
+    fn leaf() -> RemoteError {
+        #[derive(Debug, thiserror::Error)]
+        #[error("can't read the list")]
+        struct List(#[from] std::io::Error);
+
+        let error = List(std::io::Error::other("the disk is gone"));
+        RemoteError::returned(&actor("leaf", 3), &error, known("my::List", "src/list.rs:9:5"))
+    }
+
+    #[track_caller]
+    fn check(error: &Error, wanted: &str) {
+        assert_eq!(format!("{error:#}"), wanted.trim_matches('\n'));
+        assert_eq!(format!("{error:?}"), wanted.trim_matches('\n'));
+    }
+
+    #[test]
+    fn one_block_for_each_actor_the_deepest_last() {
+        let error = Error::Remote(leaf().relayed_by(&actor("mid", 2)).relayed_by(&actor("top", 1)));
+        check(
+            &error,
+            "
+actor top@00000001 (pid 1), which relayed it
+actor mid@00000002 (pid 2), which relayed it
+actor leaf@00000003 (pid 3) failed at src/list.rs:9:5:
+    my::List: can't read the list
+    caused by: the disk is gone
+",
+        );
+        assert_eq!(error.to_string(), "leaf@00000003: can't read the list");
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        assert_eq!(source.as_deref(), Some("the disk is gone"));
+    }
+
+    #[test]
+    fn context_that_was_added_on_the_way_has_a_block_of_its_own() {
+        let context = anyhow::Error::new(leaf()).context("no shopping today");
+        let known = known("anyhow::Error", "src/day.rs:2:10");
+        let mid = RemoteError::returned(&actor("mid", 2), &*context, known).relayed_by(&actor("top", 1));
+        check(
+            &Error::Remote(mid),
+            "
+actor top@00000001 (pid 1), which relayed it
+actor mid@00000002 (pid 2) failed at src/day.rs:2:10:
+    no shopping today
+actor leaf@00000003 (pid 3) failed at src/list.rs:9:5:
+    my::List: can't read the list
+    caused by: the disk is gone
+",
+        );
+    }
+
+    #[test]
+    fn a_panic_shows_its_backtrace() {
+        let backtrace = Some("0: begin\n1: main\n".to_owned());
+        let known = Circumstances { backtrace, ..known("panic", "src/a.rs:1:2") };
+        let error = Error::Remote(RemoteError::panicked(&actor("leaf", 3), "two\nlines", known));
+        check(
+            &error,
+            "
+actor leaf@00000003 (pid 3) panicked at src/a.rs:1:2:
+    two
+    lines
+    backtrace:
+        0: begin
+        1: main
+",
+        );
+    }
+
+    #[test]
+    fn a_group_numbers_its_entries_also_when_it_has_crossed() {
+        let death = Death::new(DeathData {
+            id: Uuid::from_u128(5),
+            aid: actor("worker", 4),
+            exit: ExitKind::Signal(9),
+            asked: None,
+            rung: None,
+            said: None,
+            in_service: Vec::new(),
+            stderr_tail: "oh\nno\n".to_owned(),
+        });
+        let group = Group::collect([Error::Remote(leaf()), Error::ActorDied(death)]).expect("two");
+        let text = "
+2 failures in one nursery, the first cause first:
+[1] actor leaf@00000003 (pid 3) failed at src/list.rs:9:5:
+        my::List: can't read the list
+        caused by: the disk is gone
+[2] actor worker@00000004 (pid 4) died: signal 9 (SIGKILL); the end of its stderr:
+        oh
+        no
+";
+        check(&group, text);
+        let known = known("", "src/day.rs:2:10");
+        let mid = RemoteError::returned_ours(&actor("mid", 2), &group, known);
+        let indented: String = text.trim_matches('\n').lines().map(|line| format!("    {line}\n")).collect();
+        check(&Error::Remote(mid), &format!("actor mid@00000002 (pid 2) failed at src/day.rs:2:10:\n{indented}"));
+    }
+
+    #[test]
+    fn an_error_of_the_body_prints_its_chain_and_then_what_it_wraps() {
+        let context = anyhow::Error::new(leaf()).context("no shopping").context("no fun");
+        check(
+            &Error::from_body(context.into()),
+            "
+no fun
+caused by: no shopping
+actor leaf@00000003 (pid 3) failed at src/list.rs:9:5:
+    my::List: can't read the list
+    caused by: the disk is gone
+",
+        );
+    }
+
+    #[test]
+    fn six_hops_of_a_long_message_print_it_once_whatever_each_hop_adds() {
+        let message = "long enough ".repeat(200 * 1024 / 12);
+        let leaf: Box<dyn StdError + Send + Sync> = message.clone().into();
+        let mut plain = RemoteError::returned(&actor("leaf", 99), &*leaf, known("", "src/a.rs:1:1"));
+        let (mut context, mut grouped) = (plain.clone(), plain.clone());
+        for hop in 1..=6 {
+            let here = actor("hop", hop);
+            plain = across(plain.relayed_by(&here));
+            let error = anyhow::Error::new(Error::Remote(context)).context(format!("context {hop}"));
+            context = across(RemoteError::returned(&here, &*error, known("", "src/b.rs:1:1")));
+            let group = Group::collect([Error::Remote(grouped), Error::from_body(format!("other {hop}").into())]);
+            grouped = across(RemoteError::returned_ours(&here, &group.expect("two"), known("", "src/c.rs:1:1")));
+        }
+        for error in [plain, context.clone(), grouped] {
+            let text = Error::Remote(error).report().to_string();
+            assert_eq!(text.matches(message.trim_end()).count(), 1);
+            assert!(text.len() * 2 < message.len() * 3, "{} bytes of {}", text.len(), message.len());
+            assert!((1..=6).all(|hop| text.contains(&format!("actor hop@0000000{hop} "))));
+        }
+        assert_eq!(context.chain().len(), 6);
+    }
+
+    fn across(remote: RemoteError) -> RemoteError {
+        let mut bytes = Vec::new();
+        let named = crate::msg::frame::Encoding::Named;
+        crate::msg::codec::encode_into(&remote.to_data(), named, &mut bytes).expect("texts and numbers");
+        assert!(bytes.len() < 1 << 20, "{} bytes", bytes.len());
+        RemoteError::from_data(crate::msg::codec::decode(&bytes).expect("what was just encoded"))
+    }
+}

@@ -20,6 +20,20 @@ use crate::error::{BoxError, Error, capture, find_below};
 /// An error that happened in another actor. Cheap to clone.
 ///
 /// It prints as one line: where, and what; its sources have the rest. [`Error::report`] prints it whole.
+///
+/// # Examples
+///
+/// ```
+/// fn tell(error: &teamster::RemoteError) {
+///     eprintln!("{} in {}: {}", error.type_name(), error.actor().name(), error.message());
+///     for source in error.chain() {
+///         eprintln!("  because of {source}");
+///     }
+///     for relay in &error.path()[1..] {
+///         eprintln!("  by way of {relay}");
+///     }
+/// }
+/// ```
 #[derive(Clone)]
 pub struct RemoteError {
     origin: Arc<Origin>,
@@ -71,7 +85,7 @@ impl RemoteError {
     /// An error that an endpoint of the actor `here` returned.
     pub(crate) fn returned(here: &Aid, error: &(dyn StdError + 'static), known: Circumstances) -> Self {
         let message = bounded(error, &known.type_name);
-        let sources = Sources::below(error);
+        let sources = Sources::below(error).folded();
         let value = std::iter::successors(Some(error), |error| (*error).source())
             .take_while(|error| super::text::as_ours(*error).is_none())
             .find_map(Value::of);
@@ -330,13 +344,24 @@ pub(crate) enum WireError {
 impl WireError {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        if let Err(failure) = codec::encode_into(self, Encoding::Named, &mut bytes) {
-            // Texts, numbers and bytes can always be encoded; if not, the opener hears that much.
+        if codec::encode_into(self, Encoding::Named, &mut bytes).is_err() {
+            // Only depth can be too much of texts and numbers: what stands far below is left out.
             bytes.clear();
-            let told = WireError::NotStarted { reason: format!("its error could not be encoded: {}", failure.message) };
-            codec::encode_into(&told, Encoding::Named, &mut bytes).expect("one short text can be encoded");
+            codec::encode_into(&self.shallow(), Encoding::Named, &mut bytes).expect("two levels are not too deep");
         }
         bytes
+    }
+
+    fn shallow(&self) -> WireError {
+        match self.clone() {
+            WireError::Failed(mut data) => {
+                if data.cause.take().is_some() {
+                    data.chain.push("… [cut: what is below is too deep]".to_owned());
+                }
+                WireError::Failed(data)
+            }
+            other => other,
+        }
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<WireError, DecodeFailure> {

@@ -91,6 +91,43 @@ impl Sources {
         }
         sources
     }
+
+    /// With at most [`MAX_LEVELS`] errors of ours one below the other: the upper ones become
+    /// text, and the deepest, where it all began, stays.
+    pub(crate) fn folded(mut self) -> Sources {
+        while let Some(ours) = self.ours.take_if(|ours| levels(ours) > MAX_LEVELS) {
+            let (text, below) = match &ours {
+                Error::Remote(remote) => (remote.message().to_owned(), remote.cause().cloned()),
+                other => (bounded(other, "an error"), None),
+            };
+            if self.texts.len() < MAX_SOURCES {
+                self.texts.push(text);
+            }
+            self.ours = below;
+        }
+        self
+    }
+}
+
+/// Errors of ours that cross one below the other. Each takes three levels of the codec's.
+const MAX_LEVELS: usize = 24;
+
+/// How many errors of ours stand one below the other, counted a little above [`MAX_LEVELS`].
+fn levels(error: &Error) -> usize {
+    count_levels(error, MAX_LEVELS + 1)
+}
+
+fn count_levels(error: &Error, left: usize) -> usize {
+    if left == 0 {
+        return 0;
+    }
+    let below = |error: &Error| count_levels(error, left - 1);
+    1 + match error {
+        Error::Remote(remote) => remote.cause().map_or(0, below),
+        Error::Body(body) => Sources::below(body.error()).ours.as_ref().map_or(0, below),
+        Error::Group(group) => group.iter().map(below).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 /// The error itself, where it is one of ours.
@@ -98,5 +135,32 @@ pub(crate) fn as_ours(error: &(dyn StdError + 'static)) -> Option<Error> {
     match error.downcast_ref::<Error>() {
         Some(ours) => Some(ours.clone()),
         None => error.downcast_ref::<RemoteError>().map(|remote| Error::Remote(remote.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, limit_bytes: usize, wanted: &str) {
+        assert_eq!(bounded_to(limit_bytes, text, "a type"), wanted);
+    }
+
+    #[test]
+    fn a_long_text_is_cut_at_a_letter_and_marked() {
+        check("short", 5, "short");
+        check(&"é".repeat(50), 40, "éééééé… [cut: 100 bytes in all]");
+        assert!(bounded_to(300, &"x".repeat(1 << 20), "a type").len() <= 300);
+    }
+
+    #[test]
+    fn a_text_that_fails_is_the_types_name() {
+        struct Broken;
+        impl fmt::Display for Broken {
+            fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+                Err(fmt::Error)
+            }
+        }
+        assert_eq!(bounded(&Broken, "my::Broken"), "my::Broken (its text is missing: its Display failed)");
     }
 }

@@ -1,10 +1,9 @@
 //! What do `#[teamster::main]` and `#[teamster::test]` ask for, and how should the program end?
-use std::any::Any;
 use std::error::Error as StdError;
+use std::fmt;
 use std::process::ExitCode;
 
-use crate::error::{BoxError, Error};
-use crate::report::Report;
+use crate::error::{Error, capture};
 
 /// The options of `#[teamster::main]`.
 #[doc(hidden)]
@@ -61,7 +60,17 @@ pub fn main<T: MainOutcome, F: AsyncFnOnce() -> T>(options: MainOptions, body: F
     outcome
 }
 
-/// What `#[teamster::main]` may return.
+/// What `#[teamster::main]` may return: `()`, an `ExitCode`, or a `Result` of one of them with any
+/// error that prints.
+///
+/// # Examples
+///
+/// ```
+/// use teamster::{Error, MainOutcome};
+///
+/// let ended: anyhow::Result<()> = Err(Error::Interrupted { signal: 2 }.into());
+/// assert_eq!(ended.interrupted_by(), Some(2));
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`#[teamster::main]` can't return `{Self}`",
     note = "return `()`, `std::process::ExitCode`, or a `Result` of one of them"
@@ -83,33 +92,15 @@ impl MainOutcome for ExitCode {
     }
 }
 
-impl<T: MainOutcome, E: 'static> MainOutcome for Result<T, E> {
+impl<T: MainOutcome, E: fmt::Debug> MainOutcome for Result<T, E> {
     fn interrupted_by(&self) -> Option<i32> {
         match self {
             Ok(value) => value.interrupted_by(),
-            Err(error) => signal_in_any(error),
+            // It will be printed by its `Debug`. Whichever type it is, one of the user's own too:
+            // an interruption that ended it is what it prints.
+            Err(error) => capture::shown_by(error).as_ref().and_then(|ours| signal_in(ours)),
         }
     }
-}
-
-fn signal_in_any(error: &dyn Any) -> Option<i32> {
-    if let Some(error) = error.downcast_ref::<Error>() {
-        return signal_in(error);
-    }
-    if let Some(report) = error.downcast_ref::<Report>() {
-        return signal_in(report.error());
-    }
-    if let Some(error) = error.downcast_ref::<BoxError>() {
-        return signal_in(&**error);
-    }
-    if let Some(error) = error.downcast_ref::<Box<dyn StdError>>() {
-        return signal_in(&**error);
-    }
-    #[cfg(feature = "anyhow")]
-    if let Some(error) = error.downcast_ref::<anyhow::Error>() {
-        return signal_in(&**error);
-    }
-    None
 }
 
 /// Looks through what wraps it, and at the first cause of a group.
@@ -124,4 +115,56 @@ fn signal_in(error: &(dyn StdError + 'static)) -> Option<i32> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::BoxError;
+    use crate::report::Report;
+
+    #[derive(Debug)]
+    #[expect(dead_code, reason = "it is for its Debug")]
+    enum Own {
+        Teamster { cause: Error, retries: u32 },
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("working")]
+    struct BodyWrapper(#[source] Error);
+
+    #[track_caller]
+    fn check(outcome: impl MainOutcome, wanted: Option<i32>) {
+        assert_eq!(outcome.interrupted_by(), wanted);
+    }
+
+    fn interrupted() -> Error {
+        Error::Interrupted { signal: 2 }
+    }
+
+    #[test]
+    fn an_interruption_is_found_in_every_error_type_that_main_returns() {
+        type Main<E> = Result<(), E>;
+        check((), None);
+        check(Main::<Error>::Ok(()), None);
+        check(Main::<Error>::Err(interrupted()), Some(2));
+        check(Main::<anyhow::Error>::Err(interrupted().into()), Some(2));
+        check(Main::<anyhow::Error>::Err(anyhow::Error::from(interrupted()).context("working")), Some(2));
+        check(Main::<BoxError>::Err(interrupted().into()), Some(2));
+        check(Main::<BoxError>::Err(anyhow::Error::from(interrupted()).into()), Some(2));
+        check(Main::<Box<dyn StdError>>::Err(interrupted().into()), Some(2));
+        check(Main::<Report>::Err(interrupted().into()), Some(2));
+        check(Main::<Report>::Err(BodyWrapper(interrupted()).into()), Some(2));
+        check(Main::<Own>::Err(Own::Teamster { cause: interrupted(), retries: 1 }), Some(2));
+        let both = crate::Group::collect([interrupted(), Error::Usage("no")]).expect("two");
+        check(Main::<Own>::Err(Own::Teamster { cause: both, retries: 1 }), Some(2));
+        check(Result::<ExitCode, Error>::Err(Error::Usage("no")), None);
+        check(Main::<String>::Err("interrupted".to_owned()), None);
+    }
+
+    #[test]
+    fn the_harness_leaves_out_the_crates_name() {
+        assert_eq!(harness_name("my_crate::tests::adds"), "tests::adds");
+        assert_eq!(harness_name("adds"), "adds");
+    }
 }

@@ -1,0 +1,4 @@
+#[teamster::main]
+async fn main() -> u32 {
+    1
+}

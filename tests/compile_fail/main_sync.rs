@@ -1,0 +1,4 @@
+#[teamster::main]
+fn main(args: Vec<String>) {
+    drop(args);
+}

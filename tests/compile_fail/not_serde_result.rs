@@ -1,0 +1,8 @@
+struct Plain;
+
+#[teamster::rpc]
+async fn make() -> Plain {
+    Plain
+}
+
+fn main() {}
