@@ -232,12 +232,15 @@ impl<'de> Deserializer<'de> {
             0xdd => self.len32()?,
             marker => usize::from(marker & 0x0f),
         };
-        if len != fields.len() {
+        let expected: &dyn de::Expected = &visitor;
+        let expected = expected.to_string();
+        // Other visitors know what they do: an adjacently tagged enum has no content where it needs none.
+        if len != fields.len() && expected.starts_with("struct ") {
             // Read by position, a field that only one side skips would shift the others in silence.
             return Err(Error(
                 format!(
-                    "{len} fields came for the {} of the struct, by position: \
-                     a field with `skip_serializing` or `skip_deserializing` alone needs both (`skip`), or `skip_serializing_if`",
+                    "{len} fields came by position for the {} of {expected}: if one has `skip_serializing` or \
+                     `skip_deserializing` alone, it needs both, which is `skip`, or `skip_serializing_if`",
                     fields.len()
                 )
                 .into(),
