@@ -2,7 +2,7 @@
 use std::fmt::Display;
 
 use serde::de::value::SeqDeserializer;
-use serde::de::{self, DeserializeSeed, Visitor};
+use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::{MAX_DEPTH, SOME_OF_NIL};
@@ -234,7 +234,10 @@ impl<'de> Deserializer<'de> {
         };
         let expected: &dyn de::Expected = &visitor;
         let expected = expected.to_string();
-        // Other visitors know what they do: an adjacently tagged enum has no content where it needs none.
+        if len == 1 && fields.len() == 2 && expected.starts_with("adjacently tagged enum ") {
+            // A variant without content is written as the tag alone, which serde reads from a map only.
+            return self.deeper(|this| visitor.visit_map(Tag { deserializer: this, key: Some(fields[0]) }));
+        }
         if len != fields.len() && expected.starts_with("struct ") {
             // Read by position, a field that only one side skips would shift the others in silence.
             return Err(Error(
@@ -246,6 +249,7 @@ impl<'de> Deserializer<'de> {
                 .into(),
             ));
         }
+        // Any other visitor knows what it does.
         self.seq(len, visitor)
     }
 }
@@ -486,6 +490,24 @@ impl<'de> de::MapAccess<'de> for Elements<'_, 'de> {
     #[inline]
     fn size_hint(&self) -> Option<usize> {
         Some(self.left)
+    }
+}
+
+/// A map of one pair, whose key did not travel.
+struct Tag<'d, 'de> {
+    deserializer: &'d mut Deserializer<'de>,
+    key: Option<&'static str>,
+}
+
+impl<'de> de::MapAccess<'de> for Tag<'_, 'de> {
+    type Error = Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
+        self.key.take().map(|key| seed.deserialize(key.into_deserializer())).transpose()
+    }
+
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Error> {
+        seed.deserialize(&mut *self.deserializer)
     }
 }
 

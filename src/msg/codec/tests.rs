@@ -153,16 +153,25 @@ fn every_shape_comes_back_in_both_encodings() {
     for value in [Internal::Ping, Internal::Move { to: point.clone(), by: 200 }, Internal::Turn(point.clone())] {
         comes_back((value, 1u8));
     }
-    for value in [Adjacent::Ping, Adjacent::Move { to: point.clone() }, Adjacent::Turn(point.clone(), 200)] {
+    for value in [Adjacent::Ping, Adjacent::Turn(point.clone(), 200)] {
         comes_back((value, 1u8));
     }
-    comes_back(Untagged::List(vec![
-        Untagged::Number(-7),
-        Untagged::Text("x".into()),
-        Untagged::Maybe { perhaps: Some(None), point: point.clone() },
-    ]));
+    comes_back(Untagged::List(vec![Untagged::Number(-7), Untagged::Text("x".into())]));
     let more = BTreeMap::from([("z".into(), 1), ("w".into(), 2)]);
     comes_back(Flat { id: 1, point: point.clone(), more, shape: Shape::Line(point.clone(), point) });
+}
+
+/// Serde reads the struct variants of such enums from maps only, and says nothing of it when one is
+/// written.
+#[test]
+fn struct_variants_that_only_names_tell_apart_come_back_by_name() {
+    fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: T) {
+        assert!(decode::<T>(&encode(&value, Positional).1).is_err(), "an error, and never another value");
+        assert_eq!(decode::<T>(&encode(&value, Named).1), Ok(value));
+    }
+    let point = Point { x: 1, y: 2 };
+    check(Adjacent::Move { to: point.clone() });
+    check(Untagged::Maybe { perhaps: Some(None), point });
 }
 
 #[test]
@@ -403,37 +412,36 @@ proptest! {
 #[test]
 #[ignore = "a measurement"]
 fn codec_times() {
+    /// The best of some rounds, in ns: the machine has other users.
+    fn best(mut run: impl FnMut()) -> f64 {
+        const TIMES: u32 = 20_000;
+        (0..50)
+            .map(|_| {
+                let begun = Instant::now();
+                (0..TIMES).for_each(|_| run());
+                begun.elapsed().as_nanos() as f64 / f64::from(TIMES)
+            })
+            .fold(f64::MAX, f64::min)
+    }
     fn time<T: Serialize + DeserializeOwned>(what: &str, value: T) {
-        const TIMES: u32 = 1_000_000;
+        use std::hint::black_box;
         let mut out = Vec::with_capacity(1 << 10);
         for want in [Positional, Named] {
-            let begun = Instant::now();
-            for _ in 0..TIMES {
+            let write = best(|| {
                 out.clear();
-                encode_into(std::hint::black_box(&value), want, &mut out).unwrap();
-                std::hint::black_box(&out);
-            }
-            let ours = begun.elapsed() / TIMES;
-            let begun = Instant::now();
-            for _ in 0..TIMES {
-                std::hint::black_box(decode::<T>(std::hint::black_box(&out)).unwrap());
-            }
-            let read = begun.elapsed() / TIMES;
-            let begun = Instant::now();
-            for _ in 0..TIMES {
-                out.clear();
-                let mut serializer = rmp_serde::Serializer::new(&mut out);
-                std::hint::black_box(&value).serialize(&mut serializer).unwrap();
-                std::hint::black_box(&out);
-            }
-            let theirs = begun.elapsed() / TIMES;
-            let begun = Instant::now();
-            for _ in 0..TIMES {
-                std::hint::black_box(rmp_serde::from_slice::<T>(std::hint::black_box(&out)).unwrap());
-            }
-            let theirs_read = begun.elapsed() / TIMES;
-            println!("{what} {want:?}: encode {ours:?}, decode {read:?}; rmp-serde positional {theirs:?}, {theirs_read:?}");
+                encode_into(black_box(&value), want, &mut out).unwrap();
+                black_box(&out);
+            });
+            let read = best(|| _ = black_box(decode::<T>(black_box(&out)).unwrap()));
+            println!("{what} {want:?}: encode {write:.1} ns, decode {read:.1} ns");
         }
+        let write = best(|| {
+            out.clear();
+            black_box(&value).serialize(&mut rmp_serde::Serializer::new(&mut out)).unwrap();
+            black_box(&out);
+        });
+        let read = best(|| _ = black_box(rmp_serde::from_slice::<T>(black_box(&out)).unwrap()));
+        println!("{what} by rmp-serde, positional: encode {write:.1} ns, decode {read:.1} ns");
     }
     time("(i64, i64)", (1i64, 2i64));
     time("(i64, i64) big", (1i64 << 40, -70_000i64));
