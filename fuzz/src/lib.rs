@@ -32,7 +32,8 @@ pub fn drive(target: &str, run: fn(&[u8])) -> ExitCode {
         }
     };
     let home = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let seeds = if options.files.is_empty() { files_of(&home.join("seeds").join(target)) } else { options.files.clone() };
+    let seeds =
+        if options.files.is_empty() { files_of(&home.join("seeds").join(target)) } else { options.files.clone() };
     let seeds: Vec<Vec<u8>> = seeds.iter().map(|file| std::fs::read(file).expect("a readable file")).collect();
     let runs = if options.files.is_empty() { options.runs } else { 0 };
     println!("{target}: {} seeds, {runs} mutations, --seed {}", seeds.len(), options.seed);

@@ -385,11 +385,7 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
     }
 
     #[inline]
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Error> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Error> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -520,11 +516,7 @@ struct Variant<'d, 'de> {
 impl<'d, 'de> Variant<'d, 'de> {
     #[inline]
     fn content(self) -> Result<&'d mut Deserializer<'de>, Error> {
-        if self.content {
-            Ok(self.deserializer)
-        } else {
-            Err(Error("the variant came without its content".into()))
-        }
+        if self.content { Ok(self.deserializer) } else { Err(Error("the variant came without its content".into())) }
     }
 }
 
@@ -564,11 +556,7 @@ impl<'de> de::VariantAccess<'de> for Variant<'_, 'de> {
     }
 
     #[inline]
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Error> {
+    fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
         self.content()?.fields(fields, visitor)
     }
 }

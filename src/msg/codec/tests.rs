@@ -277,15 +277,24 @@ fn refused<T: DeserializeOwned + Debug>(bytes: &[u8], expected: &str) {
 
 #[test]
 fn a_refusal_says_where_and_what() {
-    refused::<(i64, i64)>(b"\x92\x01\xa1x", "cannot decode (i64, i64) at [1]: invalid type: string \"x\", expected i64");
+    refused::<(i64, i64)>(
+        b"\x92\x01\xa1x",
+        "cannot decode (i64, i64) at [1]: invalid type: string \"x\", expected i64",
+    );
     refused::<(i64, i64)>(b"\x91\x01", "cannot decode (i64, i64): invalid length 1, expected a tuple of size 2");
     refused::<(i64,)>(b"\x92\x01\x02", "cannot decode (i64,): 2 elements came where 1 were expected");
     refused::<i64>(b"\x01\x02\x03", "cannot decode i64: 2 bytes are left over behind it");
     refused::<i64>(b"", "cannot decode i64: it ends too early");
     refused::<u8>(b"\xcd\x01\x00", "cannot decode u8: invalid value: integer `256`, expected u8");
     refused::<i64>(b"\xc1", "cannot decode i64: no value begins with the msgpack marker 0xc1");
-    refused::<String>(b"\xa1\xff", "cannot decode alloc::string::String: invalid utf-8 sequence of 1 bytes from index 0");
-    refused::<Option<u8>>(b"\xd4\x53\x00", "cannot decode core::option::Option<u8>: an optional value with nothing around its nil");
+    refused::<String>(
+        b"\xa1\xff",
+        "cannot decode alloc::string::String: invalid utf-8 sequence of 1 bytes from index 0",
+    );
+    refused::<Option<u8>>(
+        b"\xd4\x53\x00",
+        "cannot decode core::option::Option<u8>: an optional value with nothing around its nil",
+    );
     let error = decode::<Vec<Shape>>(b"\x91\x81\xa3Box\x82\xa6corner\x82\xa1x\x01\xa1y\xa1z\xa4size\xc0").unwrap_err();
     assert_eq!(error.path, "[0].Box.corner.y");
     let error = decode::<Shape>(b"\xa6Square").unwrap_err();
@@ -363,7 +372,8 @@ fn what_is_too_deep_to_be_read_is_not_written() {
 
 #[test]
 fn announced_lengths_size_nothing() {
-    for lie in [&b"\xdd\xff\xff\xff\xff"[..], b"\xdb\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff"] {
+    for lie in [&b"\xdd\xff\xff\xff\xff"[..], b"\xdb\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff"]
+    {
         let early = "it ends too early";
         assert_eq!(decode::<Vec<u8>>(lie).unwrap_err().message, early);
         assert_eq!(decode::<Vec<u64>>(lie).unwrap_err().message, early);

@@ -23,8 +23,7 @@ fn aid() -> impl Strategy<Value = Aid> {
 fn addr() -> impl Strategy<Value = Addr> {
     use std::os::unix::ffi::OsStringExt;
     // Any bytes: a socket's folder need not be UTF-8.
-    prop::collection::vec(1u8.., 0..108)
-        .prop_map(|path| Addr::Uds(std::ffi::OsString::from_vec(path).into()))
+    prop::collection::vec(1u8.., 0..108).prop_map(|path| Addr::Uds(std::ffi::OsString::from_vec(path).into()))
 }
 
 fn canceller() -> impl Strategy<Value = Canceller> {
@@ -52,12 +51,8 @@ fn number() -> impl Strategy<Value = u64> {
 
 fn hello() -> impl Strategy<Value = Hello> {
     let line = prop_oneof![Just(LineKind::Data), Just(LineKind::Control)];
-    let options = (
-        any::<Option<[u8; 16]>>(),
-        any::<Option<Vec<u8>>>(),
-        prop::option::of(addr()),
-        any::<Option<u128>>(),
-    );
+    let options =
+        (any::<Option<[u8; 16]>>(), any::<Option<Vec<u8>>>(), prop::option::of(addr()), any::<Option<u128>>());
     (any::<(u16, u16)>(), aid(), line, options).prop_map(|(protocol, aid, line, (token, build, addr, wanted))| Hello {
         protocol,
         aid,
@@ -388,8 +383,20 @@ fn frame_times() {
     let name: Arc<str> = "frank".into();
     let asked = Canceller { aid: Aid::new(name, Uuid::nil(), 7, "here"), request: CancelRequest::Actor };
     for (what, frame) in [
-        ("Start", Frame::Start { dialog: 70_001, endpoint: 3, path: None, deadline_us: None, encoding: Encoding::Positional }),
-        ("Start with path", Frame::Start { dialog: 70_001, endpoint: 3, path: Some("demo::add"), deadline_us: None, encoding: Encoding::Positional }),
+        (
+            "Start",
+            Frame::Start { dialog: 70_001, endpoint: 3, path: None, deadline_us: None, encoding: Encoding::Positional },
+        ),
+        (
+            "Start with path",
+            Frame::Start {
+                dialog: 70_001,
+                endpoint: 3,
+                path: Some("demo::add"),
+                deadline_us: None,
+                encoding: Encoding::Positional,
+            },
+        ),
         ("Return", Frame::Return { dialog: 70_001, encoding: Encoding::Positional }),
         ("StartAck", Frame::StartAck { dialog: 70_001 }),
         ("Cancel", Frame::Cancel { dialog: 70_001, grace_ms: 1000, canceller: asked }),
