@@ -44,3 +44,7 @@ pub mod __private {
     pub use crate::msg::error_value::{ERRORS, ErrorRegistration, register_error};
     pub use linkme;
 }
+
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod __fuzz;

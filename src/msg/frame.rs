@@ -190,6 +190,9 @@ pub(crate) fn needed(bytes: &[u8], limit: u32) -> Result<Option<usize>, FrameErr
     Ok(Some(4 + length as usize))
 }
 
+/// A header, its payload, and how many bytes both took.
+pub(crate) type Decoded<'a> = (Frame<'a>, &'a [u8], usize);
+
 /// Reads the first frame of `bytes`: the header, its payload, and how many bytes they took.
 /// `None`: more bytes are needed.
 ///
@@ -199,7 +202,7 @@ pub(crate) fn needed(bytes: &[u8], limit: u32) -> Result<Option<usize>, FrameErr
 ///
 /// The connection can't go on: its framing is lost.
 #[inline]
-pub(crate) fn decode(bytes: &[u8], limit: u32) -> Result<Option<(Frame<'_>, &[u8], usize)>, FrameError> {
+pub(crate) fn decode(bytes: &[u8], limit: u32) -> Result<Option<Decoded<'_>>, FrameError> {
     let Some(total) = needed(bytes, limit)? else {
         return Ok(None);
     };

@@ -2,7 +2,7 @@
 use std::fmt::Display;
 
 use serde::de::value::SeqDeserializer;
-use serde::de::{self, DeserializeSeed, Visitor};
+use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::{MAX_DEPTH, SOME_OF_NIL};
@@ -232,17 +232,24 @@ impl<'de> Deserializer<'de> {
             0xdd => self.len32()?,
             marker => usize::from(marker & 0x0f),
         };
-        if len != fields.len() {
+        let expected: &dyn de::Expected = &visitor;
+        let expected = expected.to_string();
+        if len == 1 && fields.len() == 2 && expected.starts_with("adjacently tagged enum ") {
+            // A variant without content is written as the tag alone, which serde reads from a map only.
+            return self.deeper(|this| visitor.visit_map(Tag { deserializer: this, key: Some(fields[0]) }));
+        }
+        if len != fields.len() && expected.starts_with("struct ") {
             // Read by position, a field that only one side skips would shift the others in silence.
             return Err(Error(
                 format!(
-                    "{len} fields came for the {} of the struct, by position: \
-                     a field with `skip_serializing` or `skip_deserializing` alone needs both (`skip`), or `skip_serializing_if`",
+                    "{len} fields came by position for the {} of {expected}: if one has `skip_serializing` or \
+                     `skip_deserializing` alone, it needs both, which is `skip`, or `skip_serializing_if`",
                     fields.len()
                 )
                 .into(),
             ));
         }
+        // Any other visitor knows what it does.
         self.seq(len, visitor)
     }
 }
@@ -378,11 +385,7 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
     }
 
     #[inline]
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Error> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Error> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -486,6 +489,24 @@ impl<'de> de::MapAccess<'de> for Elements<'_, 'de> {
     }
 }
 
+/// A map of one pair, whose key did not travel.
+struct Tag<'d, 'de> {
+    deserializer: &'d mut Deserializer<'de>,
+    key: Option<&'static str>,
+}
+
+impl<'de> de::MapAccess<'de> for Tag<'_, 'de> {
+    type Error = Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
+        self.key.take().map(|key| seed.deserialize(key.into_deserializer())).transpose()
+    }
+
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Error> {
+        seed.deserialize(&mut *self.deserializer)
+    }
+}
+
 /// An enum's variant: its name comes next, and then, if there is any, its content.
 struct Variant<'d, 'de> {
     deserializer: &'d mut Deserializer<'de>,
@@ -495,11 +516,7 @@ struct Variant<'d, 'de> {
 impl<'d, 'de> Variant<'d, 'de> {
     #[inline]
     fn content(self) -> Result<&'d mut Deserializer<'de>, Error> {
-        if self.content {
-            Ok(self.deserializer)
-        } else {
-            Err(Error("the variant came without its content".into()))
-        }
+        if self.content { Ok(self.deserializer) } else { Err(Error("the variant came without its content".into())) }
     }
 }
 
@@ -539,11 +556,7 @@ impl<'de> de::VariantAccess<'de> for Variant<'_, 'de> {
     }
 
     #[inline]
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Error> {
+    fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
         self.content()?.fields(fields, visitor)
     }
 }

@@ -433,4 +433,3 @@ fn nested<'a, T>(reader: &mut Reader<'a>, read: impl FnOnce(&mut Fields<'_, 'a>)
     reader.skip(left)?;
     Some(value)
 }
-

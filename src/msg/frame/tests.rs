@@ -23,8 +23,7 @@ fn aid() -> impl Strategy<Value = Aid> {
 fn addr() -> impl Strategy<Value = Addr> {
     use std::os::unix::ffi::OsStringExt;
     // Any bytes: a socket's folder need not be UTF-8.
-    prop::collection::vec(1u8.., 0..108)
-        .prop_map(|path| Addr::Uds(std::ffi::OsString::from_vec(path).into()))
+    prop::collection::vec(1u8.., 0..108).prop_map(|path| Addr::Uds(std::ffi::OsString::from_vec(path).into()))
 }
 
 fn canceller() -> impl Strategy<Value = Canceller> {
@@ -52,12 +51,8 @@ fn number() -> impl Strategy<Value = u64> {
 
 fn hello() -> impl Strategy<Value = Hello> {
     let line = prop_oneof![Just(LineKind::Data), Just(LineKind::Control)];
-    let options = (
-        any::<Option<[u8; 16]>>(),
-        any::<Option<Vec<u8>>>(),
-        prop::option::of(addr()),
-        any::<Option<u128>>(),
-    );
+    let options =
+        (any::<Option<[u8; 16]>>(), any::<Option<Vec<u8>>>(), prop::option::of(addr()), any::<Option<u128>>());
     (any::<(u16, u16)>(), aid(), line, options).prop_map(|(protocol, aid, line, (token, build, addr, wanted))| Hello {
         protocol,
         aid,
@@ -252,6 +247,134 @@ fn a_hello_of_another_major_is_refused_with_a_reason() {
     );
 }
 
+/// The frames of `docs/wire.md`, by the name of the example.
+fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
+    let aid = Aid::new("frank", Uuid::from_bytes(std::array::from_fn(|at| at as u8)), 7, "here");
+    let addr = Addr::Uds("/t/f".into());
+    let asked = |request| Canceller { aid: aid.clone(), request };
+    let start = |dialog, path, deadline_us| Frame::Start {
+        dialog,
+        endpoint: 0,
+        path,
+        deadline_us,
+        encoding: Encoding::Positional,
+    };
+    let hello = Hello {
+        protocol: (1, 0),
+        aid: aid.clone(),
+        line: LineKind::Data,
+        token: None,
+        build: None,
+        addr: None,
+        wanted: None,
+    };
+    let child = Hello {
+        line: LineKind::Control,
+        token: Some(Token([0x11; 16])),
+        build: Some(vec![0xab, 0xcd]),
+        addr: Some(addr.clone()),
+        ..hello.clone()
+    };
+    let welcome = Welcome { protocol: (1, 0), aid: aid.clone(), max_frame_bytes: MAX_FRAME_BYTES, same_build: true };
+    let args = b"\x92\x01\x02";
+    vec![
+        ("hello", Frame::Hello(hello), b""),
+        ("hello_child", Frame::Hello(child), b""),
+        ("welcome", Frame::Welcome(welcome), b""),
+        ("bye", Frame::Bye { reason: "idle" }, b""),
+        ("ping", Frame::Ping { nonce: 42 }, b""),
+        ("pong", Frame::Pong { nonce: 42 }, b""),
+        ("start_path", start(1, Some("demo::add"), None), args),
+        ("start", start(3, None, None), args),
+        ("start_deadline", start(5, None, Some(5_000_000)), args),
+        ("start_ack", Frame::StartAck { dialog: 3 }, b""),
+        ("return", Frame::Return { dialog: 3, encoding: Encoding::Positional }, b"\x03"),
+        ("error", Frame::Error { dialog: 3 }, b""),
+        ("cancel", Frame::Cancel { dialog: 3, grace_ms: 1000, canceller: asked(CancelRequest::Dropped) }, b""),
+        ("cancel_ack", Frame::CancelAck { dialog: 3, state: AckState::Asked }, b""),
+        ("spawn_record", Frame::SpawnRecord { aid: aid.clone(), start_ticks: 12345 }, b""),
+        ("ready", Frame::Ready { aid: aid.clone(), addr }, b""),
+        ("tasks_gone", Frame::TasksGone, b""),
+        ("signalled", Frame::Signalled { signal: 15 }, b""),
+        ("end_asked", Frame::EndAsked { canceller: asked(CancelRequest::Actor) }, b""),
+        ("log", Frame::Log, b""),
+    ]
+}
+
+/// Examples of `docs/wire.md` whose fence begins with `fence`: the rest of that line, and the bytes.
+fn examples(fence: &str) -> Vec<(String, Vec<u8>)> {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/wire.md");
+    let page = std::fs::read_to_string(page).expect("docs/wire.md is part of the repository");
+    let fence = format!("```{fence} ");
+    let mut lines = page.lines();
+    let mut found = Vec::new();
+    while let Some(line) = lines.next() {
+        let Some(name) = line.strip_prefix(&fence) else { continue };
+        let bytes = lines
+            .by_ref()
+            .take_while(|line| *line != "```")
+            .flat_map(|line| {
+                // Two digits, and again: what is behind them is for people.
+                let digits = |word: &&str| word.len() == 2 && word.bytes().all(|digit| digit.is_ascii_hexdigit());
+                let hex = line.split("  ").next().unwrap();
+                hex.split(' ').take_while(digits).map(|word| u8::from_str_radix(word, 16).unwrap()).collect::<Vec<_>>()
+            })
+            .collect();
+        found.push((name.to_owned(), bytes));
+    }
+    found
+}
+
+#[test]
+fn the_examples_of_the_page_are_what_travels() {
+    let documented = documented();
+    let mut wrong = String::new();
+    let examples = examples("hex");
+    let names: Vec<_> = examples.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, documented.iter().map(|(name, ..)| *name).collect::<Vec<_>>());
+    for ((name, page), (_, frame, payload)) in examples.iter().zip(&documented) {
+        let bytes = encoded(frame, payload);
+        if bytes[..] != page[..] {
+            wrong += &format!("\n{name}:\n  page {page:02x?}\n  code {:02x?}", &bytes[..]);
+            continue;
+        }
+        let (read, read_payload, _) = decode(page, LIMIT).unwrap().unwrap();
+        assert_eq!((shown(&read), read_payload), (shown(frame), *payload));
+    }
+    assert!(wrong.is_empty(), "docs/wire.md and the code differ:{wrong}");
+}
+
+/// A kind that is not on the page has no example, and one without an example is not tested above.
+#[test]
+fn every_kind_is_on_the_page() {
+    let mut kinds: Vec<u8> = documented().iter().map(|(_, frame, _)| encoded(frame, b"")[5]).collect();
+    kinds.dedup();
+    let known: Vec<u8> = (0..128)
+        .filter(|&kind| decode(&[2, 0, 0, 0, 0x91, kind], LIMIT) != Err(FrameError::UnknownKind(kind)))
+        .collect();
+    assert_eq!(kinds, known);
+}
+
+#[test]
+fn the_payloads_of_the_page_are_what_travels() {
+    use super::super::codec::encode_into;
+    #[derive(Serialize)]
+    struct Point {
+        x: u8,
+        y: u8,
+    }
+    let (mut named, mut positional, mut some) = (Vec::new(), Vec::new(), Vec::new());
+    encode_into(&Point { x: 1, y: 2 }, Encoding::Named, &mut named).unwrap();
+    encode_into(&Point { x: 1, y: 2 }, Encoding::Positional, &mut positional).unwrap();
+    encode_into(&Some(None::<u8>), Encoding::Named, &mut some).unwrap();
+    let ours = [
+        ("named Point { x: 1, y: 2 }".to_owned(), named),
+        ("positional Point { x: 1, y: 2 }".to_owned(), positional),
+        ("named Some(None)".to_owned(), some),
+    ];
+    assert_eq!(examples("payload"), ours);
+}
+
 /// `cargo test --release -- --ignored --nocapture frame_times`
 #[test]
 #[ignore = "a measurement"]
@@ -260,8 +383,20 @@ fn frame_times() {
     let name: Arc<str> = "frank".into();
     let asked = Canceller { aid: Aid::new(name, Uuid::nil(), 7, "here"), request: CancelRequest::Actor };
     for (what, frame) in [
-        ("Start", Frame::Start { dialog: 70_001, endpoint: 3, path: None, deadline_us: None, encoding: Encoding::Positional }),
-        ("Start with path", Frame::Start { dialog: 70_001, endpoint: 3, path: Some("demo::add"), deadline_us: None, encoding: Encoding::Positional }),
+        (
+            "Start",
+            Frame::Start { dialog: 70_001, endpoint: 3, path: None, deadline_us: None, encoding: Encoding::Positional },
+        ),
+        (
+            "Start with path",
+            Frame::Start {
+                dialog: 70_001,
+                endpoint: 3,
+                path: Some("demo::add"),
+                deadline_us: None,
+                encoding: Encoding::Positional,
+            },
+        ),
         ("Return", Frame::Return { dialog: 70_001, encoding: Encoding::Positional }),
         ("StartAck", Frame::StartAck { dialog: 70_001 }),
         ("Cancel", Frame::Cancel { dialog: 70_001, grace_ms: 1000, canceller: asked }),
