@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::election::{ElectionError, Leadership, Outcome, leader_socket, stand};
 use super::lookup::{Pids, Role, Server};
 use super::registrar;
+use super::table::Record;
 use super::wire::{self, REPLY_BYTES, REQUEST_BYTES, Refusal, Reply, Request, Update};
 use crate::msg::ident::Aid;
 
@@ -112,7 +113,9 @@ async fn hold_lease(server: &Server) -> io::Result<()> {
 
 /// Tells the leader what has changed since the last time.
 async fn tell(server: &Server, writer: &mut (impl AsyncWrite + Unpin), told: &mut HashSet<Uuid>) -> io::Result<()> {
-    let serving = server.names.serving(None);
+    let mut serving = server.names.serving(None);
+    // In their order: who sees one of them sees all before it.
+    serving.sort_by_key(Record::since);
     let now: HashSet<Uuid> = serving.iter().map(|record| record.uuid()).collect();
     let mut bytes = Vec::new();
     for gone in told.difference(&now) {

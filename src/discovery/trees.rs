@@ -87,12 +87,13 @@ fn tree(folder: PathBuf) -> Option<Tree> {
     let socket = registrar_socket(&folder);
     // The kernel knows who listens, even if that one is stopped.
     let pid = listener_pid(&socket).ok()?;
-    let process_state = ProcessStat::read(pid).map(|stat| stat.state);
     let actors = match records(&socket) {
         Ok(records) => records.into_iter().map(actor).collect(),
         Err(error) if is_silence(&error) => Vec::new(),
         Err(_) => return None, // it ended while we asked
     };
+    // Read last: what is silent has been so for a while.
+    let process_state = ProcessStat::read(pid).map(|stat| stat.state);
     Some(Tree { folder, pid, process_state, actors })
 }
 

@@ -564,10 +564,7 @@ mod tests {
 
     #[test]
     fn a_path_too_long_for_sockets_becomes_a_short_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let long = dir.path().join("x".repeat(100));
-        let base = Base::open_at(&long).unwrap();
-        assert_eq!(base.path(), short_base());
+        assert_eq!(fitting(&PathBuf::from(format!("/{}", "x".repeat(77)))), short_base());
         let longest = PathBuf::from(format!("/{}", "x".repeat(76)));
         assert_eq!(fitting(&longest), longest);
         let socket = socket_path(&longest.join("0123456789"), Uuid::nil());
