@@ -9,7 +9,7 @@ mod machine;
 mod measure;
 #[path = "ratios/metrics.rs"]
 mod metrics;
-#[path = "ratios/absent.rs"]
+#[path = "ratios/ours.rs"]
 mod ours;
 #[path = "ratios/raw_calls.rs"]
 mod raw_calls;
@@ -22,13 +22,13 @@ use std::time::Duration;
 use measure::Budget;
 use metrics::METRICS;
 
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+type Result<T> = std::result::Result<T, teamster::BoxError>;
 
 fn main() -> ExitCode {
     if let Some(role) = std::env::var_os(raw_processes::ROLE) {
         raw_child(&role.to_string_lossy());
     }
-    // at the merge: let _guard = teamster::init();
+    let _guard = teamster::init();
     match run(std::env::args().skip(1)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -61,11 +61,7 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<()> {
                 Some(metric) => chosen.push(metric),
                 None => {
                     let names: Vec<&str> = METRICS.iter().map(|metric| metric.name).collect();
-                    return Err(format!(
-                        "no metric is called {name}; there are: {}",
-                        names.join(" ")
-                    )
-                    .into());
+                    return Err(format!("no metric is called {name}; there are: {}", names.join(" ")).into());
                 }
             },
         }
@@ -73,13 +69,9 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<()> {
     if chosen.is_empty() {
         chosen.extend(METRICS);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for metric in chosen {
-        let measured = runtime
-            .block_on((metric.run)(budget))
-            .map_err(|error| format!("{}: {error}", metric.name))?;
+        let measured = runtime.block_on((metric.run)(budget)).map_err(|error| format!("{}: {error}", metric.name))?;
         println!("{}", measured.json(metric));
     }
     Ok(())

@@ -22,10 +22,7 @@ async fn ask(names: Vec<String>) -> Result<Vec<String>, teamster::Error> {
     let mut answers = Vec::new();
     for name in names {
         let sibling = teamster::wait_for_actor(&name).await?;
-        let colour = sibling
-            .run(colour())
-            .await?
-            .unwrap_or_else(|| "nothing".into());
+        let colour = sibling.run(colour()).await?.unwrap_or_else(|| "nothing".into());
         answers.push(format!("{name} likes {colour}"));
     }
     Ok(answers)
@@ -40,10 +37,7 @@ async fn main() -> anyhow::Result<()> {
             actor.run(choose(colour.into())).await?;
         }
         for (actor, (name, _)) in actors.iter().zip(tastes) {
-            let others = tastes
-                .iter()
-                .map(|(other, _)| *other)
-                .filter(|other| *other != name);
+            let others = tastes.iter().map(|(other, _)| *other).filter(|other| *other != name);
             let answers = actor.run(ask(others.map(str::to_owned).collect())).await?;
             println!("{name} heard: {}", answers.join(", "));
         }

@@ -31,8 +31,7 @@ type Hashed = Result<[u8; 32], String>;
 async fn hash(paths: Vec<Bytes>) -> Vec<Hashed> {
     let mut hashed = Vec::with_capacity(paths.len());
     for path in &paths {
-        hashed
-            .push(hash_file(Path::new(OsStr::from_bytes(path))).map_err(|error| error.to_string()));
+        hashed.push(hash_file(Path::new(OsStr::from_bytes(path))).map_err(|error| error.to_string()));
         tokio::task::yield_now().await; // here a cancel takes effect
     }
     hashed
@@ -81,12 +80,7 @@ fn arguments() -> Option<(OsString, usize)> {
     let mut rest = std::env::args_os().skip(1);
     while let Some(argument) = rest.next() {
         if argument == "--actors" {
-            actors = rest
-                .next()?
-                .to_str()?
-                .parse()
-                .ok()
-                .filter(|&actors| actors > 0)?;
+            actors = rest.next()?.to_str()?.parse().ok().filter(|&actors| actors > 0)?;
         } else if argument.as_bytes().starts_with(b"-") || folder.is_some() {
             return None; // `find` takes a leading dash for an option too: write ./-x
         } else {
@@ -104,10 +98,7 @@ fn walk(folder: &OsStr) -> (Vec<Entry>, usize) {
         match found {
             Ok(found) if found.file_type().is_file() => {
                 let bytes = found.metadata().map_or(0, |metadata| metadata.len());
-                entries.push(Entry {
-                    path: found.into_path().into_os_string(),
-                    bytes,
-                });
+                entries.push(Entry { path: found.into_path().into_os_string(), bytes });
             }
             Ok(_) => {}
             Err(error) => {
@@ -121,16 +112,10 @@ fn walk(folder: &OsStr) -> (Vec<Entry>, usize) {
 }
 
 fn reason(error: &walkdir::Error) -> String {
-    error
-        .io_error()
-        .map_or_else(|| error.to_string(), ToString::to_string)
+    error.io_error().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-async fn hash_all(
-    entries: &[Entry],
-    actors: usize,
-    complaints: &mut usize,
-) -> Result<(), teamster::Error> {
+async fn hash_all(entries: &[Entry], actors: usize, complaints: &mut usize) -> Result<(), teamster::Error> {
     if entries.is_empty() {
         return Ok(());
     }
@@ -140,9 +125,7 @@ async fn hash_all(
         let names: Vec<String> = (0..actors).map(|n| format!("hasher-{n}")).collect();
         let portals = try_join_all(names.iter().map(|name| an.start_actor(name))).await?;
         let slots = Slots::new(&portals);
-        let mut results = stream::iter(&batches)
-            .map(|batch| slots.hash(batch))
-            .buffered(portals.len() * RESULTS_AHEAD);
+        let mut results = stream::iter(&batches).map(|batch| slots.hash(batch)).buffered(portals.len() * RESULTS_AHEAD);
         let bar = progress(entries);
         for batch in &batches {
             let Some(hashed) = results.next().await else {
@@ -195,33 +178,15 @@ struct Slots<'a> {
 impl<'a> Slots<'a> {
     fn new(portals: &'a [Portal]) -> Self {
         let free: VecDeque<_> = (0..CALLS_IN_FLIGHT).flat_map(|_| portals).collect();
-        Slots {
-            count: Semaphore::new(free.len()),
-            free: Mutex::new(free),
-        }
+        Slots { count: Semaphore::new(free.len()), free: Mutex::new(free) }
     }
 
     async fn hash(&self, batch: &[Entry]) -> Result<Vec<Hashed>, teamster::Error> {
-        let paths = batch
-            .iter()
-            .map(|entry| Bytes::copy_from_slice(entry.path.as_bytes()))
-            .collect();
-        let _permit = self
-            .count
-            .acquire()
-            .await
-            .expect("the semaphore is never closed");
-        let portal = self
-            .free
-            .lock()
-            .expect("nothing panics under this lock")
-            .pop_front()
-            .expect("a permit is a slot");
+        let paths = batch.iter().map(|entry| Bytes::copy_from_slice(entry.path.as_bytes())).collect();
+        let _permit = self.count.acquire().await.expect("the semaphore is never closed");
+        let portal = self.free.lock().expect("nothing panics under this lock").pop_front().expect("a permit is a slot");
         let hashed = portal.run(hash(paths)).await;
-        self.free
-            .lock()
-            .expect("nothing panics under this lock")
-            .push_back(portal);
+        self.free.lock().expect("nothing panics under this lock").push_back(portal);
         hashed
     }
 }
@@ -229,10 +194,7 @@ impl<'a> Slots<'a> {
 /// As sha256sum does it: a name with a backslash, a newline or a carriage return is escaped, and a
 /// backslash at the start of the line says so.
 fn put_line(lines: &mut Vec<u8>, hash: &[u8; 32], path: &[u8]) {
-    if path
-        .iter()
-        .any(|byte| matches!(byte, b'\\' | b'\n' | b'\r'))
-    {
+    if path.iter().any(|byte| matches!(byte, b'\\' | b'\n' | b'\r')) {
         lines.push(b'\\');
     }
     for byte in hash {
@@ -252,8 +214,7 @@ fn put_line(lines: &mut Vec<u8>, hash: &[u8; 32], path: &[u8]) {
 
 /// Shows itself only where stderr is a terminal.
 fn progress(entries: &[Entry]) -> ProgressBar {
-    let style =
-        ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}");
+    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}");
     ProgressBar::new(entries.iter().map(|entry| entry.bytes).sum())
         .with_style(style.expect("the template is a constant"))
 }

@@ -11,10 +11,7 @@ use tokio::sync::Semaphore;
 async fn branch(names: Vec<String>) -> Result<(), teamster::Error> {
     teamster::open_nursery(async |an| {
         let leaves = try_join_all(names.iter().map(|name| an.start_actor(name))).await?;
-        let living = leaves
-            .iter()
-            .zip(&names)
-            .map(|(leaf, name)| leaf.run(live(name.clone())));
+        let living = leaves.iter().zip(&names).map(|(leaf, name)| leaf.run(live(name.clone())));
         try_join_all(living).await?;
         Ok(())
     })
@@ -29,10 +26,7 @@ async fn live(name: String) -> anyhow::Result<()> {
         anyhow::bail!("this leaf is rotten");
     }
     let _guard = Farewell(name);
-    teamster::wait_for_actor("rotten")
-        .await?
-        .run(ripen())
-        .await?;
+    teamster::wait_for_actor("rotten").await?.run(ripen()).await?;
     pending().await
 }
 

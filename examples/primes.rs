@@ -19,9 +19,7 @@ fn is_prime(n: u64) -> bool {
 
 #[teamster::main]
 async fn main() -> anyhow::Result<()> {
-    let limit = std::env::args()
-        .nth(1)
-        .map_or(Ok(1_000_000), |limit| limit.parse())?;
+    let limit = std::env::args().nth(1).map_or(Ok(1_000_000), |limit| limit.parse())?;
     let begin = Instant::now();
     let alone = count_primes(0, limit).await?; // the same call, run here
     let alone_time = begin.elapsed();
@@ -45,13 +43,8 @@ async fn main() -> anyhow::Result<()> {
     })
     .await?;
     let together_time = begin.elapsed();
-    println!(
-        "{actors} actors: {together} primes, from their start to their end {together_time:.2?}"
-    );
-    println!(
-        "speed-up: {:.2}",
-        alone_time.div_duration_f64(together_time)
-    );
+    println!("{actors} actors: {together} primes, from their start to their end {together_time:.2?}");
+    println!("speed-up: {:.2}", alone_time.div_duration_f64(together_time));
     anyhow::ensure!(alone == together, "the actors miscounted");
     Ok(())
 }

@@ -38,11 +38,5 @@ async fn main() -> anyhow::Result<()> {
 
 /// A printed error is a traceback through the tree; its last line says what it came from.
 fn last_line(error: &teamster::Error) -> String {
-    error
-        .to_string()
-        .lines()
-        .last()
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+    error.to_string().lines().last().unwrap_or_default().trim().to_owned()
 }

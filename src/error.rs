@@ -250,26 +250,22 @@ impl Error {
             Error::NotStarted { endpoint, aid, reason } => {
                 write!(f, "{endpoint} was not started on {aid}: {reason}")
             }
-            Error::Unknown { endpoint, aid, reason } => write!(
-                f,
-                "{endpoint} on {aid}: the line was lost, and whether it ran is not known: {reason}"
-            ),
+            Error::Unknown { endpoint, aid, reason } => {
+                write!(f, "{endpoint} on {aid}: the line was lost, and whether it ran is not known: {reason}")
+            }
             Error::NotStopped { endpoint, aid, grace } => {
                 write!(f, "{endpoint} on {aid} did not stop within {grace:?} after its cancel")
             }
             Error::Deadline { after } => write!(f, "the deadline of {after:?} has passed"),
-            Error::NotExposed { endpoint, aid } => write!(
-                f,
-                "{endpoint} is not exposed by {aid}: add its module to `.expose(…)` where the actor is built"
-            ),
-            Error::NoSuchEndpoint { endpoint, aid } => write!(
-                f,
-                "{aid} has no endpoint {endpoint}: is it `#[rpc]`, and linked into that program?"
-            ),
-            Error::Ambiguous { endpoint, first, second } => write!(
-                f,
-                "{endpoint} is defined twice, at {first} and at {second}: give one a `#[rpc(name = \"…\")]`"
-            ),
+            Error::NotExposed { endpoint, aid } => {
+                write!(f, "{endpoint} is not exposed by {aid}: add its module to `.expose(…)` where the actor is built")
+            }
+            Error::NoSuchEndpoint { endpoint, aid } => {
+                write!(f, "{aid} has no endpoint {endpoint}: is it `#[rpc]`, and linked into that program?")
+            }
+            Error::Ambiguous { endpoint, first, second } => {
+                write!(f, "{endpoint} is defined twice, at {first} and at {second}: give one a `#[rpc(name = \"…\")]`")
+            }
             Error::Codec(codec) => write!(f, "{codec}"),
             Error::Transport { what, reason } => write!(f, "{what}: {reason}"),
             Error::Spawn { name, reason } => {
@@ -370,8 +366,7 @@ impl BodyError {
 
     fn with(self, change: impl FnOnce(&mut BodyData)) -> Self {
         let BodyData { id, error, aid, location } = &*self.inner;
-        let mut data =
-            BodyData { id: *id, error: error.clone(), aid: aid.clone(), location: location.clone() };
+        let mut data = BodyData { id: *id, error: error.clone(), aid: aid.clone(), location: location.clone() };
         change(&mut data);
         BodyError { inner: Arc::new(data) }
     }

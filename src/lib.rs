@@ -25,8 +25,8 @@ pub use msg::ident::{Addr, Aid, CancelRequest, Canceller};
 pub use nursery::entry::MainOutcome;
 pub use nursery::{ActorBuilder, ActorNursery, Cluster, Guard, OneShot, RootBuilder, init, open_nursery, root};
 pub use portal::{Portal, cancel_self, is_root, parent, this_actor};
-pub use spawn::{Output, Resource};
 pub use report::{Report, Result};
+pub use spawn::{Output, Resource};
 pub use teamster_macros::{error, main, rpc, test};
 
 pub mod launch {
@@ -39,9 +39,9 @@ pub mod __private {
     //! What the macros' code stands on. Not for use by hand.
     pub use crate::actor::endpoint::{Arg, ENDPOINTS, Kind, Registration, encodes, register, travels};
     pub use crate::actor::failure::{ExactKind, Failure, StdKind, TextKind, probe};
+    pub use crate::msg::error_value::{ERRORS, ErrorRegistration, register_error};
     pub use crate::nursery::entry::{MainOptions, main};
     pub use crate::testing::harness::{TestOptions, test};
-    pub use crate::msg::error_value::{ERRORS, ErrorRegistration, register_error};
     pub use linkme;
 }
 

@@ -166,7 +166,9 @@ impl Portal {
             // Its process ends, by itself or because its line is broken: that is the better word.
             let error = child.reaped.wait().await.error();
             return Once::Done(Err(match (left, error) {
-                (Left::No, Error::ActorDied(death)) if death.asked().is_some() => self.not_started(call, death.to_string()),
+                (Left::No, Error::ActorDied(death)) if death.asked().is_some() => {
+                    self.not_started(call, death.to_string())
+                }
                 (_, error) => error,
             }));
         }
@@ -179,11 +181,9 @@ impl Portal {
         }
         Once::Done(Err(match left {
             Left::No => self.not_started(call, end.to_string()),
-            Left::Yes => Error::Unknown {
-                endpoint: call.path.to_owned(),
-                aid: self.inner.aid.clone(),
-                reason: end.to_string(),
-            },
+            Left::Yes => {
+                Error::Unknown { endpoint: call.path.to_owned(), aid: self.inner.aid.clone(), reason: end.to_string() }
+            }
         }))
     }
 

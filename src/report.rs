@@ -156,7 +156,9 @@ impl From<Report> for anyhow::Error {
     fn from(report: Report) -> anyhow::Error {
         match report.inner.error.downcast::<Error>() {
             Ok(ours) => anyhow::Error::new(*ours),
-            Err(error) => anyhow::Error::new(Carried(Report { inner: Box::new(ReportData { error, ..*report.inner }) })),
+            Err(error) => {
+                anyhow::Error::new(Carried(Report { inner: Box::new(ReportData { error, ..*report.inner }) }))
+            }
         }
     }
 }

@@ -34,24 +34,13 @@ nothing is left
 fn nested_tree() {
     let said = check("nested_tree", &[]);
     for leaf in ["green", "fresh", "young"] {
-        assert!(
-            said.contains(&format!("leaf {leaf} was cancelled\n")),
-            "no farewell of {leaf}: {said}"
-        );
+        assert!(said.contains(&format!("leaf {leaf} was cancelled\n")), "no farewell of {leaf}: {said}");
     }
-    let (_, heard) = said
-        .split_once("the root heard:\n")
-        .expect("the root tells what it heard");
+    let (_, heard) = said.split_once("the root heard:\n").expect("the root tells what it heard");
     for part in ["right", "rotten", "this leaf is rotten", "nested_tree.rs"] {
-        assert!(
-            heard.contains(part),
-            "the traceback says nothing of {part}: {heard}"
-        );
+        assert!(heard.contains(part), "the traceback says nothing of {part}: {heard}");
     }
-    assert!(
-        !heard.contains("cancelled"),
-        "a cancelled branch is no failure: {heard}"
-    );
+    assert!(!heard.contains("cancelled"), "a cancelled branch is no failure: {heard}");
     assert!(heard.ends_with("\nnothing is left\n"), "{heard}");
 }
 
@@ -74,18 +63,9 @@ fn primes() {
 #[test]
 fn checksums_are_those_of_sha256sum() {
     let folder = odd_tree();
-    for path in [
-        folder.path().to_owned(),
-        folder.path().join("sub/"),
-        folder.path().join("a\nb"),
-    ] {
+    for path in [folder.path().to_owned(), folder.path().join("sub/"), folder.path().join("a\nb")] {
         for actors in ["1", "3"] {
-            let run = Run::start(
-                Run::example("checksums")
-                    .arg(&path)
-                    .args(["--actors", actors]),
-            )
-            .end();
+            let run = Run::start(Run::example("checksums").arg(&path).args(["--actors", actors])).end();
             run.assert_success();
             assert_eq!(text(&run.output.stdout), text(&pipeline(&path).stdout));
         }
@@ -95,22 +75,13 @@ fn checksums_are_those_of_sha256sum() {
 #[test]
 fn checksums_of_nothing_are_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
-    assert_eq!(
-        check(
-            "checksums",
-            &[folder.path().to_str().expect("a plain path")]
-        ),
-        ""
-    );
+    assert_eq!(check("checksums", &[folder.path().to_str().expect("a plain path")]), "");
 }
 
 #[test]
 fn checksums_goes_on_after_what_it_cannot_read() {
     let folder = odd_tree();
-    let (file, closed) = (
-        folder.path().join("unreadable"),
-        folder.path().join("closed"),
-    );
+    let (file, closed) = (folder.path().join("unreadable"), folder.path().join("closed"));
     fs::write(&file, "secret").expect("a file");
     fs::create_dir(&closed).expect("a folder");
     fs::write(closed.join("inside"), "secret").expect("a file");
@@ -126,11 +97,7 @@ fn checksums_goes_on_after_what_it_cannot_read() {
     if geteuid().is_root() {
         chown(scratch.path(), Some(NOBODY), Some(NOBODY)).expect("root may");
     }
-    let run = Run::start_in(
-        scratch,
-        as_nobody(&mut Command::new(copy)).arg(folder.path()),
-    )
-    .end();
+    let run = Run::start_in(scratch, as_nobody(&mut Command::new(copy)).arg(folder.path())).end();
     let wanted = pipeline(folder.path());
     fs::set_permissions(&closed, Permissions::from_mode(0o700)).expect("ours to change");
 
@@ -139,10 +106,7 @@ fn checksums_goes_on_after_what_it_cannot_read() {
     let complaints = text(&run.output.stderr);
     assert_eq!(complaints.lines().count(), 2, "{complaints}");
     for path in [&file, &closed] {
-        assert!(
-            complaints.contains(&format!("{}: Permission denied", path.display())),
-            "{complaints}"
-        );
+        assert!(complaints.contains(&format!("{}: Permission denied", path.display())), "{complaints}");
     }
 }
 
@@ -150,16 +114,8 @@ fn checksums_goes_on_after_what_it_cannot_read() {
 fn checksums_without_a_folder_fails() {
     let run = Run::start(Run::example("checksums").arg("/does/not/exist")).end();
     assert_eq!(run.output.status.code(), Some(1), "{run:?}");
-    assert!(
-        text(&run.output.stderr).contains("/does/not/exist: No such file"),
-        "{run:?}"
-    );
-    for arguments in [
-        &[] as &[&str],
-        &["a", "b"],
-        &["a", "--actors", "0"],
-        &["--actors"],
-    ] {
+    assert!(text(&run.output.stderr).contains("/does/not/exist: No such file"), "{run:?}");
+    for arguments in [&[] as &[&str], &["a", "b"], &["a", "--actors", "0"], &["--actors"]] {
         let run = Run::start(Run::example("checksums").args(arguments)).end();
         assert_eq!(run.output.status.code(), Some(2), "{run:?}");
         assert!(text(&run.output.stderr).starts_with("usage: "), "{run:?}");
@@ -171,9 +127,7 @@ fn checksums_ends_quietly_when_its_reader_goes() {
     let folder = odd_tree();
     let mut run = Run::start(Run::example("checksums").arg(folder.path()));
     let mut reader = BufReader::new(run.child.stdout.take().expect("a pipe"));
-    reader
-        .read_until(b'\n', &mut Vec::new())
-        .expect("a first line");
+    reader.read_until(b'\n', &mut Vec::new()).expect("a first line");
     drop(reader);
     let run = run.end();
     assert_eq!(text(&run.output.stderr), "");
@@ -186,42 +140,21 @@ fn a_killed_hasher_ends_checksums_with_an_error_that_names_it() {
     let read = inotify::init(inotify::CreateFlags::CLOEXEC).expect("an inotify descriptor");
     for path in &paths {
         // Minutes of work that take no room on the disk.
-        File::create(path)
-            .and_then(|file| file.set_len(1 << 40))
-            .expect("a sparse file");
+        File::create(path).and_then(|file| file.set_len(1 << 40)).expect("a sparse file");
         inotify::add_watch(&read, path, inotify::WatchFlags::ACCESS).expect("a watch");
     }
-    let run = Run::start(
-        Run::example("checksums")
-            .arg(folder.path())
-            .args(["--actors", "2"]),
-    );
+    let run = Run::start(Run::example("checksums").arg(folder.path()).args(["--actors", "2"]));
     let mut ready = [PollFd::new(&read, PollFlags::IN)];
-    let limit = Timespec {
-        tv_sec: 60,
-        tv_nsec: 0,
-    };
-    assert_eq!(
-        poll(&mut ready, Some(&limit)),
-        Ok(1),
-        "no actor reads a file after a minute"
-    );
+    let limit = Timespec { tv_sec: 60, tv_nsec: 0 };
+    assert_eq!(poll(&mut ready, Some(&limit)), Ok(1), "no actor reads a file after a minute");
 
-    let hasher = run
-        .processes()
-        .into_iter()
-        .find(|&pid| paths.iter().any(|path| has_open(pid, path)));
-    let hasher = hasher
-        .and_then(Pid::from_raw)
-        .expect("somebody reads the file");
+    let hasher = run.processes().into_iter().find(|&pid| paths.iter().any(|path| has_open(pid, path)));
+    let hasher = hasher.and_then(Pid::from_raw).expect("somebody reads the file");
     kill_process(hasher, Signal::KILL).expect("it runs");
     let run = run.end();
     assert_eq!(run.output.status.code(), Some(1), "{run:?}");
     let said = text(&run.output.stderr);
-    assert!(
-        said.contains("hasher-") && said.contains("SIGKILL"),
-        "{said}"
-    );
+    assert!(said.contains("hasher-") && said.contains("SIGKILL"), "{said}");
     assert_eq!(text(&run.output.stdout), "");
 }
 
@@ -256,20 +189,10 @@ impl Run {
     /// `folder` takes all that the library writes.
     fn start_in(folder: TempDir, command: &mut Command) -> Self {
         let mark = Uuid::new_v4().to_string();
-        command
-            .env(MARK, &mark)
-            .env("TMPDIR", folder.path())
-            .env("XDG_RUNTIME_DIR", folder.path());
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.env(MARK, &mark).env("TMPDIR", folder.path()).env("XDG_RUNTIME_DIR", folder.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().expect("the example starts");
-        Run {
-            child,
-            mark,
-            folder,
-        }
+        Run { child, mark, folder }
     }
 
     /// Waits for its end, and sees that nothing is left.
@@ -282,20 +205,12 @@ impl Run {
             let _ = kill_process(pid, Signal::KILL);
             panic!("the example has not ended after {LIMIT:?}");
         });
-        waiter
-            .join()
-            .expect("it only waits")
-            .expect("somebody receives");
-        let run = Ended {
-            output: output.expect("its output can be read"),
-        };
+        waiter.join().expect("it only waits").expect("somebody receives");
+        let run = Ended { output: output.expect("its output can be read") };
         let left = marked(&self.mark);
         assert!(left.is_empty(), "processes {left:?} are left of {run:?}");
         let sockets = sockets_below(self.folder.path());
-        assert!(
-            sockets.is_empty(),
-            "sockets {sockets:?} are left of {run:?}"
-        );
+        assert!(sockets.is_empty(), "sockets {sockets:?} are left of {run:?}");
         run
     }
 
@@ -308,27 +223,15 @@ impl Ended {
     fn assert_success(&self) {
         assert!(self.output.status.success(), "{self:?}");
         let said = text(&self.output.stderr).to_lowercase();
-        assert!(
-            !said.contains("error") && !said.contains("panic"),
-            "{self:?}"
-        );
+        assert!(!said.contains("error") && !said.contains("panic"), "{self:?}");
     }
 }
 
 /// Where cargo has put it: `cargo test` builds the examples too, `cargo test --test examples` doesn't.
 fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("our own path");
-    let built = test
-        .parent()
-        .and_then(Path::parent)
-        .expect("target/PROFILE/deps")
-        .join("examples")
-        .join(name);
-    assert!(
-        built.exists(),
-        "{} is not there: run `cargo build --examples` first",
-        built.display()
-    );
+    let built = test.parent().and_then(Path::parent).expect("target/PROFILE/deps").join("examples").join(name);
+    assert!(built.exists(), "{} is not there: run `cargo build --examples` first", built.display());
     built
 }
 
@@ -343,13 +246,8 @@ fn as_nobody(command: &mut Command) -> &mut Command {
 fn pipeline(path: &Path) -> Output {
     let script = r#"find "$1" -type f -print0 | sort -z | xargs -r -0 sha256sum"#;
     let mut command = Command::new("sh");
-    command
-        .args(["-c", script, "sh"])
-        .arg(path)
-        .env("LC_ALL", "C");
-    as_nobody(&mut command)
-        .output()
-        .expect("find, sort, xargs and sha256sum are there")
+    command.args(["-c", script, "sh"]).arg(path).env("LC_ALL", "C");
+    as_nobody(&mut command).output().expect("find, sort, xargs and sha256sum are there")
 }
 
 /// Names that sha256sum escapes, that sort in an unexpected place, that are not UTF-8; more files
@@ -382,11 +280,7 @@ fn odd_tree() -> TempDir {
         b"empty file",
     ];
     for (number, name) in names.into_iter().enumerate() {
-        let content = name.repeat(if name == b"empty file" {
-            0
-        } else {
-            number * 100
-        });
+        let content = name.repeat(if name == b"empty file" { 0 } else { number * 100 });
         fs::write(root.join(OsStr::from_bytes(name)), content).expect("a file");
     }
     for number in 0..600 {
@@ -394,8 +288,7 @@ fn odd_tree() -> TempDir {
     }
     let mut big = File::create(root.join("sub/big")).expect("a file");
     for number in 0..20_000_u64 {
-        big.write_all(&[number.to_le_bytes(); 64].concat())
-            .expect("room for 10 MB");
+        big.write_all(&[number.to_le_bytes(); 64].concat()).expect("room for 10 MB");
     }
     symlink("sub", root.join("link to a folder")).expect("a link");
     symlink("-", root.join("link to a file")).expect("a link");
@@ -410,9 +303,7 @@ fn marked(mark: &str) -> Vec<i32> {
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|pid| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment
-            .split(|&byte| byte == 0)
-            .any(|variable| variable == wanted.as_bytes())
+        environment.split(|&byte| byte == 0).any(|variable| variable == wanted.as_bytes())
     })
     .collect()
 }
@@ -421,17 +312,12 @@ fn has_open(pid: i32, path: &Path) -> bool {
     let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return false;
     };
-    descriptors
-        .flatten()
-        .any(|descriptor| fs::read_link(descriptor.path()).is_ok_and(|target| target == path))
+    descriptors.flatten().any(|descriptor| fs::read_link(descriptor.path()).is_ok_and(|target| target == path))
 }
 
 fn sockets_below(folder: &Path) -> Vec<PathBuf> {
     let found = walkdir::WalkDir::new(folder).into_iter().flatten();
-    found
-        .filter(|entry| entry.file_type().is_socket())
-        .map(walkdir::DirEntry::into_path)
-        .collect()
+    found.filter(|entry| entry.file_type().is_socket()).map(walkdir::DirEntry::into_path).collect()
 }
 
 fn text(bytes: &[u8]) -> String {

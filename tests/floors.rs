@@ -22,12 +22,7 @@ const AROUND: &str = "around";
 
 /// What can be decided without waiting is decided here: no runtime, no files, no sockets, no clock.
 const PURE: &[&str] = &["message", "protocol"];
-const IMPURE: &[&[&str]] = &[
-    &["tokio"],
-    &["std", "net"],
-    &["std", "fs"],
-    &["Instant", "now"],
-];
+const IMPURE: &[&[&str]] = &[&["tokio"], &["std", "net"], &["std", "fs"], &["Instant", "now"]];
 
 #[test]
 fn nothing_points_up() {
@@ -45,10 +40,7 @@ fn nothing_points_up() {
                 Some(_) => wrong.push(format!("{}:{} points up: {path}", file.name, path.line)),
                 // `super::name` may be of a module inside the file.
                 None if path.segments[0] == "super" => {}
-                None => wrong.push(format!(
-                    "{}:{}: lib.rs stands above all: {path}",
-                    file.name, path.line
-                )),
+                None => wrong.push(format!("{}:{}: lib.rs stands above all: {path}", file.name, path.line)),
             }
         }
     }
@@ -59,17 +51,10 @@ fn nothing_points_up() {
 fn what_decides_neither_waits_nor_looks_around() {
     let mut wrong = Vec::new();
     for file in sources() {
-        let pure = file
-            .place
-            .is_some_and(|place| PURE.contains(&FLOORS[place.floor].0));
+        let pure = file.place.is_some_and(|place| PURE.contains(&FLOORS[place.floor].0));
         for path in file.paths.iter().filter(|_| pure) {
             for impure in IMPURE.iter().filter(|impure| path.contains(impure)) {
-                wrong.push(format!(
-                    "{}:{} uses {}: {path}",
-                    file.name,
-                    path.line,
-                    impure.join("::")
-                ));
+                wrong.push(format!("{}:{} uses {}: {path}", file.name, path.line, impure.join("::")));
             }
         }
     }
@@ -78,47 +63,27 @@ fn what_decides_neither_waits_nor_looks_around() {
 
 #[test]
 fn every_file_is_on_a_floor() {
-    let mut there: Vec<String> = fs::read_dir(root().join("src"))
-        .expect("there is src")
-        .map(listed)
-        .collect();
+    let mut there: Vec<String> = fs::read_dir(root().join("src")).expect("there is src").map(listed).collect();
     there.retain(|entry| entry != "lib.rs");
     there.sort();
-    let mut wanted: Vec<&str> = FLOORS
-        .iter()
-        .flat_map(|(_, entries)| *entries)
-        .copied()
-        .collect();
+    let mut wanted: Vec<&str> = FLOORS.iter().flat_map(|(_, entries)| *entries).copied().collect();
     wanted.sort_unstable();
     assert_eq!(there, wanted, "src/ is not what FLOORS lists");
 }
 
 #[test]
 fn the_drawing_and_the_list_agree() {
-    let text =
-        fs::read_to_string(root().join("ARCHITECTURE.md")).expect("there is ARCHITECTURE.md");
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("there is ARCHITECTURE.md");
     let drawn: Vec<Vec<&str>> = text
         .lines()
         .filter_map(|line| line.strip_prefix("│ "))
         .map(|line| line.split_whitespace().collect::<Vec<_>>())
         .map(|words| {
-            words
-                .into_iter()
-                .enumerate()
-                .filter(|&(n, word)| n == 0 || is_entry(word))
-                .map(|(_, word)| word)
-                .collect()
+            words.into_iter().enumerate().filter(|&(n, word)| n == 0 || is_entry(word)).map(|(_, word)| word).collect()
         })
         .collect();
-    let listed: Vec<Vec<&str>> = FLOORS
-        .iter()
-        .rev()
-        .map(|(name, entries)| [&[*name], *entries].concat())
-        .collect();
-    assert_eq!(
-        drawn, listed,
-        "the drawing in ARCHITECTURE.md is not what FLOORS lists"
-    );
+    let listed: Vec<Vec<&str>> = FLOORS.iter().rev().map(|(name, entries)| [&[*name], *entries].concat()).collect();
+    assert_eq!(drawn, listed, "the drawing in ARCHITECTURE.md is not what FLOORS lists");
 }
 
 #[test]
@@ -127,23 +92,11 @@ fn the_reader_of_paths_reads_paths() {
         let read: Vec<String> = paths(source).iter().map(ToString::to_string).collect();
         assert_eq!(read.join(" "), wanted, "{source}");
     };
-    check(
-        "use crate::msg::frame::Frame;",
-        "use crate::msg::frame::Frame",
-    );
-    check(
-        "use crate::{proto, msg::{self, ident::*}};",
-        "use crate::proto crate::msg::self crate::msg::ident::*",
-    );
+    check("use crate::msg::frame::Frame;", "use crate::msg::frame::Frame");
+    check("use crate::{proto, msg::{self, ident::*}};", "use crate::proto crate::msg::self crate::msg::ident::*");
     check("x.y::<T>()", "x y T");
-    check(
-        "std::fs::read(p)? // tokio::x\n/* a /* b */ c */ z",
-        "std::fs::read p z",
-    );
-    check(
-        r###"f("a\"b::c", r#"d"e"#, 'g', '\'', b"h") 'life"###,
-        "f life",
-    );
+    check("std::fs::read(p)? // tokio::x\n/* a /* b */ c */ z", "std::fs::read p z");
+    check(r###"f("a\"b::c", r#"d"e"#, 'g', '\'', b"h") 'life"###, "f life");
     check("pub(in crate::actor) fn", "pub in crate::actor fn");
     check("#[cfg(test)]\nmod tests { use crate::nursery; }", "");
 }
@@ -156,16 +109,12 @@ struct Place {
 }
 
 fn allowed(home: Place, target: Place) -> bool {
-    target.floor < home.floor
-        || target == home
-        || target.floor == home.floor && FLOORS[home.floor].0 != AROUND
+    target.floor < home.floor || target == home || target.floor == home.floor && FLOORS[home.floor].0 != AROUND
 }
 
 fn place_of(module: &str) -> Option<Place> {
     FLOORS.iter().enumerate().find_map(|(floor, (_, entries))| {
-        let entry = entries
-            .iter()
-            .position(|entry| module_of(entry) == module)?;
+        let entry = entries.iter().position(|entry| module_of(entry) == module)?;
         Some(Place { floor, entry })
     })
 }
@@ -189,32 +138,17 @@ struct Source {
 
 fn sources() -> Vec<Source> {
     let folder = root().join("src");
-    let files = walkdir::WalkDir::new(&folder)
-        .sort_by_file_name()
-        .into_iter()
-        .map(|entry| entry.expect("src can be read"));
-    let files = files.filter(|entry| {
-        entry
-            .path()
-            .extension()
-            .is_some_and(|extension| extension == "rs")
-    });
+    let files =
+        walkdir::WalkDir::new(&folder).sort_by_file_name().into_iter().map(|entry| entry.expect("src can be read"));
+    let files = files.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "rs"));
     files
         .filter(|entry| {
-            !entry
-                .path()
-                .components()
-                .any(|part| module_of(&part.as_os_str().to_string_lossy()) == "tests")
+            !entry.path().components().any(|part| module_of(&part.as_os_str().to_string_lossy()) == "tests")
         })
         .map(|entry| {
-            let inside = entry
-                .path()
-                .strip_prefix(&folder)
-                .expect("it was found there");
-            let mut modules: Vec<String> = inside
-                .iter()
-                .map(|part| module_of(&part.to_string_lossy()).to_owned())
-                .collect();
+            let inside = entry.path().strip_prefix(&folder).expect("it was found there");
+            let mut modules: Vec<String> =
+                inside.iter().map(|part| module_of(&part.to_string_lossy()).to_owned()).collect();
             modules.pop_if(|last| last == "mod");
             Source {
                 name: inside.display().to_string(),
@@ -246,11 +180,7 @@ fn root() -> PathBuf {
 fn listed(entry: std::io::Result<fs::DirEntry>) -> String {
     let entry = entry.expect("src can be read");
     let name = entry.file_name().to_string_lossy().into_owned();
-    if entry.path().is_dir() {
-        format!("{name}/")
-    } else {
-        name
-    }
+    if entry.path().is_dir() { format!("{name}/") } else { name }
 }
 
 /// `a::b::c`, wherever it stands in the code; a group is one path for each member.
@@ -262,23 +192,14 @@ struct CodePath {
 impl CodePath {
     /// The name in the crate's root with which it begins, if it goes there. `depth`: of the file.
     fn name_at_the_root(&self, depth: usize) -> Option<&str> {
-        let ups = self
-            .segments
-            .iter()
-            .take_while(|segment| *segment == "super")
-            .count();
+        let ups = self.segments.iter().take_while(|segment| *segment == "super").count();
         let begin = if self.segments[0] == "crate" { 1 } else { ups };
         let reaches = self.segments[0] == "crate" || ups > 0 && ups >= depth;
-        self.segments
-            .get(begin)
-            .filter(|_| reaches)
-            .map(String::as_str)
+        self.segments.get(begin).filter(|_| reaches).map(String::as_str)
     }
 
     fn contains(&self, part: &[&str]) -> bool {
-        self.segments
-            .windows(part.len())
-            .any(|window| window == part)
+        self.segments.windows(part.len()).any(|window| window == part)
     }
 }
 
@@ -290,10 +211,7 @@ impl std::fmt::Display for CodePath {
 
 /// All paths of the code, without comments, strings, and the tests at a file's end.
 fn paths(source: &str) -> Vec<CodePath> {
-    let source = source
-        .split("#[cfg(test)]\nmod tests {")
-        .next()
-        .unwrap_or_default();
+    let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let tokens = tokens(source);
     let mut found = Vec::new();
     let mut at = 0;
@@ -313,11 +231,7 @@ fn read_path(tokens: &[Token], at: &mut usize, before: &[String], found: &mut Ve
     loop {
         segments.push(tokens[*at].text.clone());
         *at += 1;
-        let next = |ahead: usize| {
-            tokens
-                .get(*at + ahead)
-                .map_or("", |token| token.text.as_str())
-        };
+        let next = |ahead: usize| tokens.get(*at + ahead).map_or("", |token| token.text.as_str());
         if next(0) != "::" {
             break;
         }
@@ -364,19 +278,12 @@ fn tokens(source: &str) -> Vec<Token> {
             _ if raw_string_length(rest) > 0 => (raw_string_length(rest), false),
             'b' if rest.starts_with("b\"") => (1, false),
             _ if rest.starts_with("::") => (2, true),
-            _ if is_name(rest) => (
-                rest.find(|c: char| !c.is_alphanumeric() && c != '_')
-                    .unwrap_or(rest.len()),
-                true,
-            ),
+            _ if is_name(rest) => (rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len()), true),
             _ => (first.len_utf8(), !first.is_whitespace()),
         };
         let (text, tail) = rest.split_at(length);
         if is_token {
-            tokens.push(Token {
-                text: text.to_owned(),
-                line,
-            });
+            tokens.push(Token { text: text.to_owned(), line });
         }
         line += text.matches('\n').count();
         rest = tail;
@@ -421,9 +328,7 @@ fn raw_string_length(rest: &str) -> usize {
     }
     let end = format!("\"{}", "#".repeat(hashes));
     let begin = rest.len() - after.len() + hashes + 1;
-    rest[begin..]
-        .find(&end)
-        .map_or(rest.len(), |at| begin + at + end.len())
+    rest[begin..].find(&end).map_or(rest.len(), |at| begin + at + end.len())
 }
 
 /// A character with its quotes, or the quote of a lifetime alone.
@@ -432,9 +337,7 @@ fn quote_length(rest: &str) -> usize {
     match (characters.next(), characters.next()) {
         (Some((_, '\\')), Some((at, escaped))) => {
             let after = at + escaped.len_utf8();
-            rest[after..]
-                .find('\'')
-                .map_or(rest.len(), |end| after + end + 1)
+            rest[after..].find('\'').map_or(rest.len(), |end| after + end + 1)
         }
         (Some(_), Some((at, '\''))) => at + 1,
         _ => 1,

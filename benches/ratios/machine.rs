@@ -38,10 +38,7 @@ pub(crate) const BOTH: &[usize] = &[0, 1];
 /// The process's share of memory: pages that n processes map count for 1/n in each.
 pub(crate) fn pss_kib(pid: u32) -> Result<f64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let line = rollup
-        .lines()
-        .find_map(|line| line.strip_prefix("Pss:"))
-        .ok_or("smaps_rollup has no Pss")?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).ok_or("smaps_rollup has no Pss")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
@@ -50,13 +47,8 @@ pub(crate) fn context_switches(pid: u32) -> Result<u64> {
     let mut sum = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         let status = fs::read_to_string(task?.path().join("status"))?;
-        for line in status
-            .lines()
-            .filter(|line| line.contains("ctxt_switches:"))
-        {
-            let (_, count) = line
-                .split_once(':')
-                .ok_or("a status line without a colon")?;
+        for line in status.lines().filter(|line| line.contains("ctxt_switches:")) {
+            let (_, count) = line.split_once(':').ok_or("a status line without a colon")?;
             sum += count.trim().parse::<u64>()?;
         }
     }
@@ -70,10 +62,7 @@ pub(crate) fn now_ns() -> u64 {
 }
 
 /// Ends this process without running anything more in it.
-#[expect(
-    unsafe_code,
-    reason = "the raw side ends by _exit, which std does not have"
-)]
+#[expect(unsafe_code, reason = "the raw side ends by _exit, which std does not have")]
 pub(crate) fn exit(status: i32) -> ! {
     // SAFETY: `_exit` takes any status and does not return.
     unsafe { libc::_exit(status) }

@@ -42,11 +42,7 @@ impl Measured {
             Better::More => raw / ours,
             Better::Absolute => ours,
         };
-        let ratio = if ratio.is_finite() {
-            format!("{ratio:.3}")
-        } else {
-            "null".into()
-        };
+        let ratio = if ratio.is_finite() { format!("{ratio:.3}") } else { "null".into() };
         format!(
             r#"{{"metric":"{}","ours":{ours:.2},"raw":{raw:.2},"ratio":{ratio},"unit":"{}","n":{}}}"#,
             metric.name,

@@ -19,48 +19,20 @@ pub(crate) type Run = Pin<Box<dyn Future<Output = Result<Measured>>>>;
 
 /// In the order in which they are printed.
 pub(crate) const METRICS: &[Metric] = &[
-    metric("rpc_rtt", "us", Better::Less, |budget| {
-        Box::pin(round_trips(budget, None))
-    }),
-    metric("rpc_rtt_2cpu", "us", Better::Less, |budget| {
-        Box::pin(round_trips(budget, Some(1)))
-    }),
-    metric("rpc_tput", "calls/s", Better::More, |budget| {
-        Box::pin(throughput(budget))
-    }),
-    metric("spawn", "us", Better::Less, |budget| {
-        Box::pin(spawn(budget))
-    }),
-    metric("spawn_50", "us", Better::Less, |budget| {
-        Box::pin(spawn_many(budget))
-    }),
-    metric("cancel_actor", "us", Better::Less, |budget| {
-        Box::pin(cancel(budget))
-    }),
-    metric("cancel_ack_busy", "us", Better::Less, |budget| {
-        Box::pin(acknowledge(budget))
-    }),
-    metric("teardown_tree", "us", Better::Less, |budget| {
-        Box::pin(teardown(budget))
-    }),
+    metric("rpc_rtt", "us", Better::Less, |budget| Box::pin(round_trips(budget, None))),
+    metric("rpc_rtt_2cpu", "us", Better::Less, |budget| Box::pin(round_trips(budget, Some(1)))),
+    metric("rpc_tput", "calls/s", Better::More, |budget| Box::pin(throughput(budget))),
+    metric("spawn", "us", Better::Less, |budget| Box::pin(spawn(budget))),
+    metric("spawn_50", "us", Better::Less, |budget| Box::pin(spawn_many(budget))),
+    metric("cancel_actor", "us", Better::Less, |budget| Box::pin(cancel(budget))),
+    metric("cancel_ack_busy", "us", Better::Less, |budget| Box::pin(acknowledge(budget))),
+    metric("teardown_tree", "us", Better::Less, |budget| Box::pin(teardown(budget))),
     metric("idle_pss", "KiB", Better::Less, |_| Box::pin(idle_memory())),
-    metric("idle_wakeups", "switches", Better::Absolute, |_| {
-        Box::pin(idle_switches())
-    }),
+    metric("idle_wakeups", "switches", Better::Absolute, |_| Box::pin(idle_switches())),
 ];
 
-const fn metric(
-    name: &'static str,
-    unit: &'static str,
-    better: Better,
-    run: fn(Budget) -> Run,
-) -> Metric {
-    Metric {
-        name,
-        unit,
-        better,
-        run,
-    }
+const fn metric(name: &'static str, unit: &'static str, better: Better, run: fn(Budget) -> Run) -> Metric {
+    Metric { name, unit, better, run }
 }
 
 /// Sequential calls. `cpu`: where the children go; `None`: to the parent's.
@@ -97,51 +69,25 @@ async fn throughput(budget: Budget) -> Result<Measured> {
 
 /// One actor at a time, on both processors.
 async fn spawn(budget: Budget) -> Result<Measured> {
-    processes(
-        budget,
-        async |ours| ours.spawn_time().await,
-        |nest| nest.spawn_time(),
-    )
-    .await
+    processes(budget, async |ours| ours.spawn_time().await, |nest| nest.spawn_time()).await
 }
 
 async fn spawn_many(budget: Budget) -> Result<Measured> {
-    processes(
-        budget,
-        async |ours| ours.spawn_many_time(SIBLINGS).await,
-        |nest| nest.spawn_many_time(SIBLINGS),
-    )
-    .await
+    processes(budget, async |ours| ours.spawn_many_time(SIBLINGS).await, |nest| nest.spawn_many_time(SIBLINGS)).await
 }
 
 async fn cancel(budget: Budget) -> Result<Measured> {
-    processes(
-        budget,
-        async |ours| ours.cancel_time().await,
-        |nest| nest.cancel_time(),
-    )
-    .await
+    processes(budget, async |ours| ours.cancel_time().await, |nest| nest.cancel_time()).await
 }
 
 /// The spinning threads are on the second processor, all others on the first: there a wake-up
 /// takes the same time on both sides. The children are fresh ones on both, so neither is warm.
 async fn acknowledge(budget: Budget) -> Result<Measured> {
-    on(
-        machine::ONE,
-        budget,
-        async |ours| ours.acknowledge_time().await,
-        |nest| nest.acknowledge_time(),
-    )
-    .await
+    on(machine::ONE, budget, async |ours| ours.acknowledge_time().await, |nest| nest.acknowledge_time()).await
 }
 
 async fn teardown(budget: Budget) -> Result<Measured> {
-    processes(
-        budget,
-        async |ours| ours.teardown_time().await,
-        |nest| nest.teardown_time(),
-    )
-    .await
+    processes(budget, async |ours| ours.teardown_time().await, |nest| nest.teardown_time()).await
 }
 
 async fn processes(
@@ -160,12 +106,7 @@ async fn on(
 ) -> Result<Measured> {
     ours::open(cpus, async |ours| {
         let nest = Nest::new()?;
-        alternate(
-            budget,
-            async || Ok(vec![ours_side(ours).await?]),
-            async || Ok(vec![raw_side(&nest)?]),
-        )
-        .await
+        alternate(budget, async || Ok(vec![ours_side(ours).await?]), async || Ok(vec![raw_side(&nest)?])).await
     })
     .await
 }
@@ -174,22 +115,14 @@ async fn on(
 async fn idle_memory() -> Result<Measured> {
     let raw = {
         let nest = Nest::new()?;
-        let children = (0..IDLE)
-            .map(|_| nest.start("idle", None))
-            .collect::<Result<Vec<_>>>()?;
+        let children = (0..IDLE).map(|_| nest.start("idle", None)).collect::<Result<Vec<_>>>()?;
         settle().await;
-        children
-            .iter()
-            .map(|child| machine::pss_kib(child.pid()))
-            .collect::<Result<Vec<_>>>()?
+        children.iter().map(|child| machine::pss_kib(child.pid())).collect::<Result<Vec<_>>>()?
     };
     ours::open(machine::BOTH, async |ours| {
         let actors = ours.idle(IDLE).await?;
         settle().await;
-        let ours = actors
-            .iter()
-            .map(|&pid| machine::pss_kib(pid))
-            .collect::<Result<Vec<_>>>()?;
+        let ours = actors.iter().map(|&pid| machine::pss_kib(pid)).collect::<Result<Vec<_>>>()?;
         Ok(Measured { ours, raw })
     })
     .await
@@ -199,36 +132,24 @@ async fn idle_memory() -> Result<Measured> {
 async fn idle_switches() -> Result<Measured> {
     ours::open(machine::BOTH, async |ours| {
         let nest = Nest::new()?;
-        let children = (0..IDLE)
-            .map(|_| nest.start("idle", None))
-            .collect::<Result<Vec<_>>>()?;
+        let children = (0..IDLE).map(|_| nest.start("idle", None)).collect::<Result<Vec<_>>>()?;
         let raw: Vec<u32> = children.iter().map(|child| child.pid()).collect();
         let actors = ours.idle(IDLE).await?;
         settle().await;
         let before = (switches(&actors)?, switches(&raw)?);
         tokio::time::sleep(IDLE_TIME).await;
         let after = (switches(&actors)?, switches(&raw)?);
-        Ok(Measured {
-            ours: vec![busiest(&before.0, &after.0)],
-            raw: vec![busiest(&before.1, &after.1)],
-        })
+        Ok(Measured { ours: vec![busiest(&before.0, &after.0)], raw: vec![busiest(&before.1, &after.1)] })
     })
     .await
 }
 
 fn switches(pids: &[u32]) -> Result<Vec<u64>> {
-    pids.iter()
-        .map(|&pid| machine::context_switches(pid))
-        .collect()
+    pids.iter().map(|&pid| machine::context_switches(pid)).collect()
 }
 
 fn busiest(before: &[u64], after: &[u64]) -> f64 {
-    before
-        .iter()
-        .zip(after)
-        .map(|(before, after)| after - before)
-        .max()
-        .unwrap_or(0) as f64
+    before.iter().zip(after).map(|(before, after)| after - before).max().unwrap_or(0) as f64
 }
 
 /// What the last answer left to do (freeing, closing) is done by then.

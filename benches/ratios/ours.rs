@@ -51,10 +51,7 @@ pub(crate) struct Callee {
 }
 
 /// Opens the root on `cpus`: all that the body starts inherits them.
-pub(crate) async fn open<T>(
-    cpus: &[usize],
-    body: impl AsyncFnOnce(&Ours<'_>) -> Result<T>,
-) -> Result<T> {
+pub(crate) async fn open<T>(cpus: &[usize], body: impl AsyncFnOnce(&Ours<'_>) -> Result<T>) -> Result<T> {
     Ok(teamster::open_nursery(async |nursery| {
         machine::pin_process(cpus)?;
         body(&Ours { nursery }).await
@@ -114,9 +111,7 @@ impl Ours<'_> {
         let cancelling = async {
             socket.recv(&mut [0]).await?;
             let receipt = portal.cancel_actor().await?;
-            receipt
-                .heard
-                .ok_or_else(|| "the actor was gone before it heard".into())
+            receipt.heard.ok_or_else(|| "the actor was gone before it heard".into())
         };
         // How the call ends is not measured: its actor is cancelled.
         let (_, heard): (_, Result<Duration>) = tokio::join!(spinning, cancelling);
@@ -125,23 +120,20 @@ impl Ours<'_> {
 
     /// From the error in one leaf of a tree of 1 + 7 + 42 until all are reaped.
     pub(crate) async fn teardown_time(&self) -> Result<f64> {
-        let outcome: std::result::Result<(), teamster::Error> =
-            teamster::open_nursery(async |nursery| {
-                let branches =
-                    try_join_all((0..BRANCHES).map(|_| nursery.start_actor("branch"))).await?;
-                let growing = try_join_all(branches.iter().map(|branch| branch.run(grow())));
-                let failing = async {
-                    try_join_all(branches.iter().map(|branch| branch.run(grown()))).await?;
-                    branches[0].run(fail_one()).await
-                };
-                tokio::try_join!(growing, failing)?;
-                Ok(())
-            })
-            .await;
+        let outcome: std::result::Result<(), teamster::Error> = teamster::open_nursery(async |nursery| {
+            let branches = try_join_all((0..BRANCHES).map(|_| nursery.start_actor("branch"))).await?;
+            let growing = try_join_all(branches.iter().map(|branch| branch.run(grow())));
+            let failing = async {
+                try_join_all(branches.iter().map(|branch| branch.run(grown()))).await?;
+                branches[0].run(fail_one()).await
+            };
+            tokio::try_join!(growing, failing)?;
+            Ok(())
+        })
+        .await;
         let gone = machine::now_ns();
         let error = outcome.err().ok_or("the tree ended well")?;
-        let failed: u64 = after_mark(&error.to_string())
-            .ok_or_else(|| format!("not the leaf's error: {error}"))?;
+        let failed: u64 = after_mark(&error.to_string()).ok_or_else(|| format!("not the leaf's error: {error}"))?;
         Ok((gone - failed) as f64 / 1e3)
     }
 

@@ -24,10 +24,7 @@ pub(crate) struct Echo {
 impl Echo {
     pub(crate) fn start(nest: &Nest, cpu: Option<usize>) -> Result<Self> {
         let (line, child) = start(nest, "echo", cpu)?;
-        Ok(Echo {
-            line,
-            _child: child,
-        })
+        Ok(Echo { line, _child: child })
     }
 
     pub(crate) async fn round_trips(&mut self, count: usize) -> Result<Vec<f64>> {
@@ -57,13 +54,7 @@ pub(crate) struct Pipeline {
 impl Pipeline {
     pub(crate) fn start(nest: &Nest, cpu: Option<usize>) -> Result<Self> {
         let (line, child) = start(nest, "pipeline", cpu)?;
-        Ok(Pipeline {
-            line,
-            _child: child,
-            output: Vec::new(),
-            input: vec![0; BUFFER_BYTES],
-            next_id: 0,
-        })
+        Ok(Pipeline { line, _child: child, output: Vec::new(), input: vec![0; BUFFER_BYTES], next_id: 0 })
     }
 
     pub(crate) async fn calls_per_second(&mut self, batches: u32) -> Result<f64> {
@@ -118,14 +109,11 @@ pub(crate) fn child(role: &str) -> Option<Result<()>> {
 fn serve(server: impl AsyncFnOnce(UnixStream) -> Result<()>) -> Result<()> {
     let line = connect()?;
     line.set_nonblocking(true)?;
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(async {
-            let mut line = UnixStream::from_std(line)?;
-            line.write_all(b"b").await?;
-            server(line).await
-        })
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let mut line = UnixStream::from_std(line)?;
+        line.write_all(b"b").await?;
+        server(line).await
+    })
 }
 
 async fn echo(mut line: UnixStream) -> Result<()> {

@@ -41,17 +41,12 @@ impl Nest {
     pub(crate) fn start(&self, role: &str, cpu: Option<usize>) -> Result<RawChild> {
         let process = self.spawn(role, cpu)?;
         let line = self.first_byte()?;
-        Ok(RawChild {
-            process,
-            line: Some(line),
-        })
+        Ok(RawChild { process, line: Some(line) })
     }
 
     fn spawn(&self, role: &str, cpu: Option<usize>) -> Result<Child> {
         let mut command = Command::new("/proc/self/exe");
-        command
-            .env(ROLE, role)
-            .env(SOCKET, self.folder.path().join("parent"));
+        command.env(ROLE, role).env(SOCKET, self.folder.path().join("parent"));
         if let Some(cpu) = cpu {
             command.env(CPU, cpu.to_string());
         }
@@ -77,12 +72,8 @@ impl Nest {
     /// children that take the time.
     pub(crate) fn spawn_many_time(&self, count: usize) -> Result<f64> {
         let begin = Instant::now();
-        let processes = (0..count)
-            .map(|_| self.spawn("byte", None))
-            .collect::<Result<Vec<_>>>()?;
-        let lines = (0..count)
-            .map(|_| self.first_byte())
-            .collect::<Result<Vec<_>>>()?;
+        let processes = (0..count).map(|_| self.spawn("byte", None)).collect::<Result<Vec<_>>>()?;
+        let lines = (0..count).map(|_| self.first_byte()).collect::<Result<Vec<_>>>()?;
         let time = begin.elapsed();
         drop(lines);
         for mut process in processes {
@@ -166,9 +157,7 @@ pub(crate) fn connect() -> Result<UnixStream> {
 }
 
 fn environment(name: &str) -> Result<PathBuf> {
-    Ok(std::env::var_os(name)
-        .ok_or_else(|| format!("{name} is not set"))?
-        .into())
+    Ok(std::env::var_os(name).ok_or_else(|| format!("{name} is not set"))?.into())
 }
 
 /// What a raw child of this file does. `None`: the role is not of this file.
@@ -220,15 +209,12 @@ fn idle() -> Result<()> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let line = connect()?;
     line.set_nonblocking(true)?;
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(async {
-            let mut line = tokio::net::UnixStream::from_std(line)?;
-            line.write_all(b"b").await?;
-            let _byte_or_end = line.read(&mut [0]).await?;
-            Ok(())
-        })
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let mut line = tokio::net::UnixStream::from_std(line)?;
+        line.write_all(b"b").await?;
+        let _byte_or_end = line.read(&mut [0]).await?;
+        Ok(())
+    })
 }
 
 // The tree. Everybody has one datagram socket, so one blocking `recv` hears parent and children.
@@ -253,10 +239,7 @@ struct Brood {
 
 impl Inbox {
     fn bind(path: PathBuf) -> Result<Self> {
-        Ok(Inbox {
-            socket: UnixDatagram::bind(&path)?,
-            path,
-        })
+        Ok(Inbox { socket: UnixDatagram::bind(&path)?, path })
     }
 
     fn hear(&self) -> Result<Vec<u8>> {
@@ -271,21 +254,14 @@ impl Inbox {
         for number in 0..count {
             let path = self.path.with_added_extension(number.to_string());
             let mut command = Command::new("/proc/self/exe");
-            command
-                .env(ROLE, role)
-                .env(SOCKET, &path)
-                .env(PARENT, &self.path);
+            command.env(ROLE, role).env(SOCKET, &path).env(PARENT, &self.path);
             started.push((command.spawn()?, path));
         }
         for _ in 0..count {
             self.hear()?;
         }
-        let children = started
-            .into_iter()
-            .map(|(child, path)| Ok((child, connected(&path)?)));
-        Ok(Brood {
-            children: children.collect::<Result<_>>()?,
-        })
+        let children = started.into_iter().map(|(child, path)| Ok((child, connected(&path)?)));
+        Ok(Brood { children: children.collect::<Result<_>>()? })
     }
 }
 
@@ -322,10 +298,7 @@ fn branch() -> Result<()> {
     loop {
         let word = inbox.hear()?;
         if word == FAIL {
-            leaves
-                .as_ref()
-                .ok_or("told to fail after the end")?
-                .tell(0, FAIL)?;
+            leaves.as_ref().ok_or("told to fail after the end")?.tell(0, FAIL)?;
         } else if word == QUIT {
             leaves.take().map_or(Ok(()), Brood::end)?;
             return Ok(std::fs::remove_file(&inbox.path)?);
@@ -350,7 +323,5 @@ fn leaf() -> Result<()> {
 
 /// A datagram socket has no end of line, so a killed bench would leave the tree behind.
 fn die_with_parent() -> Result<()> {
-    Ok(rustix::process::set_parent_process_death_signal(Some(
-        rustix::process::Signal::KILL,
-    ))?)
+    Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
 }

@@ -110,10 +110,7 @@ impl<'ast> Visit<'ast> for Borrows<'_> {
     }
 
     fn visit_type_impl_trait(&mut self, some: &'ast TypeImplTrait) {
-        self.mistakes.at(
-            some,
-            "`impl Trait` has no name that another process could know: write the type itself",
-        );
+        self.mistakes.at(some, "`impl Trait` has no name that another process could know: write the type itself");
     }
 
     fn visit_type_bare_fn(&mut self, function: &'ast syn::TypeBareFn) {

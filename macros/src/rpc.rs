@@ -149,9 +149,8 @@ fn argument(index: usize, typed: &PatType) -> Argument {
 /// What nobody but the runtime sees: the trait, the function itself, the registration.
 fn endpoint(function: &ItemFn, args: &[Argument], name: Option<LitStr>, attributes: Vec<Attribute>) -> TokenStream {
     let ident = &function.sig.ident;
-    let name = name.map(|name| {
-        quote!(const NAME: ::core::option::Option<&'static str> = ::core::option::Option::Some(#name);)
-    });
+    let name = name
+        .map(|name| quote!(const NAME: ::core::option::Option<&'static str> = ::core::option::Option::Some(#name);));
     let location = location(ident.span());
     let types: Vec<&Type> = args.iter().map(|argument| &argument.ty).collect();
     let infos = args.iter().map(|Argument { text, ty, .. }| quote!(::teamster::__private::Arg::new::<#ty>(#text)));

@@ -117,7 +117,8 @@ fn read_spec() -> Result<SpawnSpec, BootError> {
     let spec: SpawnSpec = codec::decode(&bytes)
         .map_err(|error| BootError::Failed("decoding the boot message", io::Error::other(error.to_string())))?;
     if spec.protocol.0 != PROTOCOL.0 {
-        let error = io::Error::other(format!("the parent speaks protocol {}, we speak {}", spec.protocol.0, PROTOCOL.0));
+        let error =
+            io::Error::other(format!("the parent speaks protocol {}, we speak {}", spec.protocol.0, PROTOCOL.0));
         return Err(BootError::Failed("reading the boot message", error));
     }
     Ok(spec)
@@ -125,7 +126,11 @@ fn read_spec() -> Result<SpawnSpec, BootError> {
 
 /// The boot pipe is of no more use, and user code must not find it.
 fn replace_stdin() -> io::Result<()> {
-    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
+    let null = rustix::fs::open(
+        "/dev/null",
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?;
     rustix::stdio::dup2_stdin(&null)?;
     Ok(())
 }
@@ -238,7 +243,12 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
 }
 
 /// From the handshake to the last frame.
-async fn live(actor: Arc<Actor>, data: OwnedFd, bound: OwnedFd, up: Arc<Line>) -> Result<(), handshake::HandshakeError> {
+async fn live(
+    actor: Arc<Actor>,
+    data: OwnedFd,
+    bound: OwnedFd,
+    up: Arc<Line>,
+) -> Result<(), handshake::HandshakeError> {
     let socket = Socket::new(data)?;
     let listener = Listener::new(bound)?;
     let (welcome, rest) = tokio::select! {

@@ -292,7 +292,10 @@ pub(crate) struct Endpoints {
 pub(crate) enum Found {
     One(&'static Registration),
     /// Two of them, or more.
-    Ambiguous { first: &'static str, second: &'static str },
+    Ambiguous {
+        first: &'static str,
+        second: &'static str,
+    },
 }
 
 impl Endpoints {

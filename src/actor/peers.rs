@@ -3,10 +3,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::process::{Pid, PidfdFlags};
 use std::os::fd::OwnedFd;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use rustix::process::{Pid, PidfdFlags};
 
 use super::control::Command;
 use super::listener::{dialled_parts, keep_moving};

@@ -68,7 +68,8 @@ impl Service for Actor {
         let scope = Scope::new((registration.path)(), None);
         line.serve(dialog, Arc::clone(&scope));
         let deadline = start.deadline.map(|left| (Instant::now() + left, left));
-        let place = Current { actor: Arc::clone(self), scope: Arc::clone(&scope), deadline: deadline.map(|(at, _)| at) };
+        let place =
+            Current { actor: Arc::clone(self), scope: Arc::clone(&scope), deadline: deadline.map(|(at, _)| at) };
         let mut task = Scoped::new(place, future);
         let mut end = None;
         if self.polls_inline {

@@ -301,7 +301,12 @@ struct Idle {
 }
 
 impl Idle {
-    fn poll<S: Service>(&mut self, channel: &Channel<S>, after: std::time::Duration, cx: &mut Context<'_>) -> Poll<LineEnd> {
+    fn poll<S: Service>(
+        &mut self,
+        channel: &Channel<S>,
+        after: std::time::Duration,
+        cx: &mut Context<'_>,
+    ) -> Poll<LineEnd> {
         if !channel.shared.lock().dialogs.is_idle() {
             self.timer = None;
             return Poll::Pending;

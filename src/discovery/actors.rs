@@ -1,7 +1,7 @@
 //! Where is the actor of this name?
 use crate::actor::current;
-use crate::discovery::client::{self, Found};
 use crate::discovery::DiscoveryError;
+use crate::discovery::client::{self, Found};
 use crate::error::Error;
 use crate::msg::ident::Addr;
 use crate::portal::Portal;

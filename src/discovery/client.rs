@@ -110,7 +110,10 @@ async fn ask_in_time(path: &Path, request: &Request) -> Result<Reply, DiscoveryE
     .await
 }
 
-async fn in_time<T>(deadline: Instant, answer: impl Future<Output = Result<T, DiscoveryError>>) -> Result<T, DiscoveryError> {
+async fn in_time<T>(
+    deadline: Instant,
+    answer: impl Future<Output = Result<T, DiscoveryError>>,
+) -> Result<T, DiscoveryError> {
     let late = DiscoveryError::NoAnswer { waited: ANSWER_WITHIN };
     tokio::time::timeout_at(deadline, answer).await.unwrap_or(Err(late))
 }
@@ -163,7 +166,9 @@ fn path(registrar: &Addr) -> &Path {
 fn unexpected(registrar: &Addr, reply: Reply) -> DiscoveryError {
     match reply {
         Reply::Refused(refusal) => refusal.into(),
-        Reply::Found(_) | Reply::Page { .. } | Reply::Joined => DiscoveryError::Foreign { path: path(registrar).to_owned() },
+        Reply::Found(_) | Reply::Page { .. } | Reply::Joined => {
+            DiscoveryError::Foreign { path: path(registrar).to_owned() }
+        }
     }
 }
 

@@ -179,15 +179,17 @@ mod tests {
             let start = std::sync::Barrier::new(3);
             let end = std::sync::Barrier::new(3);
             let winners: usize = std::thread::scope(|scope| {
-                let racers = [(); 3].map(|()| scope.spawn(|| {
-                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                    runtime.block_on(async {
-                        start.wait();
-                        let outcome = stand(dir.path()).await.unwrap();
-                        end.wait();
-                        usize::from(matches!(outcome, Outcome::Won(_)))
+                let racers = [(); 3].map(|()| {
+                    scope.spawn(|| {
+                        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                        runtime.block_on(async {
+                            start.wait();
+                            let outcome = stand(dir.path()).await.unwrap();
+                            end.wait();
+                            usize::from(matches!(outcome, Outcome::Won(_)))
+                        })
                     })
-                }));
+                });
                 racers.into_iter().map(|racer| racer.join().unwrap()).sum()
             });
             assert_eq!(winners, 1, "in round {round}");

@@ -16,9 +16,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::lookup::{Role, Server};
+use super::membership;
 use super::names::Names;
 use super::wire::{self, REQUEST_BYTES, Refusal, Reply, Request};
-use super::membership;
 use crate::msg::ident::{Addr, Aid};
 use crate::transport::folder::Base;
 
@@ -100,7 +100,12 @@ pub(super) fn registrar_socket(folder: &Path) -> PathBuf {
     folder.join("registrar.s")
 }
 
-fn run(server: Arc<Server>, listener: StdListener, stop: CancellationToken, started: &mpsc::SyncSender<io::Result<()>>) {
+fn run(
+    server: Arc<Server>,
+    listener: StdListener,
+    stop: CancellationToken,
+    started: &mpsc::SyncSender<io::Result<()>>,
+) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
         // The receiver waits for exactly one message.

@@ -353,11 +353,14 @@ async fn trees_are_listed_with_parents_and_states() {
     let [tree] = trees.as_slice() else { panic!("{trees:?}") };
     assert_eq!(tree.pid, std::process::id());
     let seen: Vec<_> = tree.actors.iter().map(|actor| (actor.aid.name(), actor.parent, actor.state)).collect();
-    assert_eq!(seen, [
-        ("root", None, ActorState::Ready),
-        ("ready", Some(root.aid.uuid()), ActorState::Ready),
-        ("booting", Some(ready.uuid()), ActorState::Booting),
-    ]);
+    assert_eq!(
+        seen,
+        [
+            ("root", None, ActorState::Ready),
+            ("ready", Some(root.aid.uuid()), ActorState::Ready),
+            ("booting", Some(ready.uuid()), ActorState::Booting),
+        ]
+    );
     assert!(tree.actors.iter().all(|actor| actor.process_state.is_some()));
 }
 
@@ -393,7 +396,8 @@ impl Process {
     /// Its threads' context switches.
     fn switches(&self) -> u64 {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
-        let status = |task: io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        let status =
+            |task: io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
         let numbers = tasks.map(status).flat_map(|text| {
             let lines = text.lines().filter(|line| line.contains("ctxt_switches"));
             lines.map(|line| line.split_whitespace().last().unwrap().parse().unwrap()).collect::<Vec<u64>>()
@@ -418,7 +422,12 @@ async fn a_stopped_leader_holds_lookups_up_for_a_second() {
     let member = Root::start(&path, "member");
     assert_eq!(member.wait("process").await.pid(), leader.child.id());
     leader.signal(Signal::STOP);
-    within(async { while ProcessStat::read(leader.child.id()).is_none_or(|stat| stat.state != 'T') { tokio::task::yield_now().await } }).await;
+    within(async {
+        while ProcessStat::read(leader.child.id()).is_none_or(|stat| stat.state != 'T') {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
 
     let begun = Instant::now();
     let error = find(&member.registrar.addr(), "nobody").await.unwrap_err();

@@ -31,16 +31,44 @@ pub(crate) enum ErrorData {
     Cancelled(Canceller),
     Interrupted(i32),
     ActorDied(Death),
-    NotStarted { endpoint: String, aid: Aid, reason: String },
-    Unknown { endpoint: String, aid: Aid, reason: String },
-    NotStopped { endpoint: String, aid: Aid, grace: Duration },
+    NotStarted {
+        endpoint: String,
+        aid: Aid,
+        reason: String,
+    },
+    Unknown {
+        endpoint: String,
+        aid: Aid,
+        reason: String,
+    },
+    NotStopped {
+        endpoint: String,
+        aid: Aid,
+        grace: Duration,
+    },
     Deadline(Duration),
-    NotExposed { endpoint: String, aid: Aid },
-    NoSuchEndpoint { endpoint: String, aid: Aid },
-    Ambiguous { endpoint: String, first: String, second: String },
+    NotExposed {
+        endpoint: String,
+        aid: Aid,
+    },
+    NoSuchEndpoint {
+        endpoint: String,
+        aid: Aid,
+    },
+    Ambiguous {
+        endpoint: String,
+        first: String,
+        second: String,
+    },
     Codec(CodecError),
-    Transport { what: String, reason: String },
-    Spawn { name: String, reason: SpawnReason },
+    Transport {
+        what: String,
+        reason: String,
+    },
+    Spawn {
+        name: String,
+        reason: SpawnReason,
+    },
     Group(Vec<ErrorData>),
     Usage(String),
 }
@@ -87,11 +115,10 @@ impl From<ErrorData> for Error {
         match data {
             ErrorData::Remote(remote) => Error::Remote(RemoteError::from_data(remote)),
             ErrorData::Body { id, aid, location, message, chain, value, cause } => {
-                let error: Arc<dyn std::error::Error + Send + Sync> =
-                    match value.as_ref().and_then(Value::decode) {
-                        Some(value) => Arc::from(value),
-                        None => Arc::new(Told::new(message, chain, cause.map(|cause| Error::from(*cause)))),
-                    };
+                let error: Arc<dyn std::error::Error + Send + Sync> = match value.as_ref().and_then(Value::decode) {
+                    Some(value) => Arc::from(value),
+                    None => Arc::new(Told::new(message, chain, cause.map(|cause| Error::from(*cause)))),
+                };
                 let body = BodyError::new(error).with_id(id);
                 let body = aid.into_iter().fold(body, BodyError::in_actor);
                 Error::Body(location.into_iter().fold(body, BodyError::at))
@@ -112,9 +139,7 @@ impl From<ErrorData> for Error {
             ErrorData::Group(entries) => Group::collect(entries.into_iter().map(Error::from))
                 .unwrap_or(Error::Usage("an empty group of errors came from another actor")),
             // The text is another process's, so it can't be `'static` here.
-            ErrorData::Usage(text) => {
-                Error::Body(BodyError::new(Arc::new(Told::new(text, Vec::new(), None))))
-            }
+            ErrorData::Usage(text) => Error::Body(BodyError::new(Arc::new(Told::new(text, Vec::new(), None)))),
         }
     }
 }

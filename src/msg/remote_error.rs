@@ -259,9 +259,9 @@ impl RemoteError {
             return StdError::source(ours);
         }
         let origin = &*self.origin;
-        let source = origin.source.get_or_init(|| {
-            Told::new(String::new(), origin.chain.clone(), origin.cause.clone()).into_source()
-        });
+        let source = origin
+            .source
+            .get_or_init(|| Told::new(String::new(), origin.chain.clone(), origin.cause.clone()).into_source());
         source.as_deref().map(|source| source as &(dyn StdError + 'static))
     }
 

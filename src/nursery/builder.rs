@@ -242,7 +242,10 @@ pub(super) async fn start<'n>(
     let outcome = Arc::new(SetOnce::new());
     let told = Arc::clone(&outcome);
     let aid = Aid::new(name, Uuid::new_v4(), 0, actor.aid.host());
-    let program = options.launcher.as_ref().map_or_else(|| "this executable".to_owned(), |l| format!("{:?}", l.command().get_program()));
+    let program = options
+        .launcher
+        .as_ref()
+        .map_or_else(|| "this executable".to_owned(), |l| format!("{:?}", l.command().get_program()));
     let spawned = Box::new(move |result: Result<Arc<Child>, SpawnReason>| {
         let mut starting = starting;
         starting.child = result.as_ref().ok().cloned();

@@ -153,10 +153,8 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
         what: format!("booting the root actor: {what}"),
         reason: error.to_string(),
     };
-    let refused = |error: FolderError| Error::Spawn {
-        name: name.to_owned(),
-        reason: SpawnReason::Other(error.to_string()),
-    };
+    let refused =
+        |error: FolderError| Error::Spawn { name: name.to_owned(), reason: SpawnReason::Other(error.to_string()) };
     let base = Base::open().map_err(refused)?;
     base.sweep();
     let folder = base.make_root().map_err(refused)?;

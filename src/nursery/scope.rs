@@ -329,4 +329,3 @@ impl<N: AsRef<str>> Cluster for Vec<N> {
         self.iter().map(|name| name.as_ref().to_owned()).collect()
     }
 }
-

@@ -18,9 +18,16 @@ pub(crate) struct Escalation {
 enum Phase {
     Running,
     /// Asked, with what is left to do at which time.
-    Asked { at: Instant, rung: Rung, term_at: Option<Instant>, kill_at: Instant },
+    Asked {
+        at: Instant,
+        rung: Rung,
+        term_at: Option<Instant>,
+        kill_at: Instant,
+    },
     /// SIGKILL was sent: only the kernel is awaited.
-    Killed { at: Instant },
+    Killed {
+        at: Instant,
+    },
 }
 
 /// What to do to the process now.

@@ -275,7 +275,10 @@ fn send_boot_message(spec: &SpawnSpec, stdin: Option<std::process::ChildStdin>) 
 fn refused(command: &Command, error: &io::Error) -> SpawnReason {
     match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOMEM) => limit(error),
-        _ => SpawnReason::Exec { program: command.get_program().to_string_lossy().into_owned(), error: error.to_string() },
+        _ => SpawnReason::Exec {
+            program: command.get_program().to_string_lossy().into_owned(),
+            error: error.to_string(),
+        },
     }
 }
 

@@ -265,7 +265,9 @@ impl FolderError {
 /// What the user can do about it.
 fn advice(error: &io::Error) -> &'static str {
     match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::NOSPC | Errno::DQUOT) => "the disk is full: free some space, or set TEAMSTER_DIR to a folder elsewhere",
+        Some(Errno::NOSPC | Errno::DQUOT) => {
+            "the disk is full: free some space, or set TEAMSTER_DIR to a folder elsewhere"
+        }
         Some(Errno::MFILE | Errno::NFILE) => "too many files are open: close some, or raise the limit (`ulimit -n`)",
         Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => "set TEAMSTER_DIR to a folder that you may write to",
         Some(Errno::NOENT) => "make the folder that it lies in, or set TEAMSTER_DIR to another",
@@ -302,7 +304,8 @@ fn fitting(path: &Path) -> PathBuf {
 /// may be used as a path from then on.
 fn walk(path: &Path, missing: Missing) -> Result<Option<()>, FolderError> {
     let us = rustix::process::geteuid().as_raw();
-    let mut here = open_part(rustix::fs::CWD, OsStr::new("/")).map_err(|error| FolderError::system("open", path, error))?;
+    let mut here =
+        open_part(rustix::fs::CWD, OsStr::new("/")).map_err(|error| FolderError::system("open", path, error))?;
     let mut stat = stat_of(&here, path)?;
     // In a user namespace `/` may belong to an unmapped user, who has the last word either way.
     let trusted = [0, us, stat.st_uid];
@@ -378,7 +381,8 @@ fn holds_only_ours(path: &Path) -> bool {
     // One that its owner can't list is no folder that anybody uses.
     let Ok(entries) = std::fs::read_dir(path) else { return true };
     let mut names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
-    path.parent().is_some() && names.all(|name| is_root_id(&name) || is_doomed(&name) || name.as_bytes().starts_with(b"registrar."))
+    path.parent().is_some()
+        && names.all(|name| is_root_id(&name) || is_doomed(&name) || name.as_bytes().starts_with(b"registrar."))
 }
 
 fn is_root_id(name: &OsStr) -> bool {
@@ -440,7 +444,9 @@ fn is_deserted(folder: &Path) -> bool {
 fn is_deaf(path: &Path) -> bool {
     let Ok(address) = SocketAddrUnix::new(path) else { return true };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let Ok(socket) = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None) else { return false };
+    let Ok(socket) = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None) else {
+        return false;
+    };
     matches!(rustix::net::connect(&socket, &address), Err(Errno::CONNREFUSED | Errno::NOENT))
 }
 

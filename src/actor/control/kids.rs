@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{PidfdFlags, Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
 use crate::actor::child::{Child, Ended};
 use crate::channel::line::{Line, LineInbox};
@@ -118,10 +118,16 @@ impl Kid {
     pub(super) fn try_reap(&mut self, now: Instant) -> bool {
         use std::os::fd::AsFd;
         // What it leaves behind in its group goes with it. Its zombie still holds the number.
-        if rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT).is_ok_and(|status| status.is_some()) {
+        if rustix::process::waitid(
+            WaitId::PidFd(self.pidfd.as_fd()),
+            WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT,
+        )
+        .is_ok_and(|status| status.is_some())
+        {
             self.kill_group();
         }
-        let status = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        let status =
+            rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         let exit = match status {
             Ok(Some(status)) => exit_kind(&status),
             Ok(None) => return false,

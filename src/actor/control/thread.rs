@@ -216,7 +216,8 @@ impl Thread {
                     }
                 }
                 Command::LineBroken { child } => {
-                    let (now, canceller) = (self.clock.now(), Canceller { aid: self.aid.clone(), request: CancelRequest::Dropped });
+                    let (now, canceller) =
+                        (self.clock.now(), Canceller { aid: self.aid.clone(), request: CancelRequest::Dropped });
                     if let Some(kid) = self.kids.get_mut(&child.key).filter(|kid| !kid.is_reaped) {
                         kid.end_unasked(now, &canceller);
                     }
@@ -361,7 +362,8 @@ impl Thread {
         }
         let descendant = self.next_descendant;
         self.next_descendant += 1;
-        if epoll::add(&self.epoll, pidfd.as_fd(), Token::Descendant(descendant).encode(), epoll::EventFlags::IN).is_ok() {
+        if epoll::add(&self.epoll, pidfd.as_fd(), Token::Descendant(descendant).encode(), epoll::EventFlags::IN).is_ok()
+        {
             kid.below.insert(descendant, Descendant { aid, pidfd });
             self.descendants.insert(descendant, key);
         }
@@ -478,7 +480,9 @@ impl Thread {
         let is_broken = self
             .up_inbox
             .drain(|frame| match frame {
-                Frame::Cancel { dialog: 0, grace_ms, canceller } => cancels.push((canceller, Duration::from_millis(grace_ms))),
+                Frame::Cancel { dialog: 0, grace_ms, canceller } => {
+                    cancels.push((canceller, Duration::from_millis(grace_ms)))
+                }
                 frame => frames.extend(Received::of(frame)),
             })
             .is_err();
