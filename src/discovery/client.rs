@@ -1,7 +1,6 @@
 //! How does an actor ask its tree's registrar?
 //!
 //! Each lookup has a connection of its own, so that dropping a future is all it takes to forget it.
-use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -87,11 +86,14 @@ pub(crate) async fn wait(registrar: &Addr, name: &str) -> Result<Found, Discover
 
 /// One request and its reply, however long it takes.
 pub(super) async fn ask(path: &Path, request: &Request) -> Result<Reply, DiscoveryError> {
-    let failed = |error| lost(path, error);
-    let mut stream = connect(path).await.map_err(failed)?;
-    stream.write_all(&wire::opening(request)).await.map_err(failed)?;
-    wire::receive_greeting(&mut stream).await.map_err(failed)?;
-    wire::receive(&mut stream, REPLY_BYTES).await.map_err(failed)
+    let mut stream = connect(path).await.map_err(|error| lost(path, error))?;
+    let written = stream.write_all(&wire::opening(request)).await;
+    let reply = async {
+        wire::receive_greeting(&mut stream).await?;
+        wire::receive(&mut stream, REPLY_BYTES).await
+    };
+    // One that is full answers before it has read anything, so a failed write may have a reply.
+    reply.await.map_err(|error| lost(path, written.err().unwrap_or(error)))
 }
 
 async fn ask_in_time(path: &Path, request: &Request) -> Result<Reply, DiscoveryError> {
@@ -110,7 +112,10 @@ async fn ask_in_time(path: &Path, request: &Request) -> Result<Reply, DiscoveryE
     .await
 }
 
-async fn in_time<T>(deadline: Instant, answer: impl Future<Output = Result<T, DiscoveryError>>) -> Result<T, DiscoveryError> {
+async fn in_time<T>(
+    deadline: Instant,
+    answer: impl Future<Output = Result<T, DiscoveryError>>,
+) -> Result<T, DiscoveryError> {
     let late = DiscoveryError::NoAnswer { waited: ANSWER_WITHIN };
     tokio::time::timeout_at(deadline, answer).await.unwrap_or(Err(late))
 }
@@ -163,7 +168,9 @@ fn path(registrar: &Addr) -> &Path {
 fn unexpected(registrar: &Addr, reply: Reply) -> DiscoveryError {
     match reply {
         Reply::Refused(refusal) => refusal.into(),
-        Reply::Found(_) | Reply::Page { .. } | Reply::Joined => DiscoveryError::Foreign { path: path(registrar).to_owned() },
+        Reply::Found(_) | Reply::Page { .. } | Reply::Joined => {
+            DiscoveryError::Foreign { path: path(registrar).to_owned() }
+        }
     }
 }
 

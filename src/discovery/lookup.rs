@@ -68,7 +68,16 @@ pub(super) enum Pids {
 impl Server {
     pub(super) fn new(base: Base, folder: PathBuf, names: Arc<Names>, root: Aid) -> Server {
         let role = watch::Sender::new(Role::Standing);
-        Server { base, folder, names, root, role, idle: Idle::default(), leases: Mutex::default(), next_lease: AtomicU64::new(0) }
+        Server {
+            base,
+            folder,
+            names,
+            root,
+            role,
+            idle: Idle::default(),
+            leases: Mutex::default(),
+            next_lease: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn leads(&self) -> bool {
@@ -212,7 +221,9 @@ impl Server {
     fn refusal(&self) -> Refusal {
         match &*self.role.borrow() {
             Role::Trouble(refusal) => refusal.clone(),
-            Role::Standing | Role::Joining | Role::Member | Role::Settling | Role::Leader => Refusal::NoLeader { waited: GAP },
+            Role::Standing | Role::Joining | Role::Member | Role::Settling | Role::Leader => {
+                Refusal::NoLeader { waited: GAP }
+            }
         }
     }
 

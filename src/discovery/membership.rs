@@ -131,7 +131,12 @@ async fn tell(server: &Server, writer: &mut (impl AsyncWrite + Unpin), told: &mu
 }
 
 /// The leader's side: a member's names are known as long as its connection stands.
-pub(super) async fn grant_lease(server: &Arc<Server>, mut stream: UnixStream, root: &Aid, folder: String) -> io::Result<()> {
+pub(super) async fn grant_lease(
+    server: &Arc<Server>,
+    mut stream: UnixStream,
+    root: &Aid,
+    folder: String,
+) -> io::Result<()> {
     // In another pid namespace its own pid looks different from here.
     let peer = stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
     let pids = if peer == Some(root.pid()) { Pids::Ours } else { Pids::OtherNamespace };

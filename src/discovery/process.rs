@@ -33,7 +33,9 @@ impl ProcessStat {
 /// How long ago a process started.
 pub(crate) fn age(start_ticks: u64) -> Duration {
     let per_second = rustix::param::clock_ticks_per_second().max(1);
-    let started = Duration::from_nanos(u64::try_from(u128::from(start_ticks) * 1_000_000_000 / u128::from(per_second)).unwrap_or(u64::MAX));
+    let started = Duration::from_nanos(
+        u64::try_from(u128::from(start_ticks) * 1_000_000_000 / u128::from(per_second)).unwrap_or(u64::MAX),
+    );
     since_boot().saturating_sub(started)
 }
 

@@ -105,7 +105,14 @@ pub(crate) struct Entry {
 
 impl NameTable {
     /// Adds an actor that boots. Returns what had this uuid before.
-    pub(crate) fn insert(&mut self, aid: Aid, parent: Option<Uuid>, start_ticks: u64, liveness: Liveness, now_ns: u64) -> Option<Entry> {
+    pub(crate) fn insert(
+        &mut self,
+        aid: Aid,
+        parent: Option<Uuid>,
+        start_ticks: u64,
+        liveness: Liveness,
+        now_ns: u64,
+    ) -> Option<Entry> {
         let born = self.next_place(now_ns, aid.uuid());
         self.adopt(Record { aid, parent, start_ticks, born, serving: None }, liveness)
     }

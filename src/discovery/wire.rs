@@ -56,7 +56,10 @@ pub(super) enum Update {
 pub(super) enum Reply {
     Found(Option<Record>),
     /// `more`: ask again with the last one's place.
-    Page { records: Vec<Record>, more: bool },
+    Page {
+        records: Vec<Record>,
+        more: bool,
+    },
     Joined,
     Refused(Refusal),
 }
@@ -159,7 +162,9 @@ fn check_greeting(greeting: &[u8; GREETING.len()]) -> io::Result<()> {
 fn check_length(length: u32, limit: u32) -> io::Result<u64> {
     match length <= limit {
         true => Ok(u64::from(length)),
-        false => Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {length} bytes, {limit} are allowed"))),
+        false => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {length} bytes, {limit} are allowed")))
+        }
     }
 }
 
@@ -190,14 +195,22 @@ mod tests {
     fn record(name: &str) -> Record {
         let uuid = Uuid::from_u128(u128::MAX);
         let mut table = NameTable::default();
-        table.insert(Aid::new(name, uuid, u32::MAX, "h".repeat(64)), Some(uuid), u64::MAX, Liveness::Ourselves, u64::MAX - 9);
+        table.insert(
+            Aid::new(name, uuid, u32::MAX, "h".repeat(64)),
+            Some(uuid),
+            u64::MAX,
+            Liveness::Ourselves,
+            u64::MAX - 9,
+        );
         table.set_ready(uuid, Addr::Uds("/".repeat(107).into()), u64::MAX - 9);
         table.find(name).unwrap().clone()
     }
 
     #[test]
     fn a_page_fits_into_a_reply() {
-        let Reply::Page { records, more } = page(std::iter::repeat_n(record(&"n".repeat(NAME_BYTES)), 1000)) else { panic!() };
+        let Reply::Page { records, more } = page(std::iter::repeat_n(record(&"n".repeat(NAME_BYTES)), 1000)) else {
+            panic!()
+        };
         assert!(more && records.len() > 100, "{}", records.len());
         let mut bytes = Vec::new();
         append(&mut bytes, &Reply::Page { records, more });
