@@ -1,7 +1,6 @@
 //! How does an actor ask its tree's registrar?
 //!
 //! Each lookup has a connection of its own, so that dropping a future is all it takes to forget it.
-use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -87,11 +86,14 @@ pub(crate) async fn wait(registrar: &Addr, name: &str) -> Result<Found, Discover
 
 /// One request and its reply, however long it takes.
 pub(super) async fn ask(path: &Path, request: &Request) -> Result<Reply, DiscoveryError> {
-    let failed = |error| lost(path, error);
-    let mut stream = connect(path).await.map_err(failed)?;
-    stream.write_all(&wire::opening(request)).await.map_err(failed)?;
-    wire::receive_greeting(&mut stream).await.map_err(failed)?;
-    wire::receive(&mut stream, REPLY_BYTES).await.map_err(failed)
+    let mut stream = connect(path).await.map_err(|error| lost(path, error))?;
+    let written = stream.write_all(&wire::opening(request)).await;
+    let reply = async {
+        wire::receive_greeting(&mut stream).await?;
+        wire::receive(&mut stream, REPLY_BYTES).await
+    };
+    // One that is full answers before it has read anything, so a failed write may have a reply.
+    reply.await.map_err(|error| lost(path, written.err().unwrap_or(error)))
 }
 
 async fn ask_in_time(path: &Path, request: &Request) -> Result<Reply, DiscoveryError> {

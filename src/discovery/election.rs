@@ -32,7 +32,10 @@ pub(super) struct Leadership {
 /// Why nobody can be elected.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ElectionError {
-    #[error("{path} is in use by a program that is no registrar: stop it, or set TEAMSTER_DIR to another folder", path = .0.display())]
+    #[error(
+        "{path} is in use by a program that is no registrar: stop it, or set TEAMSTER_DIR to another folder",
+        path = .0.display()
+    )]
     Foreign(PathBuf),
     #[error("could not become the registrar at {path}", path = .path.display())]
     System { path: PathBuf, source: io::Error },
@@ -194,5 +197,29 @@ mod tests {
             });
             assert_eq!(winners, 1, "in round {round}");
         }
+    }
+    #[test]
+    fn there_are_never_two_while_leaders_come_and_go() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let dir = tempfile::tempdir().unwrap();
+        let leaders = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    runtime.block_on(async {
+                        for _ in 0..500 {
+                            if let Outcome::Won(leadership) = stand(dir.path()).await.unwrap() {
+                                assert_eq!(leaders.fetch_add(1, Ordering::SeqCst), 0);
+                                std::thread::yield_now();
+                                leaders.fetch_sub(1, Ordering::SeqCst);
+                                drop(leadership);
+                            }
+                        }
+                    });
+                });
+            }
+        });
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -45,7 +45,10 @@ pub enum DiscoveryError {
         path: PathBuf,
     },
     /// Something else listens at the registrar's address.
-    #[error("{path} is in use by a program that is no registrar: stop it, or set TEAMSTER_DIR to another folder", path = .path.display())]
+    #[error(
+        "{path} is in use by a program that is no registrar: stop it, or set TEAMSTER_DIR to another folder",
+        path = .path.display()
+    )]
     Foreign {
         /// The address.
         path: PathBuf,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -20,7 +20,7 @@ use super::membership;
 use super::names::Names;
 use super::wire::{self, REQUEST_BYTES, Refusal, Reply, Request};
 use crate::msg::ident::{Addr, Aid};
-use crate::transport::folder::Base;
+use crate::transport::folder::{Base, FolderError};
 
 /// The registrar of one root. Ends when dropped.
 #[derive(Debug)]
@@ -44,7 +44,8 @@ impl Registrar {
     /// the leader's address (found out within a second).
     pub(crate) fn start(base: &Base, folder: &Path, names: Arc<Names>, root: Aid) -> io::Result<Registrar> {
         let socket = registrar_socket(folder);
-        let listener = StdListener::bind(&socket)?;
+        let advised = |error: io::Error| io::Error::new(error.kind(), FolderError::system("listen at", &socket, error));
+        let listener = StdListener::bind(&socket).map_err(advised)?;
         listener.set_nonblocking(true)?;
         let stop = CancellationToken::new();
         let (started, start) = mpsc::sync_channel(1);
@@ -159,20 +160,20 @@ pub(super) async fn serve(server: &Arc<Server>, listener: &UnixListener, connect
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if !is_ours(&stream) => {} // closed without a word
-                Ok((stream, _)) if connections.len() >= CONNECTIONS && !server.idle.close_oldest() => {
+                Ok((stream, _)) if connections.len() >= CONNECTIONS && !server.idle.close_oldest(Instant::now()) => {
                     connections.spawn(refuse(stream));
                 }
                 Ok((stream, _)) => {
                     if server.idle.len() >= IDLE_CONNECTIONS {
-                        server.idle.close_oldest();
+                        server.idle.close_oldest(Instant::now());
                     }
                     let slot = server.idle.slot();
                     let id = slot.id();
                     let task = connections.spawn(converse(server.clone(), stream, slot));
-                    server.idle.fill(id, task);
+                    server.idle.fill(id, task, Instant::now());
                 }
                 // The descriptor table is full: those that say nothing go first.
-                Err(_) if server.idle.close_oldest() => tokio::task::yield_now().await,
+                Err(_) if server.idle.close_oldest(Instant::now()) => tokio::task::yield_now().await,
                 Err(_) => tokio::time::sleep(FULL_TABLE_PAUSE).await,
             },
         }
@@ -222,7 +223,7 @@ async fn hung_up(stream: &mut UnixStream) {
 /// How many may be served at once at one door, waits included: half of the usual 1,024
 /// descriptors stay for the tree. Above it a client is told so, and tries again.
 const CONNECTIONS: usize = 512;
-/// How many may be silent at once. Above it the oldest is closed.
+/// How many may be silent at once. Above it the oldest is closed, if it was silent for a second.
 const IDLE_CONNECTIONS: usize = 256;
 /// How long a client may take to fetch its reply.
 const REPLY_WITHIN: Duration = Duration::from_secs(5);

@@ -147,24 +147,12 @@ pub(crate) fn socket_path(folder: &Path, uuid: Uuid) -> PathBuf {
 
 /// Removes an orphan's own socket, and the root's folder if nobody lives in it any more.
 ///
-/// Call it after the listener has been closed.
+/// Call it after the listener has been closed: of two that leave at the same moment, whoever takes
+/// the lock finds the other's socket deaf.
 pub(crate) fn remove_if_last(folder: &Path, own_socket: &Path) {
     // Already gone: a sweep was faster.
     let _ = std::fs::remove_file(own_socket);
-    // Two that leave at the same moment see each other's lock and each other's socket. Looking
-    // again after the unlock makes sure that one of them sees neither.
-    while is_deserted(folder) {
-        match try_lock(&folder.join(LOCK), Missing::Leave) {
-            Ok(Some(lock)) => {
-                if is_deserted(folder) {
-                    return remove_root(folder);
-                }
-                drop(lock);
-            }
-            // The root lives, or another is at it; or it is gone.
-            Ok(None) | Err(_) => return,
-        }
-    }
+    remove_if_deserted(folder);
 }
 
 /// Takes the lock file at `path`, unless somebody holds it (`None`).
@@ -179,17 +167,20 @@ pub(crate) fn try_lock(path: &Path, missing: Missing) -> io::Result<Option<Owned
     loop {
         let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
+            Ok(()) if is_at(&file, path)? => return Ok(Some(file)),
+            Ok(()) | Err(Errno::INTR) => {} // removed since it was opened: try the new one
             Err(Errno::WOULDBLOCK) => return Ok(None),
-            Err(Errno::INTR) => continue,
             Err(error) => return Err(error.into()),
         }
-        let locked = rustix::fs::fstat(&file)?;
-        match rustix::fs::lstat(path) {
-            Ok(there) if (there.st_dev, there.st_ino) == (locked.st_dev, locked.st_ino) => return Ok(Some(file)),
-            Ok(_) | Err(Errno::NOENT) => {} // removed between the two: try the new one
-            Err(error) => return Err(error.into()),
-        }
+    }
+}
+
+fn is_at(file: &OwnedFd, path: &Path) -> io::Result<bool> {
+    let ours = rustix::fs::fstat(file)?;
+    match rustix::fs::lstat(path) {
+        Ok(there) => Ok((there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -205,7 +196,11 @@ pub(crate) enum Missing {
 #[non_exhaustive]
 pub enum FolderError {
     /// A part of the path is a symlink.
-    #[error("{path}: refused as the folder of sockets, because {link} is a symlink: set TEAMSTER_DIR to a path without one", path = .path.display(), link = .link.display())]
+    #[error(
+        "{path}: refused as the folder of sockets, because {link} is a symlink: set TEAMSTER_DIR to a path \
+         without one",
+        path = .path.display(), link = .link.display()
+    )]
     Symlink {
         /// The folder that was asked for.
         path: PathBuf,
@@ -213,7 +208,11 @@ pub enum FolderError {
         link: PathBuf,
     },
     /// A part of the path is no folder.
-    #[error("{path}: refused as the folder of sockets, because {part} is not a folder: remove it or set TEAMSTER_DIR to another path", path = .path.display(), part = .part.display())]
+    #[error(
+        "{path}: refused as the folder of sockets, because {part} is not a folder: remove it or set \
+         TEAMSTER_DIR to another path",
+        path = .path.display(), part = .part.display()
+    )]
     NotAFolder {
         /// The folder that was asked for.
         path: PathBuf,
@@ -221,7 +220,11 @@ pub enum FolderError {
         part: PathBuf,
     },
     /// A part of the path belongs to another user, who could replace what is below it.
-    #[error("{path}: refused as the folder of sockets, because {part} belongs to user {owner}: set TEAMSTER_DIR to a folder of your own", path = .path.display(), part = .part.display())]
+    #[error(
+        "{path}: refused as the folder of sockets, because {part} belongs to user {owner}: set TEAMSTER_DIR \
+         to a folder of your own",
+        path = .path.display(), part = .part.display()
+    )]
     Owner {
         /// The folder that was asked for.
         path: PathBuf,
@@ -231,7 +234,11 @@ pub enum FolderError {
         owner: u32,
     },
     /// Everybody could rename a part of the path away.
-    #[error("{path}: refused as the folder of sockets, because everybody may write to {part}: set TEAMSTER_DIR to a folder of your own", path = .path.display(), part = .part.display())]
+    #[error(
+        "{path}: refused as the folder of sockets, because everybody may write to {part}: set TEAMSTER_DIR \
+         to a folder of your own",
+        path = .path.display(), part = .part.display()
+    )]
     WorldWritable {
         /// The folder that was asked for.
         path: PathBuf,
@@ -239,7 +246,11 @@ pub enum FolderError {
         part: PathBuf,
     },
     /// It holds files of others, so it can't be made private.
-    #[error("{path}: refused as the folder of sockets, because it holds other files and others may read it: set TEAMSTER_DIR to a folder that is used for nothing else", path = .path.display())]
+    #[error(
+        "{path}: refused as the folder of sockets, because it holds other files and others may read it: set \
+         TEAMSTER_DIR to a folder that is used for nothing else",
+        path = .path.display()
+    )]
     NotOurs {
         /// The folder that was asked for.
         path: PathBuf,
@@ -257,7 +268,8 @@ pub enum FolderError {
 }
 
 impl FolderError {
-    fn system(action: &'static str, path: &Path, source: impl Into<io::Error>) -> FolderError {
+    /// A failed system call, with what the user can do about it.
+    pub(crate) fn system(action: &'static str, path: &Path, source: impl Into<io::Error>) -> FolderError {
         FolderError::System { action, path: path.to_owned(), source: Arc::new(source.into()) }
     }
 }
@@ -397,8 +409,25 @@ fn is_doomed(name: &OsStr) -> bool {
 /// Whether a root lives there, as far as its lock tells.
 fn is_held(folder: &Path) -> bool {
     match try_lock(&folder.join(LOCK), Missing::Leave) {
-        Ok(lock) => lock.is_none(),
+        Ok(None) => true,
+        Ok(Some(lock)) => {
+            drop(lock);
+            // An orphan that left while we held it could not remove the folder.
+            remove_if_deserted(folder);
+            false
+        }
         Err(_) => !is_deserted(folder), // something that tidies /tmp may have taken the lock file
+    }
+}
+
+fn remove_if_deserted(folder: &Path) {
+    // Looked at twice: a lock that a maker wants is not taken for nothing, and what was deserted
+    // before we had it need not be now.
+    if is_deserted(folder)
+        && let Ok(Some(_lock)) = try_lock(&folder.join(LOCK), Missing::Leave)
+        && is_deserted(folder)
+    {
+        remove_root(folder);
     }
 }
 
@@ -649,19 +678,21 @@ mod tests {
     }
 
     #[test]
-    fn two_orphans_that_leave_together_leave_nothing() {
+    fn orphans_that_leave_together_leave_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let base = Base::open_at(&dir.path().join("base")).unwrap();
         let folder = base.path().join("0123456789");
-        for _ in 0..100 {
+        for _ in 0..300 {
             std::fs::create_dir(&folder).unwrap();
             std::fs::write(folder.join(LOCK), "").unwrap();
-            let sockets = [1, 2, 3].map(|n| socket_path(&folder, Uuid::from_u128(n << 100)));
+            let sockets = [1, 2, 3, 4].map(|n| socket_path(&folder, Uuid::from_u128(n << 100)));
+            let together = std::sync::Barrier::new(sockets.len());
             let listeners = sockets.each_ref().map(|path| UnixListener::bind(path).unwrap());
             std::thread::scope(|scope| {
                 for (listener, path) in listeners.into_iter().zip(&sockets) {
-                    let folder = &folder;
+                    let (folder, together) = (&folder, &together);
                     scope.spawn(move || {
+                        together.wait();
                         drop(listener);
                         remove_if_last(folder, path);
                     });
@@ -669,6 +700,20 @@ mod tests {
             });
             assert!(!folder.exists());
         }
+    }
+
+    #[test]
+    fn a_lock_of_a_removed_file_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(LOCK);
+        let old = try_lock(&path, Missing::Make).unwrap().unwrap();
+        assert!(try_lock(&path, Missing::Make).unwrap().is_none());
+        assert!(is_at(&old, &path).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        assert!(!is_at(&old, &path).unwrap());
+        assert_eq!(try_lock(&path, Missing::Leave).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let _new = try_lock(&path, Missing::Make).unwrap().unwrap();
+        assert!(!is_at(&old, &path).unwrap());
     }
 
     #[test]
