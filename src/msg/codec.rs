@@ -3,6 +3,7 @@
 //! Reader and writer are our own, on `rmp`'s primitives: `rmp-serde` writes `Some(None)` as `None`,
 //! writes positions where a field was skipped, and overflows the stack on nested enums.
 mod de;
+mod probe;
 mod ser;
 #[cfg(test)]
 mod tests;
@@ -10,6 +11,7 @@ mod tests;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::frame::Encoding;
+pub(crate) use probe::is_positional;
 
 /// How deep values may nest, on both sides: a linked list of more nodes is an error at its sender.
 ///
@@ -53,8 +55,10 @@ impl std::fmt::Display for Place<'_> {
     }
 }
 
-/// Appends `value` to `out`, and says how its structs are laid out: as `want` says, or `Named`
-/// because a field was skipped, which positions would not show.
+/// Appends `value` to `out`. Whoever wants `Positional` has asked [`is_positional`] of its type.
+///
+/// Says how its structs are laid out: as `want` says, or `Named` because a field was skipped, which
+/// positions would not show.
 ///
 /// # Errors
 ///

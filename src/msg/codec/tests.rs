@@ -162,7 +162,7 @@ fn every_shape_comes_back_in_both_encodings() {
 }
 
 /// Serde reads the struct variants of such enums from maps only, and says nothing of it when one is
-/// written.
+/// written: [`is_positional`] asks the type.
 #[test]
 fn struct_variants_that_only_names_tell_apart_come_back_by_name() {
     fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: T) {
@@ -172,6 +172,64 @@ fn struct_variants_that_only_names_tell_apart_come_back_by_name() {
     let point = Point { x: 1, y: 2 };
     check(Adjacent::Move { to: point.clone() });
     check(Untagged::Maybe { perhaps: Some(None), point });
+}
+
+#[test]
+fn a_type_is_asked_whether_positions_will_do() {
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "only its shape counts")]
+    struct Generic<T>(Vec<Option<T>>);
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "only its shape counts")]
+    enum Tangle {
+        Both(Box<Tangle>, Vec<Tangle>),
+        Knot { node: Option<Box<Node>>, left: Box<Tangle> },
+        Leaf(Generic<u8>),
+    }
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "only its shape counts")]
+    enum LateTangle {
+        Leaf,
+        More(Box<LateTangle>, Generic<Generic<Untagged>>),
+    }
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "only its shape counts")]
+    enum Far {
+        Near,
+        List(Vec<Far>, Struct<Vec<Inner>>),
+        Other,
+    }
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "only its shape counts")]
+    struct Struct<T> {
+        list: Option<T>,
+    }
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "only its shape counts")]
+    enum Inner {
+        A,
+        B { back: Vec<Far> },
+        C(BTreeMap<u8, Innermost>),
+    }
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "only its shape counts")]
+    enum Innermost {
+        A,
+        B,
+        C(Vec<Untagged>),
+    }
+    assert!(!is_positional::<Far>());
+    assert!(!is_positional::<Vec<Struct<(Far, u8)>>>());
+    assert!(is_positional::<(i64, i64)>());
+    assert!(is_positional::<(Point, Wrapper, Unit, Shape, Skips, SkipsBoth)>());
+    assert!(is_positional::<(Node, Chain, Tangle, Generic<Generic<Key>>, Vec<Chain>)>());
+    assert!(is_positional::<(Bytes, PathBuf, Duration, SystemTime, IpAddr, uuid::Uuid, std::num::NonZeroU8)>());
+    assert!(is_positional::<(HashMap<Key, Result<Point, String>>, [u8; 3], u128, char, Option<Option<()>>)>());
+    assert!(!is_positional::<Untagged>());
+    assert!(!is_positional::<(u8, Vec<Option<Adjacent>>)>());
+    assert!(!is_positional::<HashMap<u8, Flat>>());
+    assert!(!is_positional::<Result<u8, Internal>>());
+    assert!(!is_positional::<LateTangle>());
 }
 
 #[test]
@@ -453,6 +511,8 @@ fn codec_times() {
         let read = best(|| _ = black_box(rmp_serde::from_slice::<T>(black_box(&out)).unwrap()));
         println!("{what} by rmp-serde, positional: encode {write:.1} ns, decode {read:.1} ns");
     }
+    let (tuple, tree) = (best(|| _ = is_positional::<(i64, i64)>()), best(|| _ = is_positional::<(Node, Shape)>()));
+    println!("is_positional: (i64, i64) {tuple:.0} ns, (Node, Shape) {tree:.0} ns");
     time("(i64, i64)", (1i64, 2i64));
     time("(i64, i64) big", (1i64 << 40, -70_000i64));
     time("struct", Node { name: "name".into(), children: vec![Node::default(), Node::default()] });
