@@ -9,12 +9,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::actor::child::Child;
 use crate::actor::control::Command;
 use crate::actor::current::{self, with_current};
-use crate::actor::endpoint::{Call, Endpoint, path_of};
+use crate::actor::endpoint::{Call, Endpoint, decode_output, path_of, with_both_types};
 use crate::actor::peers::{canceller, died_unseen, is_dead_soon};
 use crate::actor::{Actor, DataLine};
 use crate::channel::{LineEnd, Outcome, Refused};
 use crate::error::{CodecError, Error};
-use crate::msg::codec;
 use crate::msg::death::{ExitKind, Receipt, Rung};
 use crate::msg::frame::Encoding;
 use crate::msg::ident::{Addr, Aid, CancelRequest};
@@ -96,7 +95,7 @@ impl Portal {
         let line = self.line(&actor).await?;
         // Every later line to this actor is one to the same build: the bytes fit it as well.
         let prepared = Prepared::new(&call, line.encoding)?;
-        let bytes = self.exchange(&actor, line, &prepared).await?;
+        let bytes = self.exchange(&actor, line, &prepared).await.map_err(with_both_types::<E>)?;
         decode_result::<E>(&bytes)
     }
 
@@ -314,8 +313,7 @@ impl Prepared {
     fn new<E: Endpoint>(call: &Call<E>, want: Encoding) -> Result<Self, Error> {
         let path = path_of::<E>();
         let mut args = Vec::with_capacity(64);
-        let encoding = codec::encode_into(&call.args, want, &mut args)
-            .map_err(|failure| Error::Codec(CodecError::encoding(path, "the arguments", failure)))?;
+        let encoding = call.encode_args(want, &mut args).map_err(Error::Codec)?;
         // Unique while the program runs: where its path is stored, and how long it is.
         let key = path.as_ptr() as usize ^ (path.len() << 48);
         Ok(Prepared { key, path, args, encoding })
@@ -323,7 +321,7 @@ impl Prepared {
 }
 
 pub(crate) fn decode_result<E: Endpoint>(bytes: &[u8]) -> Result<E::Output, Error> {
-    codec::decode(bytes).map_err(|failure| Error::Codec(CodecError::decoding(path_of::<E>(), "the result", failure)))
+    decode_output::<E>(bytes).map_err(Error::Codec)
 }
 
 impl fmt::Debug for Portal {

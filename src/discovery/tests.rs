@@ -10,6 +10,7 @@ use std::time::Instant;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use uuid::Uuid;
 
+use super::client::{Found, find, find_all, list, wait};
 use super::process::ProcessStat;
 use super::trees::trees_below;
 use super::*;

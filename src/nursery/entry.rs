@@ -161,10 +161,4 @@ mod tests {
         check(Result::<ExitCode, Error>::Err(Error::Usage("no")), None);
         check(Main::<String>::Err("interrupted".to_owned()), None);
     }
-
-    #[test]
-    fn the_harness_leaves_out_the_crates_name() {
-        assert_eq!(harness_name("my_crate::tests::adds"), "tests::adds");
-        assert_eq!(harness_name("adds"), "adds");
-    }
 }
