@@ -185,7 +185,8 @@ async fn child_line(
 /// The data line of a child has ended. Mostly the child has, too; one that lives on without it can't
 /// be called any more and is ended.
 async fn line_of_child_ended(actor: &Arc<Actor>, child: &Arc<Child>) {
-    if child.reaped.get().is_some() || super::peers::is_dead_soon(&child.aid).await || actor.is_cancelled() {
+    let is_ending = child.reaped.get().is_some() || child.story.lock().asked.is_some();
+    if is_ending || super::peers::is_dead_soon(&child.aid).await || actor.is_cancelled() {
         return;
     }
     child.story.lock().said.get_or_insert("its data line had broken".to_owned());

@@ -149,10 +149,17 @@ impl<S: Service> Channel<S> {
 
     fn handle_all(self: &Arc<Self>, service: &Arc<S>, inbox: &mut Inbox) -> Result<(), LineEnd> {
         let mut woken = Woken::default();
+        let mut settled = 0;
         loop {
             match frame::decode(inbox.unhandled(), self.limit) {
-                Ok(None) => return Ok(()),
+                Ok(None) => {
+                    if settled > 0 {
+                        self.shared.lock().settled_at_once = settled;
+                    }
+                    return Ok(());
+                }
                 Ok(Some((frame, payload, taken))) => {
+                    settled += usize::from(matches!(frame, Frame::Return { .. } | Frame::Error { .. }));
                     self.handle(service, frame, payload, &mut woken)?;
                     inbox.start += taken;
                 }
