@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::actor::child::Child;
-use crate::actor::control::Command;
 use crate::actor::current::{self, with_current};
 use crate::actor::endpoint::{Call, Endpoint, decode_output, path_of, with_both_types};
 use crate::actor::peers::{canceller, died_unseen, is_dead_soon};
@@ -265,7 +264,7 @@ async fn cancel_child(actor: &Arc<Actor>, child: &Arc<Child>, grace: Duration) -
     let already = child.reaped.get().is_some();
     if !already {
         let canceller = canceller(&actor.aid, CancelRequest::Actor);
-        actor.control.send(Command::Cancel { child: Arc::clone(child), canceller, grace });
+        actor.cancel_child(child, &canceller, grace);
     }
     let ended = child.gone().await;
     let mut receipt = ended.receipt.clone();

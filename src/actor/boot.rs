@@ -15,7 +15,7 @@ use super::{Actor, Parent, Parts, Settings, listener};
 use crate::channel::driver::{Inbox, drive, framed};
 use crate::channel::handshake;
 use crate::channel::line::{Line, LineInbox};
-use crate::channel::{CancelLine, Channel, LineEnd};
+use crate::channel::{CancelLine, Channel};
 use crate::msg::codec;
 use crate::msg::frame::{Encoding, Frame, Hello, LineKind, MAX_FRAME_BYTES, PROTOCOL};
 use crate::msg::ident::{Addr, CancelRequest, Canceller};
@@ -307,9 +307,6 @@ fn leave(actor: &Arc<Actor>, runtime: tokio::runtime::Runtime) -> ! {
     // Told after the last frame and before the time that the runtime's end may take. A parent that
     // is gone needs no word.
     let _ = actor.control.send_up(&Frame::TasksGone);
-    for line in actor.living_lines() {
-        line.close(LineEnd::Shutdown);
-    }
     let left = actor.ends_within(actor.clock.now()).unwrap_or(actor.settings.grace);
     // Drops the user's own tasks and gives blocking closures what is left of the grace.
     runtime.shutdown_timeout(left);
@@ -318,6 +315,24 @@ fn leave(actor: &Arc<Actor>, runtime: tokio::runtime::Runtime) -> ! {
     if actor.is_orphaned() {
         crate::transport::folder::remove_if_last(&actor.folder, path);
     } // else the parent removes it when it reaps
+    flush_stdio();
+    match actor.own_signal() {
+        Some(signal) => signals::die_by(signal),
+        None => signals::exit_now(0),
+    }
+}
+
+/// The end of a child that has nothing to do, by its control thread: no other thread need wake.
+pub(crate) fn leave_at_once(actor: &Arc<Actor>) -> ! {
+    if let Some(up) = &actor.control.up {
+        // A parent that is gone needs no word. The request has been acknowledged already.
+        let _ = up.send(&Frame::TasksGone);
+    }
+    let Addr::Uds(path) = &actor.addr;
+    let _ = std::fs::remove_file(path);
+    if actor.is_orphaned() {
+        crate::transport::folder::remove_if_last(&actor.folder, path);
+    }
     flush_stdio();
     match actor.own_signal() {
         Some(signal) => signals::die_by(signal),

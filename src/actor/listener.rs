@@ -131,7 +131,7 @@ async fn let_in(actor: &Arc<Actor>, fd: OwnedFd) -> Result<(), HandshakeError> {
 fn cancel_refused(actor: &Arc<Actor>, child: &Arc<Child>) {
     use crate::msg::ident::{CancelRequest, Canceller};
     let canceller = Canceller { aid: actor.aid.clone(), request: CancelRequest::Actor };
-    actor.control.send(Command::Cancel { child: Arc::clone(child), canceller, grace: Duration::ZERO });
+    actor.cancel_child(child, &canceller, Duration::ZERO);
 }
 
 async fn child_line(

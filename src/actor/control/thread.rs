@@ -101,6 +101,12 @@ impl Thread {
         epoll::add(&epoll, signals.fd(), Token::Signals.encode(), read)?;
         if let Some(up) = &control.up {
             epoll::add(&epoll, up.as_fd(), Token::Up.encode(), line_events())?;
+            let blocked = Arc::downgrade(&control);
+            up.on_blocked(move || {
+                if let Some(control) = blocked.upgrade() {
+                    control.send(Command::Blocked { child: None });
+                }
+            });
         }
         let (aid, clock) = match actor.upgrade() {
             Some(actor) => (actor.aid.clone(), Arc::clone(&actor.clock)),
@@ -189,16 +195,23 @@ impl Thread {
             match command {
                 Command::Watch { child, pidfd, boot_within } => self.watch(child, pidfd, boot_within),
                 Command::Attach { child, line, inbox } => {
-                    let Some(kid) = self.kids.get_mut(&child.key) else { continue };
+                    let key = child.key;
+                    let Some(kid) = self.kids.get_mut(&key) else { continue };
                     // A line that can't be watched is a line that is lost: its child ends.
-                    if epoll::add(&self.epoll, line.as_fd(), Token::Line(child.key).encode(), line_events()).is_err() {
+                    if epoll::add(&self.epoll, line.as_fd(), Token::Line(key).encode(), line_events()).is_err() {
                         line.shutdown();
                     }
+                    let control = Arc::downgrade(&self.control);
+                    line.on_blocked(move || {
+                        if let Some(control) = control.upgrade() {
+                            control.send(Command::Blocked { child: Some(child.key) });
+                        }
+                    });
                     kid.line = Some((line, inbox));
                     if kid.escalation.was_asked() {
                         kid.repeat_cancel(self.clock.now());
                     }
-                    self.on_line(child.key);
+                    self.on_line(key);
                 }
                 Command::Ready { child, addr } => {
                     if let Some(kid) = self.kids.get_mut(&child.key) {
@@ -208,13 +221,12 @@ impl Thread {
                         self.ready(&child.aid, &addr);
                     }
                 }
-                Command::Cancel { child, canceller, grace } => {
-                    let grace = self.own_share(grace);
-                    let now = self.clock.now();
+                Command::Cancel { child, canceller, grace, asked_at, is_sent } => {
                     if let Some(kid) = self.kids.get_mut(&child.key) {
-                        kid.cancel(now, &canceller, grace);
+                        kid.cancel(asked_at, &canceller, grace, is_sent);
                     }
                 }
+                Command::Blocked { child } => self.await_room(child),
                 Command::LineBroken { child } => {
                     let (now, canceller) =
                         (self.clock.now(), Canceller { aid: self.aid.clone(), request: CancelRequest::Dropped });
@@ -229,10 +241,18 @@ impl Thread {
         }
     }
 
-    /// A child's grace: what was asked, but never more than its share of what this actor has left.
-    fn own_share(&self, grace: Duration) -> Duration {
-        let left = self.actor.upgrade().and_then(|actor| actor.ends_within(self.clock.now()));
-        left.map_or(grace, |left| grace.min(childs_share(left)))
+    /// Waits for room on a line, from now on: it has been full once.
+    fn await_room(&self, child: Option<u64>) {
+        let (line, token) = match child {
+            None => (self.control.up.as_ref(), Token::Up),
+            Some(key) => {
+                (self.kids.get(&key).and_then(|kid| kid.line.as_ref()).map(|(line, _)| line), Token::Line(key))
+            }
+        };
+        if let Some(line) = line {
+            // A line that is gone by now has nothing left to send.
+            let _ = epoll::modify(&self.epoll, line.as_fd(), token.encode(), line_events() | epoll::EventFlags::OUT);
+        }
     }
 
     // ---- children
@@ -271,7 +291,7 @@ impl Thread {
             && let Some(canceller) = actor.canceller()
         {
             let share = actor.ends_within(self.clock.now()).map_or(kid.child.grace, childs_share);
-            kid.cancel(self.clock.now(), &canceller, share.min(kid.child.grace));
+            kid.cancel(self.clock.now(), &canceller, share.min(kid.child.grace), false);
         }
         self.kids.insert(key, kid);
     }
@@ -377,6 +397,8 @@ impl Thread {
     }
 
     fn on_process(&mut self, key: u64) {
+        // A cancel that was sent by its asker is booked before the end that it led to.
+        self.on_commands();
         // What it said before its end comes first: records, above all.
         self.on_line(key);
         let now = self.clock.now();
@@ -448,7 +470,7 @@ impl Thread {
             2 => {
                 let now = self.clock.now();
                 for kid in self.kids.values_mut() {
-                    kid.cancel(now, &canceller, Duration::ZERO);
+                    kid.cancel(now, &canceller, Duration::ZERO, false);
                     for descendant in kid.below.values() {
                         kids::kill(&descendant.pidfd, rustix::process::Signal::KILL);
                     }
@@ -463,12 +485,20 @@ impl Thread {
         let now = self.clock.now();
         let Some(actor) = self.actor.upgrade() else { return };
         actor.flag_cancelled(&canceller, now + grace);
+        if self.control.up.is_some() && self.kids.is_empty() && actor.has_nothing_to_do() {
+            crate::actor::boot::leave_at_once(&actor);
+        }
         let share = if self.control.up.is_some() { childs_share(grace) } else { grace };
         for kid in self.kids.values_mut().filter(|kid| !kid.child.is_shielded) {
             let grace = share.min(kid.child.grace);
-            kid.cancel(now, &canceller, grace);
+            kid.cancel(now, &canceller, grace, false);
         }
         actor.wake_cancelled(&canceller);
+        if self.control.up.is_some() {
+            // While its tasks wind down: nobody connects any more, and its parent has less to do.
+            let Addr::Uds(path) = &actor.addr;
+            let _ = std::fs::remove_file(path);
+        }
     }
 
     fn on_up(&mut self) {
@@ -548,9 +578,9 @@ impl Received {
     }
 }
 
-/// Edge-triggered, both ways: a frame that the kernel would not take leaves as soon as it does.
+/// Edge-triggered. Room is waited for only once there was none: the peer's every read would wake us.
 fn line_events() -> epoll::EventFlags {
-    epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET
+    epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET
 }
 
 /// When a process started, in clock ticks since boot: field 22 of `/proc/PID/stat`, proc(5).
