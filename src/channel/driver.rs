@@ -19,7 +19,7 @@ pub(crate) struct Inbox {
 }
 
 /// The first buffer of a line, in bytes: an idle line costs no more.
-const FIRST_BYTES: usize = 4 * 1024;
+const FIRST_BYTES: usize = 1024;
 /// A read never asks for less room than this once a line has been busy, in bytes.
 const BUSY_BYTES: usize = 64 * 1024;
 /// Reads before other tasks get their turn.

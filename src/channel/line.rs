@@ -102,7 +102,7 @@ impl Line {
 
     /// Reads all that is there now.
     pub(crate) fn read(&self, inbox: &mut LineInbox) -> Rest {
-        let mut chunk = [0; 4096];
+        let mut chunk = [0; 512];
         loop {
             match uds::recv(self.fd.as_fd(), &mut chunk) {
                 Ok(0) => return Rest::Ended,
