@@ -334,5 +334,5 @@ fn flush_stdio() {
 
 /// Our own end, asked for by our own code.
 pub(crate) fn cancel_self(actor: &Actor) {
-    actor.cancel_self(Canceller { aid: actor.aid.clone(), request: CancelRequest::Actor });
+    actor.end(Canceller { aid: actor.aid.clone(), request: CancelRequest::Actor });
 }

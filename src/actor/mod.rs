@@ -229,6 +229,14 @@ impl Actor {
         self.ending.wait().await.clone()
     }
 
+    /// Ends this actor on behalf of somebody else than its parent.
+    pub(crate) fn end(&self, canceller: Canceller) {
+        // The parent is told first: the end that follows is no surprise then. A parent whose line is
+        // broken is gone.
+        let _ = self.control.send_up(&crate::msg::frame::Frame::EndAsked { canceller: canceller.clone() });
+        self.cancel_self(canceller);
+    }
+
     /// Asks this actor to end: a request like any other, taken by the control thread.
     pub(crate) fn cancel_self(&self, canceller: Canceller) {
         let grace = self.settings.grace;

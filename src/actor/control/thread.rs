@@ -306,8 +306,7 @@ impl Thread {
             && !kid.is_reaped
             && !kid.escalation.was_asked()
         {
-            kid.escalation.cancel(now, kid.child.grace);
-            kid.escalation.on_ack(now); // it saw the same end of line
+            kid.end_by_itself(now); // it saw the same end of line
         }
     }
 
@@ -346,7 +345,11 @@ impl Thread {
                 }
             }
             Received::EndAsked { canceller } => {
-                child.story.lock().asked.get_or_insert(canceller);
+                // Its grace counts for this end as for every other: nobody else would kill it.
+                let grace = self.own_share(child.grace);
+                if let Some(kid) = self.kids.get_mut(&key).filter(|kid| !kid.is_reaped) {
+                    kid.ends(now, &canceller, grace);
+                }
             }
         }
     }
