@@ -193,9 +193,9 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
     let at = |what: &'static str| move |error: io::Error| (what, error);
     let socket = crate::transport::folder::socket_path(&spec.folder, spec.aid.uuid());
     let bound = uds::bind_at(&socket).map_err(at("binding its own socket"))?;
-    // Only now: whoever hears of us by this Hello may connect to us.
-    say_hello(&data_fd, &spec, LineKind::Data).map_err(at("speaking to the parent"))?;
     let signals = Signals::install().map_err(at("taking SIGINT and SIGTERM"))?;
+    // Only now: whoever hears of us by this Hello may connect to us, and send us a signal.
+    say_hello(&data_fd, &spec, LineKind::Data).map_err(at("speaking to the parent"))?;
     let _hook = PanicHook::install();
     let mut runtime = match spec.threads {
         0 | 1 => tokio::runtime::Builder::new_current_thread(),

@@ -21,6 +21,9 @@ use crate::proto::escalation::{Escalation, childs_share};
 /// How long a child that got a signal from outside waits to hear whether its parent had sent it.
 const VERDICT_WITHIN: Duration = Duration::from_millis(200);
 
+/// How long the root's own code may go on after a second signal: everything below is dead by then.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+
 /// What an epoll event is about: a kind in the top byte, a key below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
@@ -85,6 +88,8 @@ struct Own {
     kill_at: Option<Instant>,
     /// When a signal from outside counts as a cancel, unless the parent says that it was its own.
     verdict_at: Option<(Instant, i32)>,
+    /// When this process dies by a signal that it got, whatever its runtime does.
+    die_at: Option<(Instant, i32)>,
 }
 
 impl Thread {
@@ -146,11 +151,18 @@ impl Thread {
             }
             self.on_timers();
         }
+        // One that came while the last things were being put away still ends the program.
+        if let Some(actor) = self.actor.upgrade()
+            && let Some(signal) = self.signals.end().first()
+        {
+            actor.interrupted(*signal);
+        }
     }
 
     fn timeout(&self) -> Option<rustix::event::Timespec> {
         let kids = self.kids.values().filter_map(Kid::next_deadline);
-        let own = self.own.kill_at.into_iter().chain(self.own.verdict_at.map(|(at, _)| at));
+        let own = [self.own.kill_at, self.own.verdict_at.map(|(at, _)| at), self.own.die_at.map(|(at, _)| at)];
+        let own = own.into_iter().flatten();
         let next = kids.chain(own).min()?;
         rustix::event::Timespec::try_from(next.saturating_duration_since(self.clock.now())).ok()
     }
@@ -169,8 +181,13 @@ impl Thread {
             if let Some(actor) = self.actor.upgrade() {
                 actor.ends_by(signal);
                 let grace = actor.settings.grace;
+                // The parent waits for its end and does not hurry it: nobody of ours has asked.
+                self.own.die_at = Some((now + grace, signal));
                 self.end_self(Canceller { aid: self.aid.clone(), request: CancelRequest::Signal(signal) }, grace);
             }
+        }
+        if let Some((_, signal)) = self.own.die_at.filter(|(at, _)| *at <= now) {
+            crate::actor::signals::die_by(signal);
         }
         if self.own.kill_at.is_some_and(|at| at <= now) {
             // Nobody is left to kill us, and our time is over: stuck tasks go with the process.
@@ -456,6 +473,8 @@ impl Thread {
                         kids::kill(&descendant.pidfd, rustix::process::Signal::KILL);
                     }
                 }
+                // The root's own code is left the time to say what it has to, if it lets go at all.
+                self.own.die_at = Some((now + LAST_WORDS, signal));
             }
             // The root's own code does not let go, and everything below is killed.
             _ => crate::actor::signals::die_by(signal),
