@@ -312,7 +312,8 @@ fn leave(actor: &Arc<Actor>, runtime: tokio::runtime::Runtime) -> ! {
     }
     let left = actor.ends_within(actor.clock.now()).unwrap_or(actor.settings.grace);
     // Drops the user's own tasks and gives blocking closures what is left of the grace.
-    runtime.shutdown_timeout(left);
+    // Of a parent's grace, too, the rest is for reaping: at its very end we would be killed.
+    runtime.shutdown_timeout(crate::proto::escalation::childs_share(left));
     actor.end_keeps();
     let Addr::Uds(path) = &actor.addr;
     if actor.is_orphaned() {
