@@ -193,9 +193,9 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
     let at = |what: &'static str| move |error: io::Error| (what, error);
     let socket = crate::transport::folder::socket_path(&spec.folder, spec.aid.uuid());
     let bound = uds::bind_at(&socket).map_err(at("binding its own socket"))?;
-    // Only now: whoever hears of us by this Hello may connect to us.
-    say_hello(&data_fd, &spec, LineKind::Data).map_err(at("speaking to the parent"))?;
     let signals = Signals::install().map_err(at("taking SIGINT and SIGTERM"))?;
+    // Only now: whoever hears of us by this Hello may connect to us, and send us a signal.
+    say_hello(&data_fd, &spec, LineKind::Data).map_err(at("speaking to the parent"))?;
     let _hook = PanicHook::install();
     let mut runtime = match spec.threads {
         0 | 1 => tokio::runtime::Builder::new_current_thread(),
@@ -309,7 +309,8 @@ fn leave(actor: &Arc<Actor>, runtime: tokio::runtime::Runtime) -> ! {
     let _ = actor.control.send_up(&Frame::TasksGone);
     let left = actor.ends_within(actor.clock.now()).unwrap_or(actor.settings.grace);
     // Drops the user's own tasks and gives blocking closures what is left of the grace.
-    runtime.shutdown_timeout(left);
+    // Of a parent's grace, too, the rest is for reaping: at its very end we would be killed.
+    runtime.shutdown_timeout(crate::proto::escalation::childs_share(left));
     actor.end_keeps();
     let Addr::Uds(path) = &actor.addr;
     if actor.is_orphaned() {
@@ -349,5 +350,5 @@ fn flush_stdio() {
 
 /// Our own end, asked for by our own code.
 pub(crate) fn cancel_self(actor: &Actor) {
-    actor.cancel_self(Canceller { aid: actor.aid.clone(), request: CancelRequest::Actor });
+    actor.end(Canceller { aid: actor.aid.clone(), request: CancelRequest::Actor });
 }

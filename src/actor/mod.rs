@@ -232,6 +232,14 @@ impl Actor {
         self.ending.wait().await.clone()
     }
 
+    /// Ends this actor on behalf of somebody else than its parent.
+    pub(crate) fn end(&self, canceller: Canceller) {
+        // The parent is told first: the end that follows is no surprise then. A parent whose line is
+        // broken is gone.
+        let _ = self.control.send_up(&crate::msg::frame::Frame::EndAsked { canceller: canceller.clone() });
+        self.cancel_self(canceller);
+    }
+
     /// Asks this actor to end: a request like any other, taken by the control thread.
     pub(crate) fn cancel_self(&self, canceller: Canceller) {
         let grace = self.settings.grace;
@@ -272,12 +280,7 @@ impl Actor {
         let asked_at = self.clock.now();
         let left = self.ends_within(asked_at);
         let grace = left.map_or(grace, |left| grace.min(crate::proto::escalation::childs_share(left)));
-        let is_first = {
-            let mut story = child.story.lock();
-            let is_first = story.asked.is_none();
-            story.asked.get_or_insert_with(|| canceller.clone());
-            is_first
-        };
+        let is_first = !child.was_asked.swap(true, Ordering::AcqRel);
         let line = child.control.get().filter(|_| is_first && !grace.is_zero() && child.reaped.get().is_none());
         if let Some(line) = line {
             use crate::channel::CancelLine;

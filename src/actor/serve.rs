@@ -94,9 +94,7 @@ impl Service for Actor {
     }
 
     fn on_cancel_actor(self: &Arc<Self>, _line: &Arc<DataLine>, canceller: Canceller) {
-        // Its parent is told first: the end that follows is no surprise then.
-        let _ = self.control.send_up(&Frame::EndAsked { canceller: canceller.clone() });
-        self.cancel_self(canceller);
+        self.end(canceller);
     }
 
     fn on_log(&self, line: &DataLine, text: &[u8]) {

@@ -25,6 +25,8 @@ pub(super) struct Kid {
     /// When what it had started is killed, now that it is dead itself.
     pub(super) below_until: Option<Instant>,
     pub(super) is_reaped: bool,
+    /// It has heard a cancel of ours.
+    pub(super) has_acknowledged: bool,
 }
 
 /// A process further down.
@@ -43,11 +45,39 @@ impl Kid {
 
     /// Ask it to end, on behalf of `canceller`.
     pub(super) fn cancel(&mut self, now: Instant, canceller: &Canceller, grace: Duration, is_sent: bool) {
-        if self.is_reaped {
+        // One that has died by itself has not done so because we ask now. One that was asked by its
+        // asker's own thread may have ended by that already; then it has acknowledged.
+        if self.is_reaped || (self.has_ended() && !self.has_acknowledged) {
             return;
         }
         self.child.story.lock().asked.get_or_insert_with(|| canceller.clone());
         self.escalate(now, canceller, grace, is_sent);
+    }
+
+    /// It ends by itself, on behalf of `canceller`, whom it has heard already.
+    pub(super) fn ends(&mut self, now: Instant, canceller: &Canceller, grace: Duration) {
+        self.child.story.lock().asked.get_or_insert_with(|| canceller.clone());
+        self.end_heard(now, grace);
+    }
+
+    /// It knows of its end, and nobody asked for that: it has its grace.
+    pub(super) fn end_by_itself(&mut self, now: Instant) {
+        self.end_heard(now, self.child.grace);
+    }
+
+    fn end_heard(&mut self, now: Instant, grace: Duration) {
+        if self.escalation.cancel(now, grace) == Some(Measure::Sigkill) {
+            self.kill_group();
+        }
+        self.escalation.on_ack(now);
+    }
+
+    /// Whether its process has ended, reaped or not.
+    fn has_ended(&self) -> bool {
+        use std::os::fd::AsFd;
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        // An error: somebody else has reaped it.
+        !matches!(rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), look), Ok(None))
     }
 
     /// End it, and let its death count as one that nobody asked for.

@@ -21,6 +21,9 @@ use crate::proto::escalation::{Escalation, childs_share};
 /// How long a child that got a signal from outside waits to hear whether its parent had sent it.
 const VERDICT_WITHIN: Duration = Duration::from_millis(200);
 
+/// How long the root's own code may go on after a second signal: everything below is dead by then.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+
 /// What an epoll event is about: a kind in the top byte, a key below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
@@ -85,6 +88,8 @@ struct Own {
     kill_at: Option<Instant>,
     /// When a signal from outside counts as a cancel, unless the parent says that it was its own.
     verdict_at: Option<(Instant, i32)>,
+    /// When this process dies by a signal that it got, whatever its runtime does.
+    die_at: Option<(Instant, i32)>,
 }
 
 impl Thread {
@@ -152,11 +157,18 @@ impl Thread {
             }
             self.on_timers();
         }
+        // One that came while the last things were being put away still ends the program.
+        if let Some(actor) = self.actor.upgrade()
+            && let Some(signal) = self.signals.end().first()
+        {
+            actor.interrupted(*signal);
+        }
     }
 
     fn timeout(&self) -> Option<rustix::event::Timespec> {
         let kids = self.kids.values().filter_map(Kid::next_deadline);
-        let own = self.own.kill_at.into_iter().chain(self.own.verdict_at.map(|(at, _)| at));
+        let own = [self.own.kill_at, self.own.verdict_at.map(|(at, _)| at), self.own.die_at.map(|(at, _)| at)];
+        let own = own.into_iter().flatten();
         let next = kids.chain(own).min()?;
         rustix::event::Timespec::try_from(next.saturating_duration_since(self.clock.now())).ok()
     }
@@ -175,8 +187,13 @@ impl Thread {
             if let Some(actor) = self.actor.upgrade() {
                 actor.ends_by(signal);
                 let grace = actor.settings.grace;
+                // The parent waits for its end and does not hurry it: nobody of ours has asked.
+                self.own.die_at = Some((now + grace, signal));
                 self.end_self(Canceller { aid: self.aid.clone(), request: CancelRequest::Signal(signal) }, grace);
             }
+        }
+        if let Some((_, signal)) = self.own.die_at.filter(|(at, _)| *at <= now) {
+            crate::actor::signals::die_by(signal);
         }
         if self.own.kill_at.is_some_and(|at| at <= now) {
             // Nobody is left to kill us, and our time is over: stuck tasks go with the process.
@@ -222,6 +239,9 @@ impl Thread {
                     }
                 }
                 Command::Cancel { child, canceller, grace, asked_at, is_sent } => {
+                    if is_sent {
+                        self.on_line(child.key); // its answer may be there already
+                    }
                     if let Some(kid) = self.kids.get_mut(&child.key) {
                         kid.cancel(asked_at, &canceller, grace, is_sent);
                     }
@@ -255,6 +275,12 @@ impl Thread {
         }
     }
 
+    /// A child's grace: what was asked, but never more than its share of what this actor has left.
+    fn own_share(&self, grace: Duration) -> Duration {
+        let left = self.actor.upgrade().and_then(|actor| actor.ends_within(self.clock.now()));
+        left.map_or(grace, |left| grace.min(childs_share(left)))
+    }
+
     // ---- children
 
     fn watch(&mut self, child: Arc<Child>, pidfd: Arc<OwnedFd>, boot_within: Duration) {
@@ -273,6 +299,7 @@ impl Thread {
             below: HashMap::new(),
             below_until: None,
             is_reaped: false,
+            has_acknowledged: false,
         };
         if watched.is_err() {
             // Out of memory or over the user's limit of epoll watches: a child that we can't
@@ -326,8 +353,7 @@ impl Thread {
             && !kid.is_reaped
             && !kid.escalation.was_asked()
         {
-            kid.escalation.cancel(now, kid.child.grace);
-            kid.escalation.on_ack(now); // it saw the same end of line
+            kid.end_by_itself(now); // it saw the same end of line
         }
     }
 
@@ -345,6 +371,7 @@ impl Thread {
                 if dialog == 0
                     && let Some(kid) = self.kids.get_mut(&key)
                 {
+                    kid.has_acknowledged = true;
                     kid.escalation.on_ack(now);
                 }
             }
@@ -366,7 +393,11 @@ impl Thread {
                 }
             }
             Received::EndAsked { canceller } => {
-                child.story.lock().asked.get_or_insert(canceller);
+                // Its grace counts for this end as for every other: nobody else would kill it.
+                let grace = self.own_share(child.grace);
+                if let Some(kid) = self.kids.get_mut(&key).filter(|kid| !kid.is_reaped) {
+                    kid.ends(now, &canceller, grace);
+                }
             }
         }
     }
@@ -475,6 +506,8 @@ impl Thread {
                         kids::kill(&descendant.pidfd, rustix::process::Signal::KILL);
                     }
                 }
+                // The root's own code is left the time to say what it has to, if it lets go at all.
+                self.own.die_at = Some((now + LAST_WORDS, signal));
             }
             // The root's own code does not let go, and everything below is killed.
             _ => crate::actor::signals::die_by(signal),
