@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use teamster::launch::Program;
 use teamster::testing::harness::{TestOptions, test};
 use teamster::testing::{KillAtRandom, LeakCheck, descendants, is_alive, rounds, seed, start_ticks};
-use teamster::{ActorNursery, BoxError, Error, open_nursery};
+use teamster::{ActorNursery, BoxError, CancelRequest, Error, open_nursery};
 
 #[test]
 fn whatever_happens_nothing_is_left_and_the_root_is_told() {
@@ -131,7 +131,8 @@ impl Round {
     ) -> Option<Result<u64, Error>> {
         let (event, after) = (self.event, self.after);
         let nursery = open_nursery(async |an| {
-            let work = grow(an, &self.tree);
+            let work =
+                grow(an, &self.tree, if event == Event::BodyEnds { OneShots::None } else { OneShots::EverySecond });
             let befall = async {
                 tokio::time::sleep(after).await;
                 let pids = descendants(std::process::id());
@@ -144,8 +145,9 @@ impl Round {
                     Event::Cancel => drop(an.cancel().await),
                     Event::BodyEnds | Event::BodyIsDropped => {}
                 }
-                if !matches!(event, Event::BodyEnds | Event::BodyIsDropped) {
+                if matches!(event, Event::Kill(_) | Event::Stop(_)) {
                     tokio::time::sleep(AFTERMATH).await; // the failure climbs, if there is one
+                    an.cancel().await; // else the one-shots would be waited for
                 }
                 Ok(u64::MAX)
             };
@@ -166,7 +168,9 @@ impl Round {
             (None, Event::BodyIsDropped) | (Some(Ok(_)), _) => {}
             (None, _) => panic!("only a dropped body has no outcome: {self:?}"),
             // A program learns why: an end that nobody of ours asked for is never just "cancelled".
-            (Some(Err(Error::Cancelled { canceller })), Event::Kill(_)) => {
+            (Some(Err(Error::Cancelled { canceller })), Event::Kill(_))
+                if canceller.request != CancelRequest::Nursery =>
+            {
                 panic!("the cause is lost behind a cancel by {canceller}: {self:?}")
             }
             (Some(Err(error)), _) => assert!(!format!("{error}").is_empty()),
@@ -203,19 +207,27 @@ impl Plan {
     }
 }
 
+/// Which actors are started for their one call: a body that ends well waits for those.
+#[derive(Clone, Copy, PartialEq)]
+enum OneShots {
+    None,
+    EverySecond,
+}
+
 /// Starts these actors, all at once, and waits for their calls.
-async fn grow(an: &ActorNursery, plans: &[Plan]) -> Result<(), BoxError> {
+async fn grow(an: &ActorNursery, plans: &[Plan], kind: OneShots) -> Result<(), BoxError> {
     let mut one_shots = Vec::new();
     let mut services = Vec::new();
     for (number, plan) in plans.iter().enumerate() {
         let actor = an.actor(&format!("{:?}-{number}", plan.work));
         match plan.work {
-            Work::Boots => services.push(
-                async { actor.launcher(Program::new("sleep")).args(["60"]).start().await.map(drop) }.boxed_local(),
-            ),
-            Work::Idle => services.push(async { actor.start().await.map(drop) }.boxed_local()),
-            _ if number % 2 == 0 => one_shots.push(actor.run_in_actor(live(plan.clone()))),
-            _ => services.push(async { actor.start().await?.run(live(plan.clone())).await }.boxed_local()),
+            Work::Boots => services
+                .push(async { actor.launcher(Program::new("sleep")).args(["60"]).start().await.map(drop) }.boxed()),
+            Work::Idle => services.push(async { actor.start().await.map(drop) }.boxed()),
+            _ if number % 2 == 0 && kind == OneShots::EverySecond => {
+                one_shots.push(actor.run_in_actor(live(plan.clone())))
+            }
+            _ => services.push(async { actor.start().await?.run(live(plan.clone())).await }.boxed()),
         }
     }
     try_join_all(services).await?;
@@ -254,7 +266,7 @@ async fn live(plan: Plan) -> teamster::Result<()> {
     }
     // What blocks the thread does so once its children are being started.
     open_nursery(async |an| {
-        tokio::try_join!(grow(an, &plan.below), async {
+        tokio::try_join!(grow(an, &plan.below, OneShots::EverySecond), async {
             tokio::task::yield_now().await;
             own.await.map_err(BoxError::from)
         })?;
