@@ -87,6 +87,7 @@ impl Root {
         self.finish();
         self.actor.drivers.close();
         self.actor.drivers.wait().await;
+        forget(self); // nobody needs to wait for it any more, nor to keep its descriptors
     }
 
     fn is_last(self: &Arc<Self>) -> bool {
