@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Cancel { child: Arc<Child>, canceller: Canceller, grace: Duration },
     /// Its data line has broken: end it, on nobody's behalf.
     LineBroken { child: Arc<Child> },
+    /// End another actor of the tree, wherever it is.
+    EndOther { aid: Aid, canceller: Canceller },
     /// End this actor.
     EndSelf { canceller: Canceller, grace: Duration },
     /// The data line to the parent has ended, so the parent has.
