@@ -407,7 +407,7 @@ async fn cancel(whom: Portal) -> Result<(), Error> {
 
 #[teamster::test]
 async fn a_third_actor_may_cancel_and_the_nursery_goes_on() -> Result<(), Error> {
-    for busy in [Leaf::Idle, Leaf::Holding, Leaf::Stubborn] {
+    for busy in [Leaf::Idle, Leaf::Holding, Leaf::Stubborn, Leaf::Spinning] {
         teamster::open_nursery(async |an| {
             let (frank, third) = tokio::try_join!(an.start_actor("frank"), an.start_actor("third"))?;
             let mut calls = JoinSet::new();

@@ -161,6 +161,11 @@ impl Process {
         Process(pidfd.and_then(|pidfd| watch(pidfd, Interest::READABLE).ok()))
     }
 
+    /// Whether there was such a process.
+    pub(crate) fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Resolves when it has ended, reaped or not.
     async fn dead(&self) {
         if let Some(pidfd) = &self.0 {

@@ -227,6 +227,7 @@ impl<S: Service> Channel<S> {
             Frame::TasksGone => return Err(violated(Violation::Misplaced("TasksGone"))),
             Frame::Signalled { .. } => return Err(violated(Violation::Misplaced("Signalled"))),
             Frame::EndAsked { .. } => return Err(violated(Violation::Misplaced("EndAsked"))),
+            Frame::End { .. } => return Err(violated(Violation::Misplaced("End"))),
         }
         Ok(())
     }

@@ -46,6 +46,8 @@ pub(crate) enum Command {
     LineBroken { child: Arc<Child> },
     /// A control line's kernel buffer is full: flush when there is room. `None`: the parent's.
     Blocked { child: Option<u64> },
+    /// End another actor of the tree, wherever it is.
+    EndOther { aid: Aid, canceller: Canceller },
     /// End this actor.
     EndSelf { canceller: Canceller, grace: Duration },
     /// The data line to the parent has ended, so the parent has.

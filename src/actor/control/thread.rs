@@ -254,6 +254,11 @@ impl Thread {
                         kid.end_unasked(now, &canceller);
                     }
                 }
+                Command::EndOther { aid, canceller } => {
+                    if !self.end_below(&aid, &canceller) {
+                        self.end_above(aid, canceller);
+                    }
+                }
                 Command::EndSelf { canceller, grace } => self.end_self(canceller, grace),
                 Command::ParentLost => self.parent_lost(),
                 Command::Stop => self.is_stopping = true,
@@ -399,6 +404,48 @@ impl Thread {
                     kid.ends(now, &canceller, grace);
                 }
             }
+            Received::End { aid, canceller } => {
+                if !self.end_below(&aid, &canceller) {
+                    self.end_above(aid, canceller);
+                }
+            }
+        }
+    }
+
+    /// Ends `aid` if it is a child, or passes the request down to the one that it is below of.
+    /// Whether it is either.
+    fn end_below(&mut self, aid: &Aid, canceller: &Canceller) -> bool {
+        let is_it = |other: &Aid| other.uuid() == aid.uuid();
+        let now = self.clock.now();
+        let Some(key) = self
+            .kids
+            .iter()
+            .find(|(_, kid)| is_it(&kid.child.aid) || kid.below.values().any(|below| is_it(&below.aid)))
+            .map(|(key, _)| *key)
+        else {
+            return false;
+        };
+        let grace = self.kids.get(&key).map(|kid| self.own_share(kid.child.grace)).unwrap_or_default();
+        match self.kids.get_mut(&key) {
+            Some(kid) if is_it(&kid.child.aid) => kid.cancel(now, canceller, grace, false),
+            Some(Kid { line: Some((line, _)), .. }) => {
+                // A broken line has ended that child, and with it what is below.
+                let _ = line.send(&Frame::End { aid: aid.clone(), canceller: canceller.clone() });
+            }
+            Some(_) | None => {}
+        }
+        true
+    }
+
+    /// `aid` is not below: it is this root, or somewhere else in the tree, or in none of ours.
+    fn end_above(&mut self, aid: Aid, canceller: Canceller) {
+        if self.control.up.is_some() {
+            // A parent whose line is broken is gone, and the tree with it.
+            let _ = self.control.send_up(&Frame::End { aid, canceller });
+        } else if aid.uuid() == self.aid.uuid()
+            && let Some(actor) = self.actor.upgrade()
+        {
+            self.end_self(canceller, actor.settings.grace);
         }
     }
 
@@ -556,12 +603,18 @@ impl Thread {
             self.end_self(canceller, grace);
         }
         for frame in frames {
-            if let Received::Cancel { dialog, canceller } = frame
-                && let Some(actor) = self.actor.upgrade()
-                && let Some(channel) = actor.parent_line()
-                && let Ok(state) = channel.on_cancel(dialog, &canceller)
-            {
-                let _ = up.send(&Frame::CancelAck { dialog, state });
+            match frame {
+                Received::Cancel { dialog, canceller } => {
+                    if let Some(actor) = self.actor.upgrade()
+                        && let Some(channel) = actor.parent_line()
+                        && let Ok(state) = channel.on_cancel(dialog, &canceller)
+                    {
+                        let _ = up.send(&Frame::CancelAck { dialog, state });
+                    }
+                }
+                // Not below: it has ended meanwhile.
+                Received::End { aid, canceller } => drop(self.end_below(&aid, &canceller)),
+                _ => {} // the rest only climbs
             }
         }
         if is_broken || rest == Rest::Ended {
@@ -593,6 +646,7 @@ enum Received {
     TasksGone,
     Signalled { signal: i32 },
     EndAsked { canceller: Canceller },
+    End { aid: Aid, canceller: Canceller },
 }
 
 impl Received {
@@ -605,6 +659,7 @@ impl Received {
             Frame::TasksGone => Received::TasksGone,
             Frame::Signalled { signal } => Received::Signalled { signal },
             Frame::EndAsked { canceller } => Received::EndAsked { canceller },
+            Frame::End { aid, canceller } => Received::End { aid, canceller },
             // Both ends are ours and of one build: anything else is a bug, not an event.
             _ => return None,
         })
