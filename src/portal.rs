@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::actor::child::Child;
+use crate::actor::control::Command;
 use crate::actor::current::{self, with_current};
 use crate::actor::endpoint::{Call, Endpoint, decode_output, path_of, with_both_types};
 use crate::actor::peers::{canceller, died_unseen, is_dead_soon};
