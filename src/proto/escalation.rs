@@ -91,11 +91,6 @@ impl Escalation {
         self.tasks_gone.get_or_insert(now);
     }
 
-    /// Whether it went in good order as far as its tasks are concerned.
-    pub(crate) fn tasks_are_gone(&self) -> bool {
-        self.tasks_gone.is_some()
-    }
-
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Asked { term_at, kill_at, .. } => Some(term_at.unwrap_or(kill_at).min(kill_at)),

@@ -162,9 +162,7 @@ impl Kid {
         self.boot_by = None;
         let child = &self.child;
         // Reaped means: its socket file is away. It may have removed it itself.
-        if exit != ExitKind::Status(0) || !self.escalation.tasks_are_gone() {
-            let _ = std::fs::remove_file(&child.socket);
-        }
+        let _ = std::fs::remove_file(&child.socket);
         let stderr_tail = child.stderr.as_ref().map(|stderr| stderr.drained_tail()).unwrap_or_default();
         let story = child.story.lock();
         let times = self.escalation.times(now);
