@@ -131,7 +131,7 @@ async fn let_in(actor: &Arc<Actor>, fd: OwnedFd) -> Result<(), HandshakeError> {
 fn cancel_refused(actor: &Arc<Actor>, child: &Arc<Child>) {
     use crate::msg::ident::{CancelRequest, Canceller};
     let canceller = Canceller { aid: actor.aid.clone(), request: CancelRequest::Actor };
-    actor.control.send(Command::Cancel { child: Arc::clone(child), canceller, grace: Duration::ZERO });
+    actor.cancel_child(child, &canceller, Duration::ZERO);
 }
 
 async fn child_line(
@@ -185,7 +185,8 @@ async fn child_line(
 /// The data line of a child has ended. Mostly the child has, too; one that lives on without it can't
 /// be called any more and is ended.
 async fn line_of_child_ended(actor: &Arc<Actor>, child: &Arc<Child>) {
-    if child.reaped.get().is_some() || super::peers::is_dead_soon(&child.aid).await || actor.is_cancelled() {
+    let is_ending = child.reaped.get().is_some() || child.story.lock().asked.is_some();
+    if is_ending || super::peers::is_dead_soon(&child.aid).await || actor.is_cancelled() {
         return;
     }
     child.story.lock().said.get_or_insert("its data line had broken".to_owned());

@@ -100,6 +100,15 @@ impl Scope {
         }
     }
 
+    /// Whether it is cancelled. If not, `waker` is woken when it is.
+    fn watch(&self, waker: &Waker) -> bool {
+        let mut state = self.state.lock();
+        if state.canceller.is_none() && !state.watchers.iter().any(|watcher| watcher.will_wake(waker)) {
+            state.watchers.push(waker.clone());
+        }
+        state.canceller.is_some()
+    }
+
     /// `below` ends with this scope: at once, if that is over already.
     pub(crate) fn add_below(&self, below: &Weak<dyn Below>) {
         let mut state = self.state.lock();
@@ -230,8 +239,10 @@ impl<F: Future + ?Sized> Drop for Scoped<F> {
 /// assert!(!teamster::is_cancelled());
 /// ```
 pub fn is_cancelled() -> bool {
-    with_current(|current| current.map(|current| current.scope.is_cancelled() || current.actor.is_cancelled()))
-        .unwrap_or_else(|| current::actor().is_ok_and(|actor| actor.is_cancelled()))
+    with_current(|current| {
+        current.map(|current| current.scope.chain().any(|scope| scope.is_cancelled()) || current.actor.is_cancelled())
+    })
+    .unwrap_or_else(|| current::actor().is_ok_and(|actor| actor.is_cancelled()))
 }
 
 /// Resolves when this code has been asked to end.
@@ -263,15 +274,11 @@ pub async fn cancelled() {
         }
         return;
     };
-    std::future::poll_fn(|cx| {
-        let mut state = current.scope.state.lock();
-        if state.canceller.is_some() {
-            return Poll::Ready(());
-        }
-        if !state.watchers.iter().any(|watcher| watcher.will_wake(cx.waker())) {
-            state.watchers.push(cx.waker().clone());
-        }
-        Poll::Pending
+    // A nursery that was opened in a shield is not cancelled with what it stands in: so all of them
+    // are watched.
+    std::future::poll_fn(|cx| match current.scope.chain().any(|scope| scope.watch(cx.waker())) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
     })
     .await;
 }

@@ -142,6 +142,8 @@ struct Shared<S: Service> {
     /// What we had open when it ended.
     lost_paths: Vec<&'static str>,
     bye_sent: bool,
+    /// Dialogs that ended with the last read.
+    settled_at_once: usize,
 }
 
 /// Bytes on their way out.
@@ -246,6 +248,7 @@ impl<S: Service> Channel<S> {
                 end: None,
                 lost_paths: Vec::new(),
                 bye_sent: false,
+                settled_at_once: 0,
             }),
             driver: AtomicWaker::new(),
             driver_is_due: AtomicBool::new(false),
@@ -293,7 +296,8 @@ impl<S: Service> Channel<S> {
         let start = Frame::Start { dialog, endpoint, path: is_new.then_some(path), deadline_us, encoding };
         let ends_at = shared.queue(&start, args);
         shared.dialogs.start_queued(dialog, ends_at);
-        let is_alone = shared.dialogs.opened() == 1;
+        // After a batch of answers the other callers are about to follow: they share the driver's write.
+        let is_alone = shared.dialogs.opened() == 1 && shared.settled_at_once <= 1;
         drop(shared);
         self.flush_soon(is_alone);
         Ok(dialog)

@@ -112,6 +112,9 @@ impl Root {
         self.actor.control.stop();
         parts.registrar.stop();
         parts.folder.remove();
+        // What a dropped nursery has left holds the actor that holds it. With its runtime gone nobody
+        // runs it any more.
+        drop(self.actor.scope.take_deferred());
         current::remove_root(self.runtime, &self.actor);
     }
 }

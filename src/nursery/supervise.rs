@@ -8,7 +8,6 @@ use tokio::sync::Notify;
 
 use crate::actor::Actor;
 use crate::actor::child::Child;
-use crate::actor::control::Command;
 use crate::actor::peers::canceller;
 use crate::actor::scope::{Below, Scope};
 use crate::error::{Error, Group, SpawnReason};
@@ -127,8 +126,7 @@ impl Nursery {
     }
 
     fn cancel_child(&self, child: &Arc<Child>, canceller: &Canceller) {
-        let canceller = canceller.clone();
-        self.actor.control.send(Command::Cancel { child: Arc::clone(child), canceller, grace: child.grace });
+        self.actor.cancel_child(child, canceller, child.grace);
     }
 
     /// The body has ended well: service actors are let go when the one-shots are done.

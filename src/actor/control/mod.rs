@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
@@ -41,9 +41,13 @@ pub(crate) enum Command {
     /// Its data line is up too: it serves, at this address.
     Ready { child: Arc<Child>, addr: Option<Addr> },
     /// End it.
-    Cancel { child: Arc<Child>, canceller: Canceller, grace: Duration },
+    Cancel { child: Arc<Child>, canceller: Canceller, grace: Duration, asked_at: Instant, is_sent: bool },
     /// Its data line has broken: end it, on nobody's behalf.
     LineBroken { child: Arc<Child> },
+    /// A control line's kernel buffer is full: flush when there is room. `None`: the parent's.
+    Blocked { child: Option<u64> },
+    /// End another actor of the tree, wherever it is.
+    EndOther { aid: Aid, canceller: Canceller },
     /// End this actor.
     EndSelf { canceller: Canceller, grace: Duration },
     /// The data line to the parent has ended, so the parent has.
