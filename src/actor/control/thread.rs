@@ -237,6 +237,8 @@ impl Thread {
                     if let Some(addr) = addr {
                         self.ready(&child.aid, &addr);
                     }
+                    // Only now: whoever has started it finds it by its name.
+                    let _ = child.connected.set(());
                 }
                 Command::Cancel { child, canceller, grace, asked_at, is_sent } => {
                     if is_sent {
