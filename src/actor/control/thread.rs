@@ -219,7 +219,6 @@ impl Thread {
                         line.shutdown();
                     }
                     let control = Arc::downgrade(&self.control);
-                    let key = child.key; // alone: the child owns this line
                     line.on_blocked(move || {
                         if let Some(control) = control.upgrade() {
                             control.send(Command::Blocked { child: Some(key) });
