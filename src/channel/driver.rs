@@ -183,6 +183,7 @@ impl<S: Service> Channel<S> {
                 let endpoint = shared.dialogs.on_endpoint(endpoint, path, |path| service.resolve(path));
                 let endpoint = endpoint.map_err(violated)?.clone();
                 if shared.bye_sent {
+                    shared.dialogs.end_served(dialog);
                     return Ok(()); // crossed our Bye: the peer sends it again on a new line
                 }
                 drop(shared);

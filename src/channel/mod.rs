@@ -30,7 +30,7 @@ pub(crate) trait Service: Send + Sync + Sized + 'static {
     /// What an endpoint's path stands for.
     type Endpoint: Clone + fmt::Debug + Send + Sync;
     /// What a running dialog is cancelled by.
-    type Task: fmt::Debug + Send + Sync;
+    type Task: Clone + fmt::Debug + Send + Sync;
 
     fn resolve(&self, path: &str) -> Self::Endpoint;
     /// A Start. Whoever implements it calls [`Channel::serve`] before and one of the `end`s after.
@@ -376,7 +376,11 @@ impl<S: Service> Channel<S> {
 
     /// The dialog's task exists from here on: cancels find it.
     pub(crate) fn serve(&self, dialog: u64, task: S::Task) {
-        self.shared.lock().dialogs.serve(dialog, task);
+        let mut shared = self.shared.lock();
+        let by = task.clone();
+        if let Some(canceller) = shared.dialogs.serve(dialog, task) {
+            S::cancel(&by, &canceller);
+        }
     }
 
     /// The task did not end in its first poll.

@@ -221,7 +221,7 @@ impl Thread {
                     let control = Arc::downgrade(&self.control);
                     line.on_blocked(move || {
                         if let Some(control) = control.upgrade() {
-                            control.send(Command::Blocked { child: Some(child.key) });
+                            control.send(Command::Blocked { child: Some(key) });
                         }
                     });
                     kid.line = Some((line, inbox));
@@ -237,6 +237,8 @@ impl Thread {
                     if let Some(addr) = addr {
                         self.ready(&child.aid, &addr);
                     }
+                    // Only now: whoever has started it finds it by its name.
+                    let _ = child.connected.set(());
                 }
                 Command::Cancel { child, canceller, grace, asked_at, is_sent } => {
                     if is_sent {
