@@ -651,7 +651,8 @@ async fn an_endpoints_last_word_waits_for_the_nursery_that_it_dropped() -> Resul
             frank.run(go_on()).await
         };
         let (dropped, went) = tokio::join!(frank.run(drop_a_nursery(me)), go);
-        (dropped?, went?);
+        dropped?;
+        went?;
         assert_eq!(state(leaf), None, "its return came after the leaf's end");
         Ok(())
     })

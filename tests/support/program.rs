@@ -98,6 +98,17 @@ impl Program {
         }
     }
 
+    /// Stops every process but the root itself; returns when they stand still.
+    pub(crate) fn stop_below(&self) {
+        for pid in self.tree().into_iter().filter(|pid| *pid != Pid::from_child(&self.child)) {
+            kill_process(pid, Signal::STOP).expect("it is there");
+            // Only its parent could wait for that.
+            while !stands_still(pid) {
+                std::thread::yield_now();
+            }
+        }
+    }
+
     fn stderr(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("stderr")).expect("its stderr is text")
     }
@@ -185,6 +196,12 @@ fn list(folder: &std::path::Path, left: &mut Vec<std::path::PathBuf>) {
             false => left.push(entry.path()),
         }
     }
+}
+
+fn stands_still(pid: Pid) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut stats = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+    stats.all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
 }
 
 impl Drop for Program {
