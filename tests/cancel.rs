@@ -134,7 +134,11 @@ async fn spin_until_cancelled() -> bool {
 /// Tells `at` that it holds on, and fails in the very poll in which it sees the cancel.
 #[rpc]
 async fn fail_when_cancelled(at: Portal) -> Result<(), String> {
-    at.run(begin_to_hold()).await.map_err(|error| error.to_string())?;
+    at.run(pid()).await.map_err(|error| error.to_string())?;
+    // On the line that is there now it leaves with the first poll: no await follows, so it is not
+    // dropped in one.
+    let mut telling = std::pin::pin!(at.run(begin_to_hold()));
+    let _sent = futures::poll!(telling.as_mut());
     while !teamster::is_cancelled() {
         std::hint::spin_loop();
     }
@@ -387,13 +391,13 @@ async fn cancelling_what_died_unasked_says_so() -> Result<(), Error> {
         let frank = an.start_actor("frank").await?;
         send(pid_of(&frank), Signal::KILL);
         wait_gone(pid_of(&frank), KERNEL);
-        // A shield: the death ends this body.
-        receipt = Some(teamster::shield(frank.cancel_actor()).await?);
+        // The death ends this body, at the latest when it leaves the shield.
+        teamster::shield(async { receipt = Some(frank.cancel_actor().await) }).await;
         Ok(())
     })
     .await;
     assert!(matches!(&ended, Err(Error::ActorDied(death)) if death.signal() == Some(9)), "{ended:?}");
-    let receipt = receipt.expect("the shield runs to its end");
+    let receipt = receipt.expect("the shield runs to its end").expect("it is a child");
     assert_eq!(receipt.exit, ExitKind::Signal(9));
     Ok(())
 }
@@ -647,7 +651,8 @@ async fn an_endpoints_last_word_waits_for_the_nursery_that_it_dropped() -> Resul
             frank.run(go_on()).await
         };
         let (dropped, went) = tokio::join!(frank.run(drop_a_nursery(me)), go);
-        (dropped?, went?);
+        dropped?;
+        went?;
         assert_eq!(state(leaf), None, "its return came after the leaf's end");
         Ok(())
     })

@@ -140,6 +140,17 @@ fn a_killed_root_takes_stubborn_actors_with_it() {
     check_root("stubborn", 2, GRACE + KERNEL);
 }
 
+#[test]
+fn a_killed_root_takes_stopped_actors_with_it() {
+    let mut program = Program::start("idle");
+    program.says("stuck");
+    program.stop_below();
+    program.signal(Signal::KILL);
+    program.ends_within(KERNEL);
+    // The kernel wakes stopped groups that nobody of their session looks after any more.
+    program.gone_within(GRACE + KERNEL);
+}
+
 // ---- SIGKILL to the middle (C13, S3.54)
 
 #[rpc]

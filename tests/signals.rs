@@ -10,7 +10,7 @@ use teamster::{Error, Portal, rpc};
 
 #[path = "support/program.rs"]
 mod program;
-use program::{GRACE, KERNEL, Program};
+use program::{GRACE, KERNEL, Program, Terminal};
 
 // ---- the program
 
@@ -243,6 +243,43 @@ fn a_second_sigint_ends_a_root_that_is_stuck_itself() {
     program.gone_but_root(GRACE + KERNEL);
     program.signal(Signal::INT);
     program.ends_within(KERNEL).assert_quietly_by(2);
+    program.gone_within(Duration::ZERO);
+}
+
+// ---- from a terminal
+
+#[test]
+fn ctrl_c_reaches_the_root_alone_and_ends_the_tree() {
+    let mut terminal = Terminal::new();
+    let mut program = terminal.start("tree");
+    program.says("ready");
+    terminal.ctrl_c();
+    program.ends_within(KERNEL).assert_quietly_by(2);
+    program.gone_within(Duration::ZERO);
+    program.assert_no_files();
+}
+
+#[test]
+fn ctrl_c_twice_leaves_no_time() {
+    let mut terminal = Terminal::new();
+    let mut program = terminal.start("blocked");
+    program.says("ready");
+    terminal.ctrl_c();
+    program.says("heard");
+    let again = Instant::now();
+    terminal.ctrl_c();
+    program.ends_within(KERNEL).assert_quietly_by(2);
+    assert!(again.elapsed() < GRACE, "{:?}", again.elapsed());
+    program.gone_within(Duration::ZERO);
+}
+
+#[test]
+fn a_terminal_that_goes_away_ends_the_tree() {
+    let terminal = Terminal::new();
+    let mut program = terminal.start("tree");
+    program.says("ready");
+    terminal.hang_up();
+    program.ends_within(KERNEL).assert_quietly_by(1);
     program.gone_within(Duration::ZERO);
 }
 

@@ -346,7 +346,7 @@ impl Drop for User {
         // Owned by LEAVING: whoever ends the program waits for what this has not done by then.
         handle.spawn(async move {
             let deferred = root.actor.scope.take_deferred();
-            futures::future::join_all(deferred).await;
+            crate::actor::scope::run_deferred(deferred, root.actor.settings.grace).await;
             root.leave().await;
         });
     }

@@ -143,7 +143,7 @@ impl Drop for Abandon<'_> {
             nursery.gone().await;
             run_deferred(nursery.scope.take_deferred(), clean_up_grace(&nursery)).await;
         };
-        self.outer.defer(Box::pin(rest));
+        self.outer.leave_nursery(Box::pin(rest));
     }
 }
 

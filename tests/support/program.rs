@@ -1,6 +1,7 @@
 //! A root in a process of its own, that tests send signals to: this test binary, started again.
-use std::io::{BufRead, BufReader, Read};
-use std::os::fd::OwnedFd;
+#![allow(unsafe_code, dead_code, reason = "openpty has no safe wrapper here; not every file uses all of it")]
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -15,12 +16,12 @@ const SCENE: &str = "TEAMSTER_TEST_SCENE";
 const MARK: &str = "TEAMSTER_TEST_TREE";
 
 /// The scene that this process was started for, in the program's own function.
-pub fn scene() -> Option<String> {
+pub(crate) fn scene() -> Option<String> {
     std::env::var(SCENE).ok()
 }
 
 /// A running program.
-pub struct Program {
+pub(crate) struct Program {
     child: Child,
     stdout: Option<BufReader<ChildStdout>>,
     mark: String,
@@ -28,35 +29,39 @@ pub struct Program {
 }
 
 /// How it ended.
-pub struct Ended {
-    pub status: ExitStatus,
-    pub stderr: String,
-    pub stdout: String,
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) stderr: String,
+    pub(crate) stdout: String,
 }
 
 impl Program {
     /// Starts the test function `program` of this binary, which looks at [`scene`].
-    pub fn start(scene: &str) -> Program {
+    pub(crate) fn start(scene: &str) -> Program {
         Program::start_with(scene, |_| {})
     }
 
-    pub fn start_with(scene: &str, change: impl FnOnce(&mut Command)) -> Program {
+    pub(crate) fn start_with(scene: &str, change: impl FnOnce(&mut Command)) -> Program {
+        let command = Command::new(std::env::current_exe().expect("we run"));
+        Program::start_by(command, scene, |command| {
+            change(command.stdin(Stdio::null()).process_group(0));
+        })
+    }
+
+    fn start_by(mut command: Command, scene: &str, change: impl FnOnce(&mut Command)) -> Program {
         let folder = tempfile::Builder::new().prefix("tp-").tempdir().expect("a folder");
         let mark = uuid::Uuid::new_v4().to_string();
         let stderr = std::fs::File::create(folder.path().join("stderr")).expect("a file");
         let sockets = folder.path().join("d");
         std::fs::create_dir(&sockets).expect("a folder");
-        let mut command = Command::new(std::env::current_exe().expect("we run"));
         command
             .args(["program", "--exact", "--nocapture", "--ignored", "--test-threads=1"])
             .env(SCENE, scene)
             .env(MARK, &mark)
             .env("TEAMSTER_DIR", &sockets)
             .env("TEAMSTER_GRACE_MS", GRACE.as_millis().to_string())
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(stderr)
-            .process_group(0);
+            .stderr(stderr);
         change(&mut command);
         let mut child = command.spawn().expect("it starts");
         let stdout = Some(BufReader::new(child.stdout.take().expect("it is piped")));
@@ -65,7 +70,7 @@ impl Program {
 
     /// Reads lines until one begins so; what follows in it.
     #[track_caller]
-    pub fn says(&mut self, beginning: &str) -> String {
+    pub(crate) fn says(&mut self, beginning: &str) -> String {
         loop {
             let mut line = String::new();
             let read = self.stdout.as_mut().map_or(0, |stdout| stdout.read_line(&mut line).expect("a pipe"));
@@ -77,19 +82,30 @@ impl Program {
         }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("it has not been reaped");
     }
 
     /// To every process of the tree, as systemd does.
-    pub fn signal_all(&self, signal: Signal) {
+    pub(crate) fn signal_all(&self, signal: Signal) {
         for pid in self.tree() {
             // One that has ended by now needs none.
             let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// Stops every process but the root itself; returns when they stand still.
+    pub(crate) fn stop_below(&self) {
+        for pid in self.tree().into_iter().filter(|pid| *pid != Pid::from_child(&self.child)) {
+            kill_process(pid, Signal::STOP).expect("it is there");
+            // Only its parent could wait for that.
+            while !stands_still(pid) {
+                std::thread::yield_now();
+            }
         }
     }
 
@@ -98,7 +114,7 @@ impl Program {
     }
 
     /// The folder of its sockets.
-    pub fn sockets(&self) -> std::path::PathBuf {
+    pub(crate) fn sockets(&self) -> std::path::PathBuf {
         self.folder.path().join("d")
     }
 
@@ -116,7 +132,7 @@ impl Program {
 
     /// Waits for its end, at most so long.
     #[track_caller]
-    pub fn ends_within(&mut self, within: Duration) -> Ended {
+    pub(crate) fn ends_within(&mut self, within: Duration) -> Ended {
         let pidfd = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()).expect("it is our child");
         assert!(ends_before(&pidfd, Instant::now() + within), "it has not ended within {within:?}: {}", self.stderr());
         let status = self.child.wait().expect("it is our child");
@@ -132,7 +148,7 @@ impl Program {
 
     /// Every process of the tree ends within this time.
     #[track_caller]
-    pub fn gone_within(&self, within: Duration) {
+    pub(crate) fn gone_within(&self, within: Duration) {
         let deadline = Instant::now() + within;
         loop {
             let tree = self.tree();
@@ -150,7 +166,7 @@ impl Program {
 
     /// Every process but the root itself ends within this time.
     #[track_caller]
-    pub fn gone_but_root(&self, within: Duration) {
+    pub(crate) fn gone_but_root(&self, within: Duration) {
         let deadline = Instant::now() + within;
         for pid in self.tree().into_iter().filter(|pid| *pid != Pid::from_child(&self.child)) {
             let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
@@ -159,13 +175,13 @@ impl Program {
     }
 
     /// As `| head -1` does.
-    pub fn close_stdout(&mut self) {
+    pub(crate) fn close_stdout(&mut self) {
         self.stdout = None;
     }
 
     /// Nothing but the registrar's lock is left of its files.
     #[track_caller]
-    pub fn assert_no_files(&self) {
+    pub(crate) fn assert_no_files(&self) {
         let mut left = Vec::new();
         list(&self.sockets(), &mut left);
         assert!(left.is_empty(), "{left:?}");
@@ -182,6 +198,12 @@ fn list(folder: &std::path::Path, left: &mut Vec<std::path::PathBuf>) {
     }
 }
 
+fn stands_still(pid: Pid) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut stats = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+    stats.all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+}
+
 impl Drop for Program {
     fn drop(&mut self) {
         let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
@@ -195,7 +217,7 @@ impl Drop for Program {
 impl Ended {
     /// It died by this signal and had nothing to say about it.
     #[track_caller]
-    pub fn assert_quietly_by(&self, signal: i32) {
+    pub(crate) fn assert_quietly_by(&self, signal: i32) {
         assert_eq!(self.status.signal(), Some(signal), "{:?}: {}", self.status, self.stderr);
         assert_eq!(self.stderr, "", "no noise");
     }
@@ -215,7 +237,47 @@ fn ends_before(pidfd: &OwnedFd, deadline: Instant) -> bool {
 }
 
 /// The grace of its actors.
-pub const GRACE: Duration = Duration::from_millis(300);
+pub(crate) const GRACE: Duration = Duration::from_millis(300);
 
 /// What an end by force may take beyond the grace, at most.
-pub const KERNEL: Duration = Duration::from_secs(1);
+pub(crate) const KERNEL: Duration = Duration::from_secs(1);
+
+/// A terminal: what a person would type into, and what would show it.
+pub(crate) struct Terminal {
+    keys: std::fs::File,
+    screen: std::fs::File,
+}
+
+impl Terminal {
+    pub(crate) fn new() -> Terminal {
+        let (mut keys, mut screen) = (-1, -1);
+        // SAFETY: it fills two descriptors, which are ours from then on; the rest may be null.
+        let opened = unsafe {
+            libc::openpty(&raw mut keys, &raw mut screen, std::ptr::null_mut(), std::ptr::null(), std::ptr::null())
+        };
+        assert_eq!(opened, 0, "a pty can be had");
+        // SAFETY: they were just opened, and nobody else knows of them.
+        unsafe {
+            libc::fcntl(keys, libc::F_SETFD, libc::FD_CLOEXEC);
+            libc::fcntl(screen, libc::F_SETFD, libc::FD_CLOEXEC);
+            Terminal { keys: FromRawFd::from_raw_fd(keys), screen: FromRawFd::from_raw_fd(screen) }
+        }
+    }
+
+    /// Starts a program in it, as the leader of a session: its stdin is this terminal.
+    pub(crate) fn start(&self, scene: &str) -> Program {
+        let stdin = self.screen.try_clone().expect("a descriptor");
+        let mut command = Command::new("setsid");
+        command.arg("--ctty").arg(std::env::current_exe().expect("we run"));
+        Program::start_by(command, scene, |command| {
+            command.stdin(stdin);
+        })
+    }
+
+    pub(crate) fn ctrl_c(&mut self) {
+        self.keys.write_all(&[3]).expect("the terminal takes it");
+    }
+
+    /// The window is closed.
+    pub(crate) fn hang_up(self) {}
+}
