@@ -336,7 +336,7 @@ mod tests {
     use serde::{Deserialize, Serialize};
 
     use super::*;
-    use crate::rpc;
+    use teamster::rpc;
 
     #[derive(Clone, Serialize, Deserialize)]
     struct Order {

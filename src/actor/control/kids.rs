@@ -87,7 +87,9 @@ impl Kid {
 
     fn escalate(&mut self, now: Instant, canceller: &Canceller, grace: Duration, is_sent: bool) {
         // One that still boots holds nothing that would need a grace.
-        let grace = if self.line.is_some() { grace } else { Duration::ZERO };
+        // One whose line has ended since is ending already, and keeps the word for a graceful end.
+        let boots = self.line.is_none() && self.child.connected.get().is_none();
+        let grace = if boots { Duration::ZERO } else { grace };
         if let Some(measure) = self.escalation.cancel(now, grace)
             && !(is_sent && matches!(measure, Measure::Cancel { .. }))
         {
