@@ -117,5 +117,6 @@ async fn an_actor_that_cancels_itself_names_itself() {
         Ok(())
     })
     .await;
-    println!("{result:?}");
+    // Its end may be heard of before the body's: then it is a death like any other.
+    assert!(matches!(&result, Ok(()) | Err(Error::ActorDied(_))), "{result:?}");
 }
