@@ -105,6 +105,8 @@ impl Root {
     fn finish(&self) {
         let Some(parts) = self.parts.lock().take() else { return };
         parts.listener.abort();
+        // What a dropped nursery left, if the runtime ended before it ran: it holds the actor, which holds it.
+        drop(self.actor.scope.take_deferred());
         for line in self.actor.living_lines() {
             line.close(LineEnd::Shutdown);
         }

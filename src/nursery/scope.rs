@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::builder::ActorBuilder;
 use super::one_shot::OneShot;
-use super::supervise::{Nursery, clean_up_grace, stand_in};
+use super::supervise::{Nursery, clean_up_grace, is_consequence, stand_in};
 use crate::actor::Actor;
 use crate::actor::current::{self, Current};
 use crate::actor::endpoint::{Call, Endpoint};
@@ -97,8 +97,15 @@ where
             (Some(value), None, None)
         }
         End::Value(Err(error)) => {
-            nursery.cancel_all(&canceller(&actor.aid, CancelRequest::Failure));
-            (None, Some(Error::from_body(error)), None)
+            let error = Error::from_body(error);
+            if is_consequence(&error) {
+                nursery.cancel_all(&canceller(&actor.aid, CancelRequest::Failure));
+                (None, Some(error), None)
+            } else {
+                // Booked now: what fails in the teardown stands after it.
+                nursery.fail(error);
+                (None, None, None)
+            }
         }
         End::Cancelled(canceller) => {
             nursery.cancel_all(&canceller);
