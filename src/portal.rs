@@ -18,7 +18,7 @@ use crate::msg::death::{ExitKind, Receipt, Rung};
 use crate::msg::frame::Encoding;
 use crate::msg::ident::{Addr, Aid, CancelRequest};
 use crate::msg::remote_error::WireError;
-use crate::proto::connection::{Interest, Left};
+use crate::proto::connection::Left;
 
 /// A handle to another actor: an address with an identity. Cheap to clone, and it can be sent to
 /// other actors, as an argument or a result.
@@ -301,7 +301,7 @@ struct Open<'a> {
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         if let Some(dialog) = self.dialog {
-            self.line.cancel(dialog, Interest::Lost, &canceller(&self.actor.aid, CancelRequest::Dropped));
+            self.line.cancel(dialog, &canceller(&self.actor.aid, CancelRequest::Dropped));
         }
     }
 }

@@ -148,6 +148,7 @@ async fn cancelled_from_three_tasks_it_ends_once() {
         an.start_actors(["a", "b"]).await?;
         for _ in 0..3 {
             let an = an.clone();
+            #[expect(clippy::disallowed_methods, reason = "the nursery's end is what is tested")]
             tokio::task::spawn(async move { an.cancel().await });
         }
         pending::<()>().await;

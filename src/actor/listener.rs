@@ -39,12 +39,9 @@ impl Actor {
         expected.insert(control, Expected { child: Arc::clone(child), line: LineKind::Control });
     }
 
-    /// The child is there, or never will be: its tokens open nothing any more.
-    pub(crate) fn expect_no_more(&self, tokens: [Token; 2]) {
-        let mut expected = self.expected.lock();
-        for token in tokens {
-            expected.remove(&token);
-        }
+    /// The child is gone: tokens that it never showed open nothing any more.
+    pub(crate) fn expect_no_more(&self, child: &Child) {
+        self.expected.lock().retain(|_, expected| expected.child.key != child.key);
     }
 }
 

@@ -22,7 +22,7 @@ use crate::msg::remote_error::WireError;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Resolved {
     Known(&'static Registration),
-    NotExposed(&'static str),
+    NotExposed,
     Unknown,
     Ambiguous { first: &'static str, second: &'static str },
 }
@@ -36,7 +36,7 @@ impl Service for Actor {
             None => Resolved::Unknown,
             Some(Found::Ambiguous { first, second }) => Resolved::Ambiguous { first, second },
             Some(Found::One(registration)) if self.exposes((registration.path)()) => Resolved::Known(registration),
-            Some(Found::One(registration)) => Resolved::NotExposed((registration.path)()),
+            Some(Found::One(_)) => Resolved::NotExposed,
         };
         if !matches!(resolved, Resolved::Known(_)) {
             tracing::warn!(endpoint = path, ?resolved, "a peer asks for what can't be called here");
@@ -49,7 +49,7 @@ impl Service for Actor {
         let refuse = |error: WireError| line.end_with(dialog, &Frame::Error { dialog }, &error.encode());
         let registration = match start.endpoint {
             Resolved::Known(registration) => registration,
-            Resolved::NotExposed(_) => return refuse(WireError::NotExposed),
+            Resolved::NotExposed => return refuse(WireError::NotExposed),
             Resolved::Unknown => return refuse(WireError::NoSuchEndpoint),
             Resolved::Ambiguous { first, second } => {
                 return refuse(WireError::Ambiguous { first: first.to_owned(), second: second.to_owned() });

@@ -286,8 +286,6 @@ impl<S: Service> Channel<S> {
         }
         drop(shared);
         self.socket.shutdown();
-        // Closing twice is closing once: the first reason stays.
-        let _ = self.ended.set(end);
         self.wake_driver();
     }
 }

@@ -18,11 +18,10 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
-use tokio::sync::SetOnce;
 
 use crate::msg::frame::{self, AckState, Encoding, Frame};
 use crate::msg::ident::{Aid, Canceller};
-use crate::proto::connection::{Connection, IdHasher, Interest, Left, Side, Violation};
+use crate::proto::connection::{Connection, IdHasher, Left, Side, Violation};
 use crate::transport::uds::Socket;
 
 /// What serves the dialogs that a peer opens: the actor, a floor up.
@@ -125,7 +124,6 @@ pub(crate) struct Channel<S: Service> {
     driver: AtomicWaker,
     driver_is_due: AtomicBool,
     control: Option<Arc<dyn CancelLine>>,
-    ended: SetOnce<LineEnd>,
     /// Close when no dialog has been open for so long. `None`: the line lives as long as the peer.
     idle_after: Option<Duration>,
     /// Grace that goes along with a cancel of a dialog.
@@ -253,7 +251,6 @@ impl<S: Service> Channel<S> {
             driver: AtomicWaker::new(),
             driver_is_due: AtomicBool::new(false),
             control: parts.control,
-            ended: SetOnce::new(),
             idle_after: parts.idle_after,
             grace: parts.grace,
         })
@@ -262,11 +259,6 @@ impl<S: Service> Channel<S> {
     /// How the line ended, if it has.
     pub(crate) fn end(&self) -> Option<LineEnd> {
         self.shared.lock().end.clone()
-    }
-
-    /// Resolves when the line has ended.
-    pub(crate) async fn ended(&self) -> LineEnd {
-        self.ended.wait().await.clone()
     }
 
     // ---- opening dialogs
@@ -331,12 +323,12 @@ impl<S: Service> Channel<S> {
     }
 
     /// Asks for the end of a dialog that we opened. Asking twice is asking once.
-    pub(crate) fn cancel(&self, dialog: u64, interest: Interest, canceller: &Canceller) {
+    pub(crate) fn cancel(&self, dialog: u64, canceller: &Canceller) {
         let mut shared = self.shared.lock();
-        if interest == Interest::Lost && shared.done.remove(&dialog).is_some() {
+        if shared.done.remove(&dialog).is_some() {
             return;
         }
-        if shared.end.is_some() || !shared.dialogs.cancel(dialog, interest) {
+        if shared.end.is_some() || !shared.dialogs.cancel(dialog) {
             return;
         }
         if let Some(control) = &self.control {
@@ -413,13 +405,6 @@ impl<S: Service> Channel<S> {
     pub(crate) fn cancel_served(&self, canceller: &Canceller) {
         for task in self.shared.lock().dialogs.served() {
             S::cancel(task, canceller);
-        }
-    }
-
-    /// Asks `each` about every dialog that the peer has here.
-    pub(crate) fn each_served(&self, mut each: impl FnMut(&S::Task)) {
-        for task in self.shared.lock().dialogs.served() {
-            each(task);
         }
     }
 

@@ -76,9 +76,16 @@ impl Root {
 
     /// One user less. The last one ends the root, and waits for that.
     async fn leave(self: &Arc<Self>) {
-        if !self.is_last() {
-            return;
+        if self.is_last() {
+            let (root, runtime) = (Arc::clone(self), self.actor.runtime.clone());
+            // As a task, so that it goes on when whoever waits here is dropped. An error says that the
+            // runtime ends: then the end of `main` sees to the rest.
+            let _ = runtime.spawn(async move { root.end().await }).await;
         }
+    }
+
+    /// Waits for what is left of the root's own code, and takes the root down.
+    async fn end(self: &Arc<Self>) {
         self.actor.tasks.close();
         self.actor.tasks.wait().await;
         self.actor.control.none_living().await;
@@ -105,8 +112,6 @@ impl Root {
     fn finish(&self) {
         let Some(parts) = self.parts.lock().take() else { return };
         parts.listener.abort();
-        // What a dropped nursery left, if the runtime ended before it ran: it holds the actor, which holds it.
-        drop(self.actor.scope.take_deferred());
         for line in self.actor.living_lines() {
             line.close(LineEnd::Shutdown);
         }
@@ -295,7 +300,7 @@ impl RootBuilder {
     where
         F: AsyncFnOnce(&ActorNursery) -> Result<T, BoxError>,
     {
-        if current::actor().is_ok() {
+        if is_inside_of_a_tree() {
             return Err(Error::Usage("a root inside of a tree: open a nursery with `open_nursery`"));
         }
         self.join(body).await
@@ -310,12 +315,25 @@ impl RootBuilder {
         let root = Root::enter(|| settings, &name)?;
         let user = User { root: Some(Arc::clone(&root)) };
         let place = Current { actor: Arc::clone(&root.actor), scope: Arc::clone(&root.actor.scope), deadline: None };
-        let result = scope::run(place, body).await;
+        let ended = scope::run_catching(place, body).await;
         user.leave().await;
+        let result = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         match root.actor.interrupted_by() {
             Some(signal) => Err(interrupted(signal, result.err())),
             None => result,
         }
+    }
+}
+
+/// Whether this code is part of an actor, or on a runtime whose root is in use.
+fn is_inside_of_a_tree() -> bool {
+    match current::actor() {
+        Ok(actor) if actor.is_root() && current::current().is_none() => {
+            let root = ROOTS.lock().get_or_insert_default().get(&actor.runtime.id()).cloned();
+            root.is_some_and(|root| *root.users.lock() > 0) // else it is on its way out
+        }
+        Ok(_) => true,
+        Err(_none) => false,
     }
 }
 
@@ -362,10 +380,9 @@ impl Drop for User {
 /// # Examples
 ///
 /// ```no_run
-/// fn main() {
-///     let _guard = teamster::init();
-///     // build a tokio runtime of your own, open nurseries on it
-/// }
+/// let _guard = teamster::init();
+/// let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+/// runtime.block_on(teamster::open_nursery(async |_an| Ok(()))).expect("an empty nursery ends well");
 /// ```
 #[must_use = "dropped at once, it waits for nothing"]
 pub fn init() -> Guard {

@@ -78,7 +78,15 @@ where
 }
 
 /// Runs `body` in a nursery of `place`'s actor.
-pub(crate) async fn run<T, F>(place: Current, body: F) -> Result<T, Error>
+async fn run<T, F>(place: Current, body: F) -> Result<T, Error>
+where
+    F: AsyncFnOnce(&ActorNursery) -> Result<T, BoxError>,
+{
+    run_catching(place, body).await.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// The same, with a panic of the body as a value: everything is gone by then.
+pub(super) async fn run_catching<T, F>(place: Current, body: F) -> std::thread::Result<Result<T, Error>>
 where
     F: AsyncFnOnce(&ActorNursery) -> Result<T, BoxError>,
 {
@@ -120,16 +128,16 @@ where
     run_deferred(scope.take_deferred(), clean_up_grace(&nursery)).await;
     abandon.is_armed = false;
     if let Some(panic) = panic {
-        std::panic::resume_unwind(panic);
+        return Err(panic);
     }
     if let Some(failure) = nursery.failure(failed) {
-        return Err(failure);
+        return Ok(Err(failure));
     }
-    match (value, scope.canceller()) {
+    Ok(match (value, scope.canceller()) {
         (Some(value), _) => Ok(value),
         (None, Some(canceller)) => Err(Error::Cancelled { canceller }),
         (None, None) => Err(Error::Usage("the nursery's body ended without a value")),
-    }
+    })
 }
 
 /// What becomes of a nursery whose future is dropped: its clean-up belongs to what it stood in.

@@ -79,6 +79,7 @@ impl Nursery {
     /// Follows one child to its end.
     async fn watch(self: Arc<Self>, child: &Arc<Child>, care: Care) {
         let ended = child.reaped.wait().await;
+        self.actor.expect_no_more(child);
         if care == Care::OfNursery && ended.death.asked().is_none() && child.connected.get().is_some() {
             self.fail(Error::ActorDied(ended.death.clone()));
         }

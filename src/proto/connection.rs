@@ -187,12 +187,10 @@ impl<O, S, E> Connection<O, S, E> {
         Ok((opened.phase != Phase::Draining).then_some(opened.slot))
     }
 
-    /// Our user asks for the end, or no longer waits. Whether a Cancel must be sent: only once.
-    pub(crate) fn cancel(&mut self, dialog: u64, interest: Interest) -> bool {
+    /// Our user no longer waits. Whether a Cancel must be sent: only once.
+    pub(crate) fn cancel(&mut self, dialog: u64) -> bool {
         let Some(opened) = self.opened.get_mut(&dialog) else { return false };
-        if interest == Interest::Lost {
-            opened.phase = Phase::Draining;
-        }
+        opened.phase = Phase::Draining;
         self.cancelled_by_us.insert(dialog)
     }
 
@@ -290,13 +288,6 @@ impl<O, S, E> Connection<O, S, E> {
     }
 }
 
-/// Whether somebody still waits for the outcome of a dialog that is being cancelled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Interest {
-    Kept,
-    Lost,
-}
-
 /// Whether a Start had left this process when its line was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Left {
@@ -387,20 +378,12 @@ mod tests {
     fn a_cancel_is_sent_once_and_the_dialog_drains() {
         let mut a = Conn::new(Side::Connecting);
         let id = a.open("slot");
-        assert!(a.cancel(id, Interest::Lost));
-        assert!(!a.cancel(id, Interest::Lost));
+        assert!(a.cancel(id));
+        assert!(!a.cancel(id));
         assert_eq!(a.on_start_ack(id), Ok(()));
         assert_eq!(a.on_end("Return", id), Ok(None));
         assert_eq!(a.on_end("Return", id), Err(Violation::NotOpen { kind: "Return", dialog: id }));
         assert!(a.is_idle());
-    }
-
-    #[test]
-    fn a_cancel_with_somebody_waiting_still_tells_the_outcome() {
-        let mut a = Conn::new(Side::Connecting);
-        let id = a.open("slot");
-        assert!(a.cancel(id, Interest::Kept));
-        assert_eq!(a.on_end("Error", id), Ok(Some("slot")));
     }
 
     #[test]
@@ -410,7 +393,7 @@ mod tests {
         a.start_queued(sent, 10);
         a.start_queued(kept, 20);
         a.start_queued(dropped, 10);
-        a.cancel(dropped, Interest::Lost);
+        a.cancel(dropped);
         let mut lost = a.on_lost(19);
         lost.sort_by_key(|(dialog, ..)| *dialog);
         assert_eq!(lost, [(sent, "sent", Left::Yes), (kept, "kept", Left::No)]);
@@ -433,7 +416,6 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Open,
-        Cancel(usize),
         Drop(usize),
         PeerStart(u64),
         PeerCancel(u64),
@@ -446,7 +428,6 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             Just(Step::Open),
-            (0usize..8).prop_map(Step::Cancel),
             (0usize..8).prop_map(Step::Drop),
             (0u64..40).prop_map(Step::PeerStart),
             (0u64..40).prop_map(Step::PeerCancel),
@@ -472,12 +453,12 @@ mod tests {
                         *a.slot(id).unwrap() = id;
                         open.push(id);
                     }
-                    Step::Cancel(i) => { if let Some(id) = open.get(i) { a.cancel(*id, Interest::Kept); } }
+
                     Step::Drop(i) => { if let Some(id) = open.get(i) {
-                        a.cancel(*id, Interest::Lost);
+                        a.cancel(*id);
                         dropped.insert(*id);
                     } }
-                    Step::PeerStart(id) => if let Ok(StartVerdict::Serve) = a.on_start(id) { a.serve(id, id); },
+                    Step::PeerStart(id) => if let Ok(StartVerdict::Serve) = a.on_start(id) { drop(a.serve(id, id)); },
                     Step::PeerCancel(id) => { a.on_cancel(id, &someone()).unwrap(); }
                     Step::Ack(i) => { if let Some(id) = open.get(i) { a.on_start_ack(*id).ok(); } }
                     Step::End(i) => { if let Some(id) = open.get(i).copied() {
