@@ -145,7 +145,7 @@ impl Thread {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => panic!("epoll_wait on our own descriptor: {error}"),
             }
-            for event in std::mem::take(&mut events) {
+            for event in &events {
                 match Token::decode(event.data) {
                     Token::Commands => self.on_commands(),
                     Token::Signals => self.on_signals(),
