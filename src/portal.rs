@@ -18,7 +18,7 @@ use crate::msg::death::{ExitKind, Receipt, Rung};
 use crate::msg::frame::Encoding;
 use crate::msg::ident::{Addr, Aid, CancelRequest};
 use crate::msg::remote_error::WireError;
-use crate::proto::connection::{Interest, Left};
+use crate::proto::connection::Left;
 
 /// A handle to another actor: an address with an identity. Cheap to clone, and it can be sent to
 /// other actors, as an argument or a result.
@@ -228,7 +228,8 @@ impl Portal {
         }
     }
 
-    /// An actor that is not our child: it is asked by its data line, and its process is watched.
+    /// An actor that is not our child: it is asked through the tree, from control thread to control
+    /// thread, and by its data line if it is of another tree; its process is watched.
     async fn cancel_foreign(&self) -> Result<Receipt, Error> {
         let actor = current::actor()?;
         let aid = self.inner.aid.clone();
@@ -248,15 +249,24 @@ impl Portal {
             return Ok(receipt(Some(Rung::Cancel)));
         }
         let process = crate::actor::peers::Process::of(&aid);
-        match actor.line_to(&aid, self.inner.addr.as_ref()).await {
-            Ok(line) => line.cancel_actor(actor.settings.grace, &asked_by),
-            Err(Error::ActorDied(_)) => {
-                process.reaped().await;
-                return Ok(receipt(None));
-            }
-            Err(error) => return Err(error),
+        if !process.is_there() {
+            return Ok(receipt(None));
         }
-        process.reaped().await;
+        actor.control.send(Command::EndOther { aid: aid.clone(), canceller: asked_by.clone() });
+        let by_line = async {
+            match actor.line_to(&aid, self.inner.addr.as_ref()).await {
+                Ok(line) => line.cancel_actor(actor.settings.grace, &asked_by),
+                Err(Error::ActorDied(_)) => {}
+                Err(error) => return Err(error),
+            }
+            process.reaped().await;
+            Ok(())
+        };
+        tokio::select! {
+            biased; // its end is the answer, whatever its line says
+            () = process.reaped() => {}
+            ended = by_line => ended?, // a stuck runtime does not even answer the handshake
+        }
         Ok(receipt(Some(Rung::Cancel)))
     }
 }
@@ -265,7 +275,7 @@ async fn cancel_child(actor: &Arc<Actor>, child: &Arc<Child>, grace: Duration) -
     let already = child.reaped.get().is_some();
     if !already {
         let canceller = canceller(&actor.aid, CancelRequest::Actor);
-        actor.control.send(Command::Cancel { child: Arc::clone(child), canceller, grace });
+        actor.cancel_child(child, &canceller, grace);
     }
     let ended = child.gone().await;
     let mut receipt = ended.receipt.clone();
@@ -291,7 +301,7 @@ struct Open<'a> {
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         if let Some(dialog) = self.dialog {
-            self.line.cancel(dialog, Interest::Lost, &canceller(&self.actor.aid, CancelRequest::Dropped));
+            self.line.cancel(dialog, &canceller(&self.actor.aid, CancelRequest::Dropped));
         }
     }
 }

@@ -12,9 +12,10 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("channel", &["channel/"]),
     ("actor", &["actor/"]),
     ("call", &["portal.rs"]),
+    ("finding", &["discovery/"]),
     ("spawn", &["spawn/"]),
     ("nursery", &["nursery/"]),
-    (AROUND, &["discovery/", "testing/"]),
+    (AROUND, &["testing/", "__fuzz.rs"]),
 ];
 
 /// Its members are neighbours: each uses the house, none needs another.

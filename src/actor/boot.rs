@@ -15,7 +15,7 @@ use super::{Actor, Parent, Parts, Settings, listener};
 use crate::channel::driver::{Inbox, drive, framed};
 use crate::channel::handshake;
 use crate::channel::line::{Line, LineInbox};
-use crate::channel::{CancelLine, Channel, LineEnd};
+use crate::channel::{CancelLine, Channel};
 use crate::msg::codec;
 use crate::msg::frame::{Encoding, Frame, Hello, LineKind, MAX_FRAME_BYTES, PROTOCOL};
 use crate::msg::ident::{Addr, CancelRequest, Canceller};
@@ -193,9 +193,9 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
     let at = |what: &'static str| move |error: io::Error| (what, error);
     let socket = crate::transport::folder::socket_path(&spec.folder, spec.aid.uuid());
     let bound = uds::bind_at(&socket).map_err(at("binding its own socket"))?;
-    // Only now: whoever hears of us by this Hello may connect to us.
-    say_hello(&data_fd, &spec, LineKind::Data).map_err(at("speaking to the parent"))?;
     let signals = Signals::install().map_err(at("taking SIGINT and SIGTERM"))?;
+    // Only now: whoever hears of us by this Hello may connect to us, and send us a signal.
+    say_hello(&data_fd, &spec, LineKind::Data).map_err(at("speaking to the parent"))?;
     let _hook = PanicHook::install();
     let mut runtime = match spec.threads {
         0 | 1 => tokio::runtime::Builder::new_current_thread(),
@@ -307,17 +307,33 @@ fn leave(actor: &Arc<Actor>, runtime: tokio::runtime::Runtime) -> ! {
     // Told after the last frame and before the time that the runtime's end may take. A parent that
     // is gone needs no word.
     let _ = actor.control.send_up(&Frame::TasksGone);
-    for line in actor.living_lines() {
-        line.close(LineEnd::Shutdown);
-    }
     let left = actor.ends_within(actor.clock.now()).unwrap_or(actor.settings.grace);
     // Drops the user's own tasks and gives blocking closures what is left of the grace.
-    runtime.shutdown_timeout(left);
+    // Of a parent's grace, too, the rest is for reaping: at its very end we would be killed.
+    runtime.shutdown_timeout(crate::proto::escalation::childs_share(left));
     actor.end_keeps();
     let Addr::Uds(path) = &actor.addr;
     if actor.is_orphaned() {
         crate::transport::folder::remove_if_last(&actor.folder, path);
     } // else the parent removes it when it reaps
+    flush_stdio();
+    match actor.own_signal() {
+        Some(signal) => signals::die_by(signal),
+        None => signals::exit_now(0),
+    }
+}
+
+/// The end of a child that has nothing to do, by its control thread: no other thread need wake.
+pub(crate) fn leave_at_once(actor: &Arc<Actor>) -> ! {
+    if let Some(up) = &actor.control.up {
+        // A parent that is gone needs no word. The request has been acknowledged already.
+        let _ = up.send(&Frame::TasksGone);
+    }
+    let Addr::Uds(path) = &actor.addr;
+    let _ = std::fs::remove_file(path);
+    if actor.is_orphaned() {
+        crate::transport::folder::remove_if_last(&actor.folder, path);
+    }
     flush_stdio();
     match actor.own_signal() {
         Some(signal) => signals::die_by(signal),
@@ -334,5 +350,5 @@ fn flush_stdio() {
 
 /// Our own end, asked for by our own code.
 pub(crate) fn cancel_self(actor: &Actor) {
-    actor.cancel_self(Canceller { aid: actor.aid.clone(), request: CancelRequest::Actor });
+    actor.end(Canceller { aid: actor.aid.clone(), request: CancelRequest::Actor });
 }

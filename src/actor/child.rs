@@ -2,6 +2,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -42,6 +43,8 @@ pub(crate) struct Child {
     pub(crate) reaped: SetOnce<Ended>,
     /// Everything that it had started is gone too.
     pub(crate) gone: SetOnce<()>,
+    /// Somebody here has sent it a cancel already: later ones are the control thread's to judge.
+    pub(crate) was_asked: AtomicBool,
     pub(crate) story: Mutex<Story>,
 }
 

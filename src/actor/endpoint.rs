@@ -236,7 +236,6 @@ pub struct Registration {
     pub(crate) path: fn() -> &'static str,
     pub(crate) kind: Kind,
     pub(crate) location: &'static str,
-    pub(crate) args: &'static [Arg],
     pub(crate) run: RunFn,
 }
 
@@ -248,7 +247,7 @@ pub static ENDPOINTS: [Registration];
 /// The entry for one endpoint.
 #[doc(hidden)]
 pub const fn register<E: Endpoint>() -> Registration {
-    Registration { path: path_of::<E>, kind: Kind::Rpc, location: E::LOCATION, args: E::ARGS, run: run::<E> }
+    Registration { path: path_of::<E>, kind: Kind::Rpc, location: E::LOCATION, run: run::<E> }
 }
 
 fn run<E: Endpoint>(bytes: &[u8], want: Encoding) -> Result<BoxFuture<'static, RunResult>, CodecError> {
@@ -323,11 +322,6 @@ impl Endpoints {
     pub(crate) fn find(&self, path: &str) -> Option<Found> {
         self.by_path.get(path).copied()
     }
-
-    /// All paths, in no order.
-    pub(crate) fn paths(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.by_path.keys().copied()
-    }
 }
 
 #[cfg(test)]
@@ -336,7 +330,7 @@ mod tests {
     use serde::{Deserialize, Serialize};
 
     use super::*;
-    use crate::rpc;
+    use teamster::rpc;
 
     #[derive(Clone, Serialize, Deserialize)]
     struct Order {
@@ -432,7 +426,7 @@ mod tests {
     fn an_argument_that_can_not_be_encoded_is_named() {
         #[rpc]
         async fn keep(_count: u8, secret: Unencodable) {
-            drop(secret);
+            let _unused = secret;
         }
         let mut bytes = vec![1];
         let refused = keep(1, Unencodable).encode_args(Encoding::Named, &mut bytes).expect_err("it refuses");

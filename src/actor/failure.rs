@@ -277,7 +277,7 @@ mod tests {
     use super::*;
     use crate::actor::endpoint::{Call, Endpoint};
     use crate::msg::ident::{CancelRequest, Canceller};
-    use crate::{Group, rpc};
+    use teamster::{Group, rpc};
 
     #[crate::error]
     #[derive(Debug, PartialEq, thiserror::Error, Serialize, Deserialize)]

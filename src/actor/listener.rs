@@ -39,12 +39,9 @@ impl Actor {
         expected.insert(control, Expected { child: Arc::clone(child), line: LineKind::Control });
     }
 
-    /// The child is there, or never will be: its tokens open nothing any more.
-    pub(crate) fn expect_no_more(&self, tokens: [Token; 2]) {
-        let mut expected = self.expected.lock();
-        for token in tokens {
-            expected.remove(&token);
-        }
+    /// The child is gone: tokens that it never showed open nothing any more.
+    pub(crate) fn expect_no_more(&self, child: &Child) {
+        self.expected.lock().retain(|_, expected| expected.child.key != child.key);
     }
 }
 
@@ -131,7 +128,7 @@ async fn let_in(actor: &Arc<Actor>, fd: OwnedFd) -> Result<(), HandshakeError> {
 fn cancel_refused(actor: &Arc<Actor>, child: &Arc<Child>) {
     use crate::msg::ident::{CancelRequest, Canceller};
     let canceller = Canceller { aid: actor.aid.clone(), request: CancelRequest::Actor };
-    actor.control.send(Command::Cancel { child: Arc::clone(child), canceller, grace: Duration::ZERO });
+    actor.cancel_child(child, &canceller, Duration::ZERO);
 }
 
 async fn child_line(
@@ -170,8 +167,6 @@ async fn child_line(
             actor.add_line(&channel);
             let _ = child.channel.set(Arc::clone(&channel));
             actor.control.send(Command::Ready { child: Arc::clone(&child), addr });
-            // `start_actor` resumes, and its first call shares a write with the Welcome.
-            let _ = child.connected.set(());
             let (service, inbox) = (Arc::clone(actor), Inbox::new(&rest));
             actor.spawn_driver(async move {
                 drive(channel, Arc::clone(&service), inbox).await;
@@ -185,7 +180,8 @@ async fn child_line(
 /// The data line of a child has ended. Mostly the child has, too; one that lives on without it can't
 /// be called any more and is ended.
 async fn line_of_child_ended(actor: &Arc<Actor>, child: &Arc<Child>) {
-    if child.reaped.get().is_some() || super::peers::is_dead_soon(&child.aid).await || actor.is_cancelled() {
+    let is_ending = child.reaped.get().is_some() || child.story.lock().asked.is_some();
+    if is_ending || super::peers::is_dead_soon(&child.aid).await || actor.is_cancelled() {
         return;
     }
     child.story.lock().said.get_or_insert("its data line had broken".to_owned());

@@ -179,6 +179,12 @@ impl LogRing {
         }
     }
 
+    /// Whether nothing waits to be sent.
+    pub(crate) fn is_empty(&self) -> bool {
+        let lines = self.lines.lock();
+        lines.queue.is_empty() && lines.dropped == 0
+    }
+
     /// Takes the oldest lines, of `max_bytes` in all, but at least one. Empty: there is none.
     ///
     /// If lines were dropped, the first one says how many.

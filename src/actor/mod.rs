@@ -18,7 +18,7 @@ pub(crate) mod signals;
 use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -96,9 +96,11 @@ pub(crate) struct Actor {
     /// Drivers, handshakes, the listener: they end with the process or the root.
     pub(crate) drivers: TaskTracker,
     pub(crate) lines: Mutex<Vec<Weak<DataLine>>>,
-    pub(crate) peers: dashmap::DashMap<uuid::Uuid, Arc<peers::Peer>>,
+    pub(crate) peers: Mutex<HashMap<uuid::Uuid, Arc<peers::Peer>>>,
     pub(crate) expected: Mutex<HashMap<crate::msg::spec::Token, listener::Expected>>,
     pub(crate) log_ring: Option<Arc<LogRing>>,
+    /// Calls between their arrival and their first poll.
+    pub(crate) starting_calls: AtomicUsize,
     on_exit: Mutex<Vec<ExitHook>>,
     next_child: AtomicU64,
     is_cancelled: AtomicBool,
@@ -161,7 +163,8 @@ impl Actor {
             tasks: TaskTracker::new(),
             drivers: TaskTracker::new(),
             lines: Mutex::default(),
-            peers: dashmap::DashMap::new(),
+            peers: Mutex::default(),
+            starting_calls: AtomicUsize::new(0),
             expected: Mutex::default(),
             log_ring: parts.log_ring,
             on_exit: Mutex::default(),
@@ -217,7 +220,7 @@ impl Actor {
     // ---- its end
 
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.is_cancelled.load(Ordering::Acquire)
+        self.is_cancelled.load(Ordering::SeqCst)
     }
 
     pub(crate) fn canceller(&self) -> Option<Canceller> {
@@ -227,6 +230,14 @@ impl Actor {
     /// Resolves when the actor was asked to end.
     pub(crate) async fn ending(&self) -> Canceller {
         self.ending.wait().await.clone()
+    }
+
+    /// Ends this actor on behalf of somebody else than its parent.
+    pub(crate) fn end(&self, canceller: Canceller) {
+        // The parent is told first: the end that follows is no surprise then. A parent whose line is
+        // broken is gone.
+        let _ = self.control.send_up(&crate::msg::frame::Frame::EndAsked { canceller: canceller.clone() });
+        self.cancel_self(canceller);
     }
 
     /// Asks this actor to end: a request like any other, taken by the control thread.
@@ -241,7 +252,42 @@ impl Actor {
         *until = Some(until.map_or(ends_at, |before| before.min(ends_at)));
         drop(until);
         let _ = canceller;
-        self.is_cancelled.store(true, Ordering::Release);
+        self.is_cancelled.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether this child has nothing at all to do, so that it may end without its runtime: no
+    /// call, task, hook, clean-up, log line or thread of anybody's.
+    ///
+    /// The flag of the cancel is set before this looks, and a call counts itself before it looks at
+    /// the flag: one of the two sees the other.
+    pub(crate) fn has_nothing_to_do(&self) -> bool {
+        self.polls_inline
+            && self.starting_calls.load(Ordering::SeqCst) == 0
+            && self.tasks.is_empty()
+            // Tasks of the runtime that are not ours are the user's own.
+            && self.runtime.metrics().num_alive_tasks() == self.drivers.len()
+            && self.on_exit.lock().is_empty()
+            && self.keeps.lock().is_empty()
+            && !self.scope.has_deferred()
+            && self.log_ring.as_ref().is_none_or(|ring| ring.is_empty())
+            && self.living_lines().iter().all(|line| line.is_flushed())
+            && threads() == Some(OWN_THREADS)
+    }
+
+    /// Asks a child to end, from whatever thread: the request leaves at once by that thread, and the
+    /// control thread sees to the rest.
+    pub(crate) fn cancel_child(&self, child: &Arc<child::Child>, canceller: &Canceller, grace: Duration) {
+        let asked_at = self.clock.now();
+        let left = self.ends_within(asked_at);
+        let grace = left.map_or(grace, |left| grace.min(crate::proto::escalation::childs_share(left)));
+        let is_first = !child.was_asked.swap(true, Ordering::AcqRel);
+        let line = child.control.get().filter(|_| is_first && !grace.is_zero() && child.reaped.get().is_none());
+        if let Some(line) = line {
+            use crate::channel::CancelLine;
+            line.cancel(0, grace, canceller);
+        }
+        let (child, canceller, is_sent) = (Arc::clone(child), canceller.clone(), line.is_some());
+        self.control.send(control::Command::Cancel { child, canceller, grace, asked_at, is_sent });
     }
 
     /// Cancels every scope and dialog of this actor, and lets its main code know.
@@ -322,6 +368,15 @@ impl std::fmt::Debug for Actor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Actor").field("aid", &self.aid).finish_non_exhaustive()
     }
+}
+
+/// The threads of a child that has no children: the one of its runtime, and its control thread.
+const OWN_THREADS: u64 = 2;
+
+/// How many threads this process has: the links of its task folder, less `.` and `..`.
+fn threads() -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self/task").ok().map(|folder| folder.nlink().saturating_sub(2))
 }
 
 /// Registers what this actor does last, on every ending that passes through its runtime: its

@@ -62,7 +62,9 @@ impl Drop for PanicHook {
             && let Some(before) = installed.before.take()
         {
             drop(std::panic::take_hook());
-            std::panic::set_hook(Box::new(move |info| before(info)));
+            // Ours held the other reference: the hook comes back itself, however often roots come and go.
+            let before = Arc::into_inner(before).unwrap_or_else(|| Box::new(|_| ()));
+            std::panic::set_hook(before);
         }
     }
 }

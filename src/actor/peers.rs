@@ -36,7 +36,7 @@ impl Peer {
 
 impl Actor {
     fn peer(&self, aid: &Aid) -> Arc<Peer> {
-        Arc::clone(&self.peers.entry(aid.uuid()).or_default())
+        Arc::clone(self.peers.lock().entry(aid.uuid()).or_default())
     }
 
     /// A peer has dialled us: its line serves calls to it, too, unless there is one.
@@ -112,7 +112,11 @@ impl Actor {
 
     /// A line of ours has ended: whoever ends with it is told.
     pub(crate) fn line_ended(self: &Arc<Self>, line: &Arc<DataLine>, end: &LineEnd) {
-        self.peers.remove_if(&line.peer.uuid(), |_, peer| peer.living().is_none());
+        let mut peers = self.peers.lock();
+        if peers.get(&line.peer.uuid()).is_some_and(|peer| peer.living().is_none()) {
+            peers.remove(&line.peer.uuid());
+        }
+        drop(peers);
         if *end == LineEnd::Shutdown {
             return;
         }
@@ -155,6 +159,11 @@ impl Process {
         let pid = i32::try_from(aid.pid()).ok().and_then(Pid::from_raw);
         let pidfd = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
         Process(pidfd.and_then(|pidfd| watch(pidfd, Interest::READABLE).ok()))
+    }
+
+    /// Whether there was such a process.
+    pub(crate) fn is_there(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Resolves when it has ended, reaped or not.

@@ -39,7 +39,22 @@ struct State {
     task: Option<Waker>,
     watchers: Vec<Waker>,
     below: Vec<Weak<dyn Below>>,
-    deferred: Vec<BoxFuture<'static, ()>>,
+    deferred: Deferred,
+}
+
+/// What the end of a scope waits for.
+#[derive(Default)]
+pub(crate) struct Deferred {
+    /// The user's, within the grace.
+    clean_ups: Vec<BoxFuture<'static, ()>>,
+    /// Nurseries that were dropped. They end by themselves: their actors have graces of their own.
+    nurseries: Vec<BoxFuture<'static, ()>>,
+}
+
+impl Deferred {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.clean_ups.is_empty() && self.nurseries.is_empty()
+    }
 }
 
 impl Scope {
@@ -100,6 +115,15 @@ impl Scope {
         }
     }
 
+    /// Whether it is cancelled. If not, `waker` is woken when it is.
+    fn watch(&self, waker: &Waker) -> bool {
+        let mut state = self.state.lock();
+        if state.canceller.is_none() && !state.watchers.iter().any(|watcher| watcher.will_wake(waker)) {
+            state.watchers.push(waker.clone());
+        }
+        state.canceller.is_some()
+    }
+
     /// `below` ends with this scope: at once, if that is over already.
     pub(crate) fn add_below(&self, below: &Weak<dyn Below>) {
         let mut state = self.state.lock();
@@ -116,14 +140,19 @@ impl Scope {
 
     /// The scope's end waits for this.
     pub(crate) fn defer(&self, future: BoxFuture<'static, ()>) {
-        self.state.lock().deferred.push(future);
+        self.state.lock().deferred.clean_ups.push(future);
+    }
+
+    /// The scope's end waits for this end of a nursery.
+    pub(crate) fn leave_nursery(&self, future: BoxFuture<'static, ()>) {
+        self.state.lock().deferred.nurseries.push(future);
     }
 
     pub(crate) fn has_deferred(&self) -> bool {
         !self.state.lock().deferred.is_empty()
     }
 
-    pub(crate) fn take_deferred(&self) -> Vec<BoxFuture<'static, ()>> {
+    pub(crate) fn take_deferred(&self) -> Deferred {
         std::mem::take(&mut self.state.lock().deferred)
     }
 
@@ -230,8 +259,10 @@ impl<F: Future + ?Sized> Drop for Scoped<F> {
 /// assert!(!teamster::is_cancelled());
 /// ```
 pub fn is_cancelled() -> bool {
-    with_current(|current| current.map(|current| current.scope.is_cancelled() || current.actor.is_cancelled()))
-        .unwrap_or_else(|| current::actor().is_ok_and(|actor| actor.is_cancelled()))
+    with_current(|current| {
+        current.map(|current| current.scope.chain().any(|scope| scope.is_cancelled()) || current.actor.is_cancelled())
+    })
+    .unwrap_or_else(|| current::actor().is_ok_and(|actor| actor.is_cancelled()))
 }
 
 /// Resolves when this code has been asked to end.
@@ -263,15 +294,11 @@ pub async fn cancelled() {
         }
         return;
     };
-    std::future::poll_fn(|cx| {
-        let mut state = current.scope.state.lock();
-        if state.canceller.is_some() {
-            return Poll::Ready(());
-        }
-        if !state.watchers.iter().any(|watcher| watcher.will_wake(cx.waker())) {
-            state.watchers.push(cx.waker().clone());
-        }
-        Poll::Pending
+    // A nursery that was opened in a shield is not cancelled with what it stands in: so all of them
+    // are watched.
+    std::future::poll_fn(|cx| match current.scope.chain().any(|scope| scope.watch(cx.waker())) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
     })
     .await;
 }
@@ -345,13 +372,13 @@ pub fn defer(future: impl Future<Output = ()> + Send + 'static) {
     }
 }
 
-/// Waits for all of it, side by side, for as long as the grace lasts. A panic is logged.
-pub(crate) async fn run_deferred(deferred: Vec<BoxFuture<'static, ()>>, grace: Duration) {
-    let all = futures::future::join_all(deferred.into_iter().map(|future| {
-        use futures::FutureExt;
-        AssertUnwindSafe(future).catch_unwind()
-    }));
-    match tokio::time::timeout(grace, all).await {
+/// Waits for all of it, side by side: for clean-ups as long as the grace lasts. A panic is logged.
+pub(crate) async fn run_deferred(deferred: Deferred, grace: Duration) {
+    use futures::FutureExt;
+    let clean_ups = deferred.clean_ups.into_iter().map(|future| AssertUnwindSafe(future).catch_unwind());
+    let clean_ups = tokio::time::timeout(grace, futures::future::join_all(clean_ups));
+    let nurseries = futures::future::join_all(deferred.nurseries);
+    match futures::future::join(clean_ups, nurseries).await.0 {
         Ok(results) => {
             for _panic in results.into_iter().filter_map(Result::err) {
                 tracing::error!("a deferred clean-up panicked");

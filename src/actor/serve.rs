@@ -2,6 +2,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use crate::msg::remote_error::WireError;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Resolved {
     Known(&'static Registration),
-    NotExposed(&'static str),
+    NotExposed,
     Unknown,
     Ambiguous { first: &'static str, second: &'static str },
 }
@@ -35,7 +36,7 @@ impl Service for Actor {
             None => Resolved::Unknown,
             Some(Found::Ambiguous { first, second }) => Resolved::Ambiguous { first, second },
             Some(Found::One(registration)) if self.exposes((registration.path)()) => Resolved::Known(registration),
-            Some(Found::One(registration)) => Resolved::NotExposed((registration.path)()),
+            Some(Found::One(_)) => Resolved::NotExposed,
         };
         if !matches!(resolved, Resolved::Known(_)) {
             tracing::warn!(endpoint = path, ?resolved, "a peer asks for what can't be called here");
@@ -48,13 +49,14 @@ impl Service for Actor {
         let refuse = |error: WireError| line.end_with(dialog, &Frame::Error { dialog }, &error.encode());
         let registration = match start.endpoint {
             Resolved::Known(registration) => registration,
-            Resolved::NotExposed(_) => return refuse(WireError::NotExposed),
+            Resolved::NotExposed => return refuse(WireError::NotExposed),
             Resolved::Unknown => return refuse(WireError::NoSuchEndpoint),
             Resolved::Ambiguous { first, second } => {
                 return refuse(WireError::Ambiguous { first: first.to_owned(), second: second.to_owned() });
             }
         };
         debug_assert_eq!(registration.kind, Kind::Rpc);
+        let _starting = Starting::count(&self.starting_calls);
         if self.is_cancelled() {
             return refuse(WireError::NotStarted { reason: "the actor is ending".into() });
         }
@@ -92,9 +94,7 @@ impl Service for Actor {
     }
 
     fn on_cancel_actor(self: &Arc<Self>, _line: &Arc<DataLine>, canceller: Canceller) {
-        // Its parent is told first: the end that follows is no surprise then.
-        let _ = self.control.send_up(&Frame::EndAsked { canceller: canceller.clone() });
-        self.cancel_self(canceller);
+        self.end(canceller);
     }
 
     fn on_log(&self, line: &DataLine, text: &[u8]) {
@@ -150,6 +150,22 @@ impl Actor {
             End::Cancelled(canceller) => WireError::Cancelled(canceller),
         };
         line.end_with(dialog, &Frame::Error { dialog }, &failure.encode());
+    }
+}
+
+/// A call that has arrived: see [`Actor::has_nothing_to_do`].
+struct Starting<'a>(&'a AtomicUsize);
+
+impl<'a> Starting<'a> {
+    fn count(calls: &'a AtomicUsize) -> Self {
+        calls.fetch_add(1, Ordering::SeqCst);
+        Starting(calls)
+    }
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -53,6 +53,7 @@ extern "C" fn handler(signal: libc::c_int) {
 pub(crate) struct Signals {
     event: OwnedFd,
     slot: usize,
+    is_listening: bool,
 }
 
 impl Signals {
@@ -66,7 +67,7 @@ impl Signals {
             installed.before = HANDLED.iter().map(|signal| set_handler(*signal)).collect();
         }
         installed.users += 1;
-        Ok(Signals { event, slot })
+        Ok(Signals { event, slot, is_listening: true })
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -90,17 +91,32 @@ impl Signals {
     }
 }
 
-impl Drop for Signals {
-    fn drop(&mut self) {
+impl Signals {
+    /// Listens no more. What has arrived by then: the next ones go by the old handlers.
+    pub(crate) fn end(&mut self) -> Vec<i32> {
+        if !self.is_listening {
+            return Vec::new();
+        }
+        self.is_listening = false;
         let mut installed = INSTALLED.lock();
-        TARGETS[self.slot].store(-1, Ordering::Release);
         installed.users -= 1;
+        // The handlers go first: a signal in between is in the eventfd, or somebody else's.
         if installed.users == 0 {
             for (signal, before) in HANDLED.iter().zip(installed.before.drain(..)) {
                 // SAFETY: `before` is what sigaction gave for this signal.
                 unsafe { libc::sigaction(*signal, &raw const before, std::ptr::null_mut()) };
             }
         }
+        TARGETS[self.slot].store(-1, Ordering::Release);
+        drop(installed);
+        self.take()
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        // Whoever drops it unread has no tree that they could end.
+        let _ = self.end();
     }
 }
 

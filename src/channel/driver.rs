@@ -19,7 +19,7 @@ pub(crate) struct Inbox {
 }
 
 /// The first buffer of a line, in bytes: an idle line costs no more.
-const FIRST_BYTES: usize = 4 * 1024;
+const FIRST_BYTES: usize = 1024;
 /// A read never asks for less room than this once a line has been busy, in bytes.
 const BUSY_BYTES: usize = 64 * 1024;
 /// Reads before other tasks get their turn.
@@ -149,10 +149,17 @@ impl<S: Service> Channel<S> {
 
     fn handle_all(self: &Arc<Self>, service: &Arc<S>, inbox: &mut Inbox) -> Result<(), LineEnd> {
         let mut woken = Woken::default();
+        let mut settled = 0;
         loop {
             match frame::decode(inbox.unhandled(), self.limit) {
-                Ok(None) => return Ok(()),
+                Ok(None) => {
+                    if settled > 0 {
+                        self.shared.lock().settled_at_once = settled;
+                    }
+                    return Ok(());
+                }
                 Ok(Some((frame, payload, taken))) => {
+                    settled += usize::from(matches!(frame, Frame::Return { .. } | Frame::Error { .. }));
                     self.handle(service, frame, payload, &mut woken)?;
                     inbox.start += taken;
                 }
@@ -176,6 +183,7 @@ impl<S: Service> Channel<S> {
                 let endpoint = shared.dialogs.on_endpoint(endpoint, path, |path| service.resolve(path));
                 let endpoint = endpoint.map_err(violated)?.clone();
                 if shared.bye_sent {
+                    shared.dialogs.end_served(dialog);
                     return Ok(()); // crossed our Bye: the peer sends it again on a new line
                 }
                 drop(shared);
@@ -223,6 +231,7 @@ impl<S: Service> Channel<S> {
             Frame::TasksGone => return Err(violated(Violation::Misplaced("TasksGone"))),
             Frame::Signalled { .. } => return Err(violated(Violation::Misplaced("Signalled"))),
             Frame::EndAsked { .. } => return Err(violated(Violation::Misplaced("EndAsked"))),
+            Frame::End { .. } => return Err(violated(Violation::Misplaced("End"))),
         }
         Ok(())
     }
@@ -280,8 +289,6 @@ impl<S: Service> Channel<S> {
         }
         drop(shared);
         self.socket.shutdown();
-        // Closing twice is closing once: the first reason stays.
-        let _ = self.ended.set(end);
         self.wake_driver();
     }
 }

@@ -3,6 +3,7 @@
 //! Any thread may send; the control thread reads, and sends what the kernel would not take at once.
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -21,11 +22,14 @@ const MAX_WAITING_BYTES: usize = 4 << 20;
 const MAX_CONTROL_FRAME_BYTES: u32 = 64 * 1024;
 
 /// One control line.
-#[derive(Debug)]
 pub(crate) struct Line {
     fd: OwnedFd,
     waiting: Mutex<BytesMut>,
+    /// Called when the kernel took no more: somebody has to wait for room and flush.
+    blocked: OnceLock<Blocked>,
 }
+
+type Blocked = Box<dyn Fn() + Send + Sync>;
 
 /// What was read and is not handled yet.
 #[derive(Debug, Default)]
@@ -43,7 +47,13 @@ pub(crate) enum Rest {
 impl Line {
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Line { fd, waiting: Mutex::new(BytesMut::new()) })
+        Ok(Line { fd, waiting: Mutex::new(BytesMut::new()), blocked: OnceLock::new() })
+    }
+
+    /// Has `act` called, once at a time, when a frame could not leave at once.
+    pub(crate) fn on_blocked(&self, act: impl Fn() + Send + Sync + 'static) {
+        // A line has one keeper, who says it once.
+        let _ = self.blocked.set(Box::new(act));
     }
 
     /// Sends a frame, or leaves it to the next [`Line::flush`].
@@ -56,19 +66,23 @@ impl Line {
         if waiting.len() > MAX_WAITING_BYTES {
             return Err(io::Error::other("the peer does not read its control line"));
         }
+        let was_blocked = !waiting.is_empty();
         frame::encode(frame, &[], &mut waiting);
-        self.send_waiting(&mut waiting).map(drop)
+        let is_blocked = self.send_waiting(&mut waiting)?;
+        drop(waiting);
+        if is_blocked
+            && !was_blocked
+            && let Some(blocked) = self.blocked.get()
+        {
+            blocked();
+        }
+        Ok(())
     }
 
     /// Sends what waits. Whether anything still does: then poll for room.
     pub(crate) fn flush(&self) -> io::Result<bool> {
         let mut waiting = self.waiting.lock();
         self.send_waiting(&mut waiting)
-    }
-
-    /// Whether frames wait for the kernel's buffer.
-    pub(crate) fn has_waiting(&self) -> bool {
-        !self.waiting.lock().is_empty()
     }
 
     fn send_waiting(&self, waiting: &mut BytesMut) -> io::Result<bool> {
@@ -88,7 +102,7 @@ impl Line {
 
     /// Reads all that is there now.
     pub(crate) fn read(&self, inbox: &mut LineInbox) -> Rest {
-        let mut chunk = [0; 4096];
+        let mut chunk = [0; 512];
         loop {
             match uds::recv(self.fd.as_fd(), &mut chunk) {
                 Ok(0) => return Rest::Ended,
@@ -108,6 +122,12 @@ impl Line {
     pub(crate) fn shutdown(&self) {
         // The peer may have closed it already.
         let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
+    }
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Line").field("fd", &self.fd).finish_non_exhaustive()
     }
 }
 

@@ -18,11 +18,10 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
-use tokio::sync::SetOnce;
 
 use crate::msg::frame::{self, AckState, Encoding, Frame};
 use crate::msg::ident::{Aid, Canceller};
-use crate::proto::connection::{Connection, IdHasher, Interest, Left, Side, Violation};
+use crate::proto::connection::{Connection, IdHasher, Left, Side, Violation};
 use crate::transport::uds::Socket;
 
 /// What serves the dialogs that a peer opens: the actor, a floor up.
@@ -30,7 +29,7 @@ pub(crate) trait Service: Send + Sync + Sized + 'static {
     /// What an endpoint's path stands for.
     type Endpoint: Clone + fmt::Debug + Send + Sync;
     /// What a running dialog is cancelled by.
-    type Task: fmt::Debug + Send + Sync;
+    type Task: Clone + fmt::Debug + Send + Sync;
 
     fn resolve(&self, path: &str) -> Self::Endpoint;
     /// A Start. Whoever implements it calls [`Channel::serve`] before and one of the `end`s after.
@@ -127,7 +126,6 @@ pub(crate) struct Channel<S: Service> {
     driver: AtomicWaker,
     driver_is_due: AtomicBool,
     control: Option<Arc<dyn CancelLine>>,
-    ended: SetOnce<LineEnd>,
     /// Close when no dialog has been open for so long. `None`: the line lives as long as the peer.
     idle_after: Option<Duration>,
     /// Grace that goes along with a cancel of a dialog.
@@ -144,6 +142,8 @@ struct Shared<S: Service> {
     /// What we had open when it ended.
     lost_paths: Vec<&'static str>,
     bye_sent: bool,
+    /// Dialogs that ended with the last read.
+    settled_at_once: usize,
 }
 
 /// Bytes on their way out.
@@ -248,11 +248,11 @@ impl<S: Service> Channel<S> {
                 end: None,
                 lost_paths: Vec::new(),
                 bye_sent: false,
+                settled_at_once: 0,
             }),
             driver: AtomicWaker::new(),
             driver_is_due: AtomicBool::new(false),
             control: parts.control,
-            ended: SetOnce::new(),
             idle_after: parts.idle_after,
             grace: parts.grace,
         })
@@ -261,11 +261,6 @@ impl<S: Service> Channel<S> {
     /// How the line ended, if it has.
     pub(crate) fn end(&self) -> Option<LineEnd> {
         self.shared.lock().end.clone()
-    }
-
-    /// Resolves when the line has ended.
-    pub(crate) async fn ended(&self) -> LineEnd {
-        self.ended.wait().await.clone()
     }
 
     // ---- opening dialogs
@@ -295,7 +290,8 @@ impl<S: Service> Channel<S> {
         let start = Frame::Start { dialog, endpoint, path: is_new.then_some(path), deadline_us, encoding };
         let ends_at = shared.queue(&start, args);
         shared.dialogs.start_queued(dialog, ends_at);
-        let is_alone = shared.dialogs.opened() == 1;
+        // After a batch of answers the other callers are about to follow: they share the driver's write.
+        let is_alone = shared.dialogs.opened() == 1 && shared.settled_at_once <= 1;
         drop(shared);
         self.flush_soon(is_alone);
         Ok(dialog)
@@ -329,12 +325,12 @@ impl<S: Service> Channel<S> {
     }
 
     /// Asks for the end of a dialog that we opened. Asking twice is asking once.
-    pub(crate) fn cancel(&self, dialog: u64, interest: Interest, canceller: &Canceller) {
+    pub(crate) fn cancel(&self, dialog: u64, canceller: &Canceller) {
         let mut shared = self.shared.lock();
-        if interest == Interest::Lost && shared.done.remove(&dialog).is_some() {
+        if shared.done.remove(&dialog).is_some() {
             return;
         }
-        if shared.end.is_some() || !shared.dialogs.cancel(dialog, interest) {
+        if shared.end.is_some() || !shared.dialogs.cancel(dialog) {
             return;
         }
         if let Some(control) = &self.control {
@@ -374,7 +370,11 @@ impl<S: Service> Channel<S> {
 
     /// The dialog's task exists from here on: cancels find it.
     pub(crate) fn serve(&self, dialog: u64, task: S::Task) {
-        self.shared.lock().dialogs.serve(dialog, task);
+        let mut shared = self.shared.lock();
+        let by = task.clone();
+        if let Some(canceller) = shared.dialogs.serve(dialog, task) {
+            S::cancel(&by, &canceller);
+        }
     }
 
     /// The task did not end in its first poll.
@@ -407,13 +407,6 @@ impl<S: Service> Channel<S> {
     pub(crate) fn cancel_served(&self, canceller: &Canceller) {
         for task in self.shared.lock().dialogs.served() {
             S::cancel(task, canceller);
-        }
-    }
-
-    /// Asks `each` about every dialog that the peer has here.
-    pub(crate) fn each_served(&self, mut each: impl FnMut(&S::Task)) {
-        for task in self.shared.lock().dialogs.served() {
-            each(task);
         }
     }
 

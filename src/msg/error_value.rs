@@ -106,7 +106,7 @@ pub(crate) fn name_of(error: &(dyn StdError + 'static)) -> Option<&'static str> 
         std::string::FromUtf8Error,
         std::char::ParseCharError,
         std::env::VarError,
-        std::net::AddrParseError,
+        core::net::AddrParseError,
         std::time::SystemTimeError,
         std::sync::mpsc::RecvError,
         std::collections::TryReserveError,

@@ -44,6 +44,8 @@ pub(crate) enum Frame<'a> {
     Signalled { signal: i32 },
     /// A third actor asked the sender to end: its end is no surprise to its parent.
     EndAsked { canceller: Canceller },
+    /// End that actor of the tree: on control lines, towards its parent.
+    End { aid: Aid, canceller: Canceller },
     /// A log line. Payload: the line as data.
     Log,
     /// Are you there?
@@ -152,6 +154,7 @@ mod kind {
     pub(super) const SIGNALLED: u8 = 35;
     pub(super) const END_ASKED: u8 = 36;
     pub(super) const LOG: u8 = 37;
+    pub(super) const END: u8 = 39;
 }
 
 /// Markers of msgpack that both directions know.

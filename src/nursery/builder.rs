@@ -12,7 +12,6 @@ use super::scope::ActorNursery;
 use super::supervise::{Care, Nursery};
 use crate::actor::boot;
 use crate::actor::child::Child;
-use crate::actor::control::Command;
 use crate::actor::endpoint::{Call, Endpoint};
 use crate::actor::peers::canceller;
 use crate::error::{Error, SpawnReason};
@@ -214,8 +213,7 @@ impl Drop for Started<'_> {
     fn drop(&mut self) {
         if let Some(child) = self.child.take() {
             let canceller = canceller(&self.nursery.actor.aid, CancelRequest::Dropped);
-            let grace = child.grace;
-            self.nursery.actor.control.send(Command::Cancel { child, canceller, grace });
+            self.nursery.actor.cancel_child(&child, &canceller, child.grace);
         }
     }
 }
@@ -313,8 +311,7 @@ impl Drop for EndIfLate<'_> {
         let (nursery, outcome) = (Arc::clone(self.nursery), Arc::clone(self.outcome));
         let end = move |child: &Arc<Child>| {
             let canceller = canceller(&nursery.actor.aid, CancelRequest::Dropped);
-            let (child, grace) = (Arc::clone(child), Duration::ZERO);
-            nursery.actor.control.send(Command::Cancel { child, canceller, grace });
+            nursery.actor.cancel_child(child, &canceller, Duration::ZERO);
         };
         match outcome.get() {
             Some(Ok(child)) => end(child),

@@ -9,7 +9,6 @@ use tokio::sync::SetOnce;
 
 use super::builder::start;
 use super::supervise::{Care, Nursery};
-use crate::actor::control::Command;
 use crate::actor::endpoint::{Call, Endpoint};
 use crate::actor::peers::canceller;
 use crate::error::Error;
@@ -57,8 +56,7 @@ pub(super) async fn run(
     let result = started.portal().run_prepared(call).await;
     let canceller = canceller(&nursery.actor.aid, CancelRequest::NurseryEnd);
     let child = started.keep();
-    let grace = child.grace;
-    nursery.actor.control.send(Command::Cancel { child: Arc::clone(&child), canceller, grace });
+    nursery.actor.cancel_child(&child, &canceller, child.grace);
     child.gone().await;
     result
 }

@@ -76,9 +76,16 @@ impl Root {
 
     /// One user less. The last one ends the root, and waits for that.
     async fn leave(self: &Arc<Self>) {
-        if !self.is_last() {
-            return;
+        if self.is_last() {
+            let (root, runtime) = (Arc::clone(self), self.actor.runtime.clone());
+            // As a task, so that it goes on when whoever waits here is dropped. An error says that the
+            // runtime ends: then the end of `main` sees to the rest.
+            let _ = runtime.spawn(async move { root.end().await }).await;
         }
+    }
+
+    /// Waits for what is left of the root's own code, and takes the root down.
+    async fn end(self: &Arc<Self>) {
         self.actor.tasks.close();
         self.actor.tasks.wait().await;
         self.actor.control.none_living().await;
@@ -87,6 +94,7 @@ impl Root {
         self.finish();
         self.actor.drivers.close();
         self.actor.drivers.wait().await;
+        forget(self); // nobody needs to wait for it any more, nor to keep its descriptors
     }
 
     fn is_last(self: &Arc<Self>) -> bool {
@@ -111,6 +119,9 @@ impl Root {
         self.actor.control.stop();
         parts.registrar.stop();
         parts.folder.remove();
+        // What a dropped nursery has left holds the actor that holds it. With its runtime gone nobody
+        // runs it any more.
+        drop(self.actor.scope.take_deferred());
         current::remove_root(self.runtime, &self.actor);
     }
 }
@@ -289,7 +300,7 @@ impl RootBuilder {
     where
         F: AsyncFnOnce(&ActorNursery) -> Result<T, BoxError>,
     {
-        if current::actor().is_ok() {
+        if is_inside_of_a_tree() {
             return Err(Error::Usage("a root inside of a tree: open a nursery with `open_nursery`"));
         }
         self.join(body).await
@@ -304,12 +315,25 @@ impl RootBuilder {
         let root = Root::enter(|| settings, &name)?;
         let user = User { root: Some(Arc::clone(&root)) };
         let place = Current { actor: Arc::clone(&root.actor), scope: Arc::clone(&root.actor.scope), deadline: None };
-        let result = scope::run(place, body).await;
+        let ended = scope::run_catching(place, body).await;
         user.leave().await;
+        let result = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         match root.actor.interrupted_by() {
             Some(signal) => Err(interrupted(signal, result.err())),
             None => result,
         }
+    }
+}
+
+/// Whether this code is part of an actor, or on a runtime whose root is in use.
+fn is_inside_of_a_tree() -> bool {
+    match current::actor() {
+        Ok(actor) if actor.is_root() && current::current().is_none() => {
+            let root = ROOTS.lock().get_or_insert_default().get(&actor.runtime.id()).cloned();
+            root.is_some_and(|root| *root.users.lock() > 0) // else it is on its way out
+        }
+        Ok(_) => true,
+        Err(_none) => false,
     }
 }
 
@@ -342,7 +366,7 @@ impl Drop for User {
         // Owned by LEAVING: whoever ends the program waits for what this has not done by then.
         handle.spawn(async move {
             let deferred = root.actor.scope.take_deferred();
-            futures::future::join_all(deferred).await;
+            crate::actor::scope::run_deferred(deferred, root.actor.settings.grace).await;
             root.leave().await;
         });
     }
@@ -356,10 +380,9 @@ impl Drop for User {
 /// # Examples
 ///
 /// ```no_run
-/// fn main() {
-///     let _guard = teamster::init();
-///     // build a tokio runtime of your own, open nurseries on it
-/// }
+/// let _guard = teamster::init();
+/// let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+/// runtime.block_on(teamster::open_nursery(async |_an| Ok(()))).expect("an empty nursery ends well");
 /// ```
 #[must_use = "dropped at once, it waits for nothing"]
 pub fn init() -> Guard {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::builder::ActorBuilder;
 use super::one_shot::OneShot;
-use super::supervise::{Nursery, clean_up_grace, stand_in};
+use super::supervise::{Nursery, clean_up_grace, is_consequence, stand_in};
 use crate::actor::Actor;
 use crate::actor::current::{self, Current};
 use crate::actor::endpoint::{Call, Endpoint};
@@ -78,7 +78,15 @@ where
 }
 
 /// Runs `body` in a nursery of `place`'s actor.
-pub(crate) async fn run<T, F>(place: Current, body: F) -> Result<T, Error>
+async fn run<T, F>(place: Current, body: F) -> Result<T, Error>
+where
+    F: AsyncFnOnce(&ActorNursery) -> Result<T, BoxError>,
+{
+    run_catching(place, body).await.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// The same, with a panic of the body as a value: everything is gone by then.
+pub(super) async fn run_catching<T, F>(place: Current, body: F) -> std::thread::Result<Result<T, Error>>
 where
     F: AsyncFnOnce(&ActorNursery) -> Result<T, BoxError>,
 {
@@ -97,8 +105,15 @@ where
             (Some(value), None, None)
         }
         End::Value(Err(error)) => {
-            nursery.cancel_all(&canceller(&actor.aid, CancelRequest::Failure));
-            (None, Some(Error::from_body(error)), None)
+            let error = Error::from_body(error);
+            if is_consequence(&error) {
+                nursery.cancel_all(&canceller(&actor.aid, CancelRequest::Failure));
+                (None, Some(error), None)
+            } else {
+                // Booked now: what fails in the teardown stands after it.
+                nursery.fail(error);
+                (None, None, None)
+            }
         }
         End::Cancelled(canceller) => {
             nursery.cancel_all(&canceller);
@@ -113,16 +128,16 @@ where
     run_deferred(scope.take_deferred(), clean_up_grace(&nursery)).await;
     abandon.is_armed = false;
     if let Some(panic) = panic {
-        std::panic::resume_unwind(panic);
+        return Err(panic);
     }
     if let Some(failure) = nursery.failure(failed) {
-        return Err(failure);
+        return Ok(Err(failure));
     }
-    match (value, scope.canceller()) {
+    Ok(match (value, scope.canceller()) {
         (Some(value), _) => Ok(value),
         (None, Some(canceller)) => Err(Error::Cancelled { canceller }),
         (None, None) => Err(Error::Usage("the nursery's body ended without a value")),
-    }
+    })
 }
 
 /// What becomes of a nursery whose future is dropped: its clean-up belongs to what it stood in.
@@ -143,7 +158,7 @@ impl Drop for Abandon<'_> {
             nursery.gone().await;
             run_deferred(nursery.scope.take_deferred(), clean_up_grace(&nursery)).await;
         };
-        self.outer.defer(Box::pin(rest));
+        self.outer.leave_nursery(Box::pin(rest));
     }
 }
 

@@ -8,7 +8,6 @@ use tokio::sync::Notify;
 
 use crate::actor::Actor;
 use crate::actor::child::Child;
-use crate::actor::control::Command;
 use crate::actor::peers::canceller;
 use crate::actor::scope::{Below, Scope};
 use crate::error::{Error, Group, SpawnReason};
@@ -80,6 +79,7 @@ impl Nursery {
     /// Follows one child to its end.
     async fn watch(self: Arc<Self>, child: &Arc<Child>, care: Care) {
         let ended = child.reaped.wait().await;
+        self.actor.expect_no_more(child);
         if care == Care::OfNursery && ended.death.asked().is_none() && child.connected.get().is_some() {
             self.fail(Error::ActorDied(ended.death.clone()));
         }
@@ -127,8 +127,7 @@ impl Nursery {
     }
 
     fn cancel_child(&self, child: &Arc<Child>, canceller: &Canceller) {
-        let canceller = canceller.clone();
-        self.actor.control.send(Command::Cancel { child: Arc::clone(child), canceller, grace: child.grace });
+        self.actor.cancel_child(child, canceller, child.grace);
     }
 
     /// The body has ended well: service actors are let go when the one-shots are done.

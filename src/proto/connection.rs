@@ -67,6 +67,8 @@ pub(crate) struct Connection<O, S, E> {
     last_start_seen: u64,
     served: HashMap<u64, S, BuildHasherDefault<IdHasher>>,
     tombstones: HashMap<u64, Canceller, BuildHasherDefault<IdHasher>>,
+    /// Seen, and not yet served or ended: a cancel by the other line may come in between.
+    starting: HashMap<u64, Option<Canceller>, BuildHasherDefault<IdHasher>>,
     cancelled_by_us: HashSet<u64, BuildHasherDefault<IdHasher>>,
     numbers: HashMap<usize, u32, BuildHasherDefault<IdHasher>>,
     endpoints: Vec<E>,
@@ -86,6 +88,8 @@ pub(crate) enum StartVerdict {
 pub(crate) enum CancelVerdict<'a, S> {
     /// A running dialog.
     Asked(&'a S),
+    /// One that is about to run: it is told when it does.
+    Starting,
     /// None: it is over, or has not begun and never will.
     Ended,
 }
@@ -93,7 +97,7 @@ pub(crate) enum CancelVerdict<'a, S> {
 impl<S> CancelVerdict<'_, S> {
     pub(crate) fn state(&self) -> AckState {
         match self {
-            CancelVerdict::Asked(_) => AckState::Asked,
+            CancelVerdict::Asked(_) | CancelVerdict::Starting => AckState::Asked,
             CancelVerdict::Ended => AckState::Ended,
         }
     }
@@ -110,6 +114,7 @@ impl<O, S, E> Connection<O, S, E> {
             last_start_seen: 0,
             served: HashMap::default(),
             tombstones: HashMap::default(),
+            starting: HashMap::default(),
             cancelled_by_us: HashSet::default(),
             numbers: HashMap::default(),
             endpoints: Vec::new(),
@@ -182,18 +187,17 @@ impl<O, S, E> Connection<O, S, E> {
         Ok((opened.phase != Phase::Draining).then_some(opened.slot))
     }
 
-    /// Our user asks for the end, or no longer waits. Whether a Cancel must be sent: only once.
-    pub(crate) fn cancel(&mut self, dialog: u64, interest: Interest) -> bool {
+    /// Our user no longer waits. Whether a Cancel must be sent: only once.
+    pub(crate) fn cancel(&mut self, dialog: u64) -> bool {
         let Some(opened) = self.opened.get_mut(&dialog) else { return false };
-        if interest == Interest::Lost {
-            opened.phase = Phase::Draining;
-        }
+        opened.phase = Phase::Draining;
         self.cancelled_by_us.insert(dialog)
     }
 
     /// The line is lost. Every slot that waited, and whether its Start had left by then.
     pub(crate) fn on_lost(&mut self, flushed: u64) -> Vec<(u64, O, Left)> {
         self.tombstones.clear();
+        self.starting.clear();
         self.cancelled_by_us.clear();
         self.opened
             .drain()
@@ -218,7 +222,10 @@ impl<O, S, E> Connection<O, S, E> {
         self.last_start_seen = dialog;
         Ok(match self.tombstones.remove(&dialog) {
             Some(canceller) => StartVerdict::Cancelled(canceller),
-            None => StartVerdict::Serve,
+            None => {
+                self.starting.insert(dialog, None);
+                StartVerdict::Serve
+            }
         })
     }
 
@@ -239,13 +246,16 @@ impl<O, S, E> Connection<O, S, E> {
         self.endpoints.get(index).ok_or(Violation::UnknownEndpoint(number))
     }
 
-    /// A served dialog runs, and is cancelled by `by`.
-    pub(crate) fn serve(&mut self, dialog: u64, by: S) {
+    /// A served dialog runs, and is cancelled by `by`. Who has cancelled it since its Start came.
+    #[must_use = "that cancel is still to be acted on"]
+    pub(crate) fn serve(&mut self, dialog: u64, by: S) -> Option<Canceller> {
         self.served.insert(dialog, by);
+        self.starting.remove(&dialog).flatten()
     }
 
     /// Our task ended: its last frame may go. `false` when the connection has forgotten it.
     pub(crate) fn end_served(&mut self, dialog: u64) -> bool {
+        self.starting.remove(&dialog);
         self.served.remove(&dialog).is_some()
     }
 
@@ -257,6 +267,10 @@ impl<O, S, E> Connection<O, S, E> {
             }
             self.tombstones.entry(dialog).or_insert_with(|| canceller.clone());
             return Ok(CancelVerdict::Ended);
+        }
+        if let Some(cancelled) = self.starting.get_mut(&dialog) {
+            cancelled.get_or_insert_with(|| canceller.clone());
+            return Ok(CancelVerdict::Starting);
         }
         Ok(match self.served.get(&dialog) {
             Some(by) => CancelVerdict::Asked(by),
@@ -275,15 +289,8 @@ impl<O, S, E> Connection<O, S, E> {
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.opened.is_empty() && self.served.is_empty()
+        self.opened.is_empty() && self.served.is_empty() && self.starting.is_empty()
     }
-}
-
-/// Whether somebody still waits for the outcome of a dialog that is being cancelled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Interest {
-    Kept,
-    Lost,
 }
 
 /// Whether a Start had left this process when its line was lost.
@@ -329,6 +336,16 @@ mod tests {
     }
 
     #[test]
+    fn a_cancel_between_a_start_and_its_task_is_kept_for_the_task() {
+        let (mut a, canceller) = (Conn::new(Side::Connecting), someone());
+        assert!(matches!(a.on_start(2), Ok(StartVerdict::Serve)));
+        assert_eq!(a.on_cancel(2, &canceller).expect("it is theirs").state(), AckState::Asked);
+        assert_eq!(a.serve(2, "scope"), Some(canceller));
+        a.end_served(2);
+        assert!(a.is_idle());
+    }
+
+    #[test]
     fn ids_rise_and_sides_do_not_meet() {
         let (mut a, mut b) = (Conn::new(Side::Connecting), Conn::new(Side::Accepting));
         assert_eq!([a.open("x"), a.open("y")], [1, 3]);
@@ -356,7 +373,7 @@ mod tests {
     fn a_cancel_of_a_running_dialog_finds_it_and_of_an_ended_one_does_not() {
         let mut a = Conn::new(Side::Accepting);
         a.on_start(1).unwrap();
-        a.serve(1, "scope");
+        assert!(a.serve(1, "scope").is_none());
         assert_eq!(a.on_cancel(1, &someone()).unwrap().state(), AckState::Asked);
         assert!(a.end_served(1));
         assert_eq!(a.on_cancel(1, &someone()).unwrap().state(), AckState::Ended);
@@ -366,20 +383,12 @@ mod tests {
     fn a_cancel_is_sent_once_and_the_dialog_drains() {
         let mut a = Conn::new(Side::Connecting);
         let id = a.open("slot");
-        assert!(a.cancel(id, Interest::Lost));
-        assert!(!a.cancel(id, Interest::Lost));
+        assert!(a.cancel(id));
+        assert!(!a.cancel(id));
         assert_eq!(a.on_start_ack(id), Ok(()));
         assert_eq!(a.on_end("Return", id), Ok(None));
         assert_eq!(a.on_end("Return", id), Err(Violation::NotOpen { kind: "Return", dialog: id }));
         assert!(a.is_idle());
-    }
-
-    #[test]
-    fn a_cancel_with_somebody_waiting_still_tells_the_outcome() {
-        let mut a = Conn::new(Side::Connecting);
-        let id = a.open("slot");
-        assert!(a.cancel(id, Interest::Kept));
-        assert_eq!(a.on_end("Error", id), Ok(Some("slot")));
     }
 
     #[test]
@@ -389,7 +398,7 @@ mod tests {
         a.start_queued(sent, 10);
         a.start_queued(kept, 20);
         a.start_queued(dropped, 10);
-        a.cancel(dropped, Interest::Lost);
+        a.cancel(dropped);
         let mut lost = a.on_lost(19);
         lost.sort_by_key(|(dialog, ..)| *dialog);
         assert_eq!(lost, [(sent, "sent", Left::Yes), (kept, "kept", Left::No)]);
@@ -412,7 +421,6 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Open,
-        Cancel(usize),
         Drop(usize),
         PeerStart(u64),
         PeerCancel(u64),
@@ -425,7 +433,6 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             Just(Step::Open),
-            (0usize..8).prop_map(Step::Cancel),
             (0usize..8).prop_map(Step::Drop),
             (0u64..40).prop_map(Step::PeerStart),
             (0u64..40).prop_map(Step::PeerCancel),
@@ -451,12 +458,12 @@ mod tests {
                         *a.slot(id).unwrap() = id;
                         open.push(id);
                     }
-                    Step::Cancel(i) => { if let Some(id) = open.get(i) { a.cancel(*id, Interest::Kept); } }
+
                     Step::Drop(i) => { if let Some(id) = open.get(i) {
-                        a.cancel(*id, Interest::Lost);
+                        a.cancel(*id);
                         dropped.insert(*id);
                     } }
-                    Step::PeerStart(id) => if let Ok(StartVerdict::Serve) = a.on_start(id) { a.serve(id, id) },
+                    Step::PeerStart(id) => if let Ok(StartVerdict::Serve) = a.on_start(id) { drop(a.serve(id, id)); },
                     Step::PeerCancel(id) => { a.on_cancel(id, &someone()).unwrap(); }
                     Step::Ack(i) => { if let Some(id) = open.get(i) { a.on_start_ack(*id).ok(); } }
                     Step::End(i) => { if let Some(id) = open.get(i).copied() {

@@ -61,7 +61,8 @@ impl Escalation {
         match &mut self.phase {
             Phase::Running if grace.is_zero() => Some(self.kill(now, now)),
             Phase::Running => {
-                let term_at = (grace > ACK_WITHIN).then(|| now + ACK_WITHIN);
+                // Whoever asked may have sent the request itself: its answer can be here before us.
+                let term_at = (grace > ACK_WITHIN && self.heard.is_none()).then(|| now + ACK_WITHIN);
                 self.phase = Phase::Asked { at: now, rung: Rung::Cancel, term_at, kill_at };
                 Some(Measure::Cancel { grace })
             }
@@ -79,9 +80,9 @@ impl Escalation {
 
     /// The child's control thread has heard the cancel.
     pub(crate) fn on_ack(&mut self, now: Instant) {
+        self.heard.get_or_insert(now);
         if let Phase::Asked { term_at, .. } = &mut self.phase {
             *term_at = None;
-            self.heard.get_or_insert(now);
         }
     }
 
@@ -143,7 +144,7 @@ impl Escalation {
         };
         let since = |moment: Instant| moment.saturating_duration_since(asked_at.unwrap_or(moment));
         Times {
-            heard: self.heard.map(since),
+            heard: asked_at.and(self.heard).map(since),
             tasks_gone: asked_at.and(self.tasks_gone).map(since),
             reaped: since(now),
             rung,

@@ -138,6 +138,13 @@ fn start(
     let mut process = command.spawn().map_err(|error| refused(&command, &error))?;
     let pid = process.id();
     let aid = aid.with_pid(pid);
+    // Every ancestor knows of it before anything else is done: if we are killed here, a program that
+    // does not read its stdin (a launcher's, before it execs ours) is theirs to end.
+    if !actor.is_root() {
+        let record = Frame::SpawnRecord { aid: aid.clone(), start_ticks: start_ticks(pid).unwrap_or(0) };
+        // An ancestor whose line is broken is gone, and so are we in a moment.
+        let _ = actor.control.send_up(&record);
+    }
     let pidfd = i32::try_from(pid)
         .ok()
         .and_then(Pid::from_raw)
@@ -174,15 +181,10 @@ fn start(
         refused: std::sync::OnceLock::new(),
         reaped: SetOnce::new(),
         gone: SetOnce::new(),
+        was_asked: std::sync::atomic::AtomicBool::new(false),
         story: parking_lot::Mutex::default(),
     });
     actor.expect(&child, spec.data_token, spec.control_token);
-    // Every ancestor knows of it before it can do anything.
-    if !actor.is_root() {
-        let record = Frame::SpawnRecord { aid: aid.clone(), start_ticks: start_ticks(pid).unwrap_or(0) };
-        // An ancestor whose line is broken is gone, and so are we in a moment.
-        let _ = actor.control.send_up(&record);
-    }
     let boot_within = options.boot_within.unwrap_or(actor.settings.boot_within);
     actor.control.send(control::Command::Watch { child: Arc::clone(&child), pidfd, boot_within });
     if let Err(error) = send_boot_message(&spec, process.stdin.take()) {

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::process::Process;
+use crate::actor::current;
+use crate::error::Error;
 
 /// A look at this process's descriptors, threads and children, to compare with later.
 ///
@@ -80,6 +82,23 @@ impl LeakCheck {
             std::thread::park_timeout(LOOK_AGAIN);
         }
     }
+}
+
+/// Calls that are open on the lines of the actor that asks: those it has made, and those it serves.
+///
+/// A call's end takes its entry out of the table on both sides, however it ended.
+///
+/// # Errors
+///
+/// [`Error::Usage`] outside of every actor.
+///
+/// # Examples
+///
+/// ```
+/// assert!(teamster::testing::open_dialogs().is_err()); // no nursery is open: there is no actor
+/// ```
+pub fn open_dialogs() -> Result<usize, Error> {
+    Ok(current::actor()?.living_lines().iter().map(|line| line.dialogs()).sum())
 }
 
 /// `left behind:` and a line for each.

@@ -17,5 +17,5 @@ mod process;
 
 pub use chance::{KillAtRandom, kill_at_random, rounds, seed};
 pub use expect::expect_cancelled;
-pub use leak::LeakCheck;
+pub use leak::{LeakCheck, open_dialogs};
 pub use process::{ProcessState, descendants, is_alive, start_ticks, state, wait_gone};

@@ -2,6 +2,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 
 use rustix::net::{
@@ -49,12 +50,23 @@ pub(crate) fn dial(path: &Path) -> io::Result<OwnedFd> {
 #[derive(Debug)]
 pub(crate) struct Socket {
     fd: AsyncFd<OwnedFd>,
+    /// A duplicate that is watched for room, made when there was none for the first time: the peer's
+    /// every read would wake us otherwise, with nothing for us to do.
+    room: OnceLock<AsyncFd<OwnedFd>>,
 }
 
 impl Socket {
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Socket { fd: watch(fd, Interest::READABLE | Interest::WRITABLE)? })
+        Ok(Socket { fd: watch(fd, Interest::READABLE)?, room: OnceLock::new() })
+    }
+
+    fn room(&self) -> io::Result<&AsyncFd<OwnedFd>> {
+        if let Some(room) = self.room.get() {
+            return Ok(room);
+        }
+        let room = watch(rustix::io::fcntl_dupfd_cloexec(self.fd.get_ref(), 0)?, Interest::WRITABLE)?;
+        Ok(self.room.get_or_init(|| room))
     }
 
     /// Sends what the kernel takes now.
@@ -65,7 +77,7 @@ impl Socket {
     /// Resolves when `try_send` may get further after it has said `WouldBlock`.
     pub(crate) fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
-            let mut guard = ready!(self.fd.poll_write_ready(cx))?;
+            let mut guard = ready!(self.room()?.poll_write_ready(cx))?;
             match guard.try_io(|fd| retry_interrupted(|| send(fd.get_ref().as_fd(), bytes))) {
                 Ok(result) => return Poll::Ready(result),
                 Err(_would_block) => {}

@@ -25,6 +25,8 @@ pub(super) struct Kid {
     /// When what it had started is killed, now that it is dead itself.
     pub(super) below_until: Option<Instant>,
     pub(super) is_reaped: bool,
+    /// It has heard a cancel of ours.
+    pub(super) has_acknowledged: bool,
 }
 
 /// A process further down.
@@ -42,23 +44,55 @@ impl Kid {
     }
 
     /// Ask it to end, on behalf of `canceller`.
-    pub(super) fn cancel(&mut self, now: Instant, canceller: &Canceller, grace: Duration) {
-        if self.is_reaped {
+    pub(super) fn cancel(&mut self, now: Instant, canceller: &Canceller, grace: Duration, is_sent: bool) {
+        // One that has died by itself has not done so because we ask now. One that was asked by its
+        // asker's own thread may have ended by that already; then it has acknowledged.
+        if self.is_reaped || (self.has_ended() && !self.has_acknowledged) {
             return;
         }
         self.child.story.lock().asked.get_or_insert_with(|| canceller.clone());
-        self.escalate(now, canceller, grace);
+        self.escalate(now, canceller, grace, is_sent);
+    }
+
+    /// It ends by itself, on behalf of `canceller`, whom it has heard already.
+    pub(super) fn ends(&mut self, now: Instant, canceller: &Canceller, grace: Duration) {
+        self.child.story.lock().asked.get_or_insert_with(|| canceller.clone());
+        self.end_heard(now, grace);
+    }
+
+    /// It knows of its end, and nobody asked for that: it has its grace.
+    pub(super) fn end_by_itself(&mut self, now: Instant) {
+        self.end_heard(now, self.child.grace);
+    }
+
+    fn end_heard(&mut self, now: Instant, grace: Duration) {
+        if self.escalation.cancel(now, grace) == Some(Measure::Sigkill) {
+            self.kill_group();
+        }
+        self.escalation.on_ack(now);
+    }
+
+    /// Whether its process has ended, reaped or not.
+    fn has_ended(&self) -> bool {
+        use std::os::fd::AsFd;
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        // An error: somebody else has reaped it.
+        !matches!(rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), look), Ok(None))
     }
 
     /// End it, and let its death count as one that nobody asked for.
     pub(super) fn end_unasked(&mut self, now: Instant, canceller: &Canceller) {
-        self.escalate(now, canceller, self.child.grace);
+        self.escalate(now, canceller, self.child.grace, false);
     }
 
-    fn escalate(&mut self, now: Instant, canceller: &Canceller, grace: Duration) {
+    fn escalate(&mut self, now: Instant, canceller: &Canceller, grace: Duration, is_sent: bool) {
         // One that still boots holds nothing that would need a grace.
-        let grace = if self.line.is_some() { grace } else { Duration::ZERO };
-        if let Some(measure) = self.escalation.cancel(now, grace) {
+        // One whose line has ended since is ending already, and keeps the word for a graceful end.
+        let boots = self.line.is_none() && self.child.connected.get().is_none();
+        let grace = if boots { Duration::ZERO } else { grace };
+        if let Some(measure) = self.escalation.cancel(now, grace)
+            && !(is_sent && matches!(measure, Measure::Cancel { .. }))
+        {
             self.take(measure, canceller);
         }
     }
@@ -85,7 +119,7 @@ impl Kid {
             self.boot_by = None;
             self.child.story.lock().boot_timeout = Some(self.boot_within);
             let canceller = Canceller { aid: me.clone(), request: CancelRequest::Deadline };
-            self.escalate(now, &canceller, Duration::ZERO);
+            self.escalate(now, &canceller, Duration::ZERO, false);
         }
         if let Some(measure) = self.escalation.on_timeout(now) {
             let canceller = Canceller { aid: me.clone(), request: CancelRequest::Actor };
@@ -117,15 +151,8 @@ impl Kid {
     /// Collects the exit status, once its process has ended.
     pub(super) fn try_reap(&mut self, now: Instant) -> bool {
         use std::os::fd::AsFd;
-        // What it leaves behind in its group goes with it. Its zombie still holds the number.
-        if rustix::process::waitid(
-            WaitId::PidFd(self.pidfd.as_fd()),
-            WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT,
-        )
-        .is_ok_and(|status| status.is_some())
-        {
-            self.kill_group();
-        }
+        // What it leaves behind in its group goes with it, while its zombie still holds the number.
+        self.kill_group();
         let status =
             rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         let exit = match status {

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
@@ -41,9 +41,13 @@ pub(crate) enum Command {
     /// Its data line is up too: it serves, at this address.
     Ready { child: Arc<Child>, addr: Option<Addr> },
     /// End it.
-    Cancel { child: Arc<Child>, canceller: Canceller, grace: Duration },
+    Cancel { child: Arc<Child>, canceller: Canceller, grace: Duration, asked_at: Instant, is_sent: bool },
     /// Its data line has broken: end it, on nobody's behalf.
     LineBroken { child: Arc<Child> },
+    /// A control line's kernel buffer is full: flush when there is room. `None`: the parent's.
+    Blocked { child: Option<u64> },
+    /// End another actor of the tree, wherever it is.
+    EndOther { aid: Aid, canceller: Canceller },
     /// End this actor.
     EndSelf { canceller: Canceller, grace: Duration },
     /// The data line to the parent has ended, so the parent has.
@@ -54,7 +58,9 @@ pub(crate) enum Command {
 
 /// The handle to an actor's control thread.
 pub(crate) struct Control {
-    queue: Mutex<Vec<Command>>,
+    /// `None`: the thread has ended. What comes then is dropped: kept, it would hold its child,
+    /// the child its line, and the line this actor.
+    queue: Mutex<Option<Vec<Command>>>,
     event: OwnedFd,
     /// The control line to the parent, in a child.
     pub(crate) up: Option<Arc<Line>>,
@@ -70,7 +76,7 @@ impl Control {
     /// The handle alone: commands wait until [`Control::start`].
     pub(crate) fn new(up: Option<Arc<Line>>) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Control {
-            queue: Mutex::default(),
+            queue: Mutex::new(Some(Vec::new())),
             event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             up,
             living: AtomicUsize::new(0),
@@ -102,7 +108,9 @@ impl Control {
         if matches!(command, Command::Watch { .. }) {
             self.living.fetch_add(1, Ordering::AcqRel);
         }
-        self.queue.lock().push(command);
+        if let Some(queue) = self.queue.lock().as_mut() {
+            queue.push(command);
+        }
         // A full counter (2^64 - 2 unread commands) is out of reach; the thread is awake then anyway.
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
     }
@@ -155,12 +163,13 @@ impl Control {
             // It catches nothing and calls no user code: a panic there is a bug, said by the hook.
             let _ = thread.join();
         }
+        self.queue.lock().take();
     }
 
     fn take(&self) -> Vec<Command> {
         let mut count = [0; 8];
         let _ = rustix::io::read(&self.event, &mut count); // only the wake-up counts
-        std::mem::take(&mut self.queue.lock())
+        self.queue.lock().as_mut().map(std::mem::take).unwrap_or_default()
     }
 }
 

@@ -21,6 +21,9 @@ use crate::proto::escalation::{Escalation, childs_share};
 /// How long a child that got a signal from outside waits to hear whether its parent had sent it.
 const VERDICT_WITHIN: Duration = Duration::from_millis(200);
 
+/// How long the root's own code may go on after a second signal: everything below is dead by then.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+
 /// What an epoll event is about: a kind in the top byte, a key below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
@@ -85,6 +88,8 @@ struct Own {
     kill_at: Option<Instant>,
     /// When a signal from outside counts as a cancel, unless the parent says that it was its own.
     verdict_at: Option<(Instant, i32)>,
+    /// When this process dies by a signal that it got, whatever its runtime does.
+    die_at: Option<(Instant, i32)>,
 }
 
 impl Thread {
@@ -101,6 +106,12 @@ impl Thread {
         epoll::add(&epoll, signals.fd(), Token::Signals.encode(), read)?;
         if let Some(up) = &control.up {
             epoll::add(&epoll, up.as_fd(), Token::Up.encode(), line_events())?;
+            let blocked = Arc::downgrade(&control);
+            up.on_blocked(move || {
+                if let Some(control) = blocked.upgrade() {
+                    control.send(Command::Blocked { child: None });
+                }
+            });
         }
         let (aid, clock) = match actor.upgrade() {
             Some(actor) => (actor.aid.clone(), Arc::clone(&actor.clock)),
@@ -134,7 +145,7 @@ impl Thread {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => panic!("epoll_wait on our own descriptor: {error}"),
             }
-            for event in events.drain(..).collect::<Vec<_>>() {
+            for event in std::mem::take(&mut events) {
                 match Token::decode(event.data) {
                     Token::Commands => self.on_commands(),
                     Token::Signals => self.on_signals(),
@@ -146,11 +157,18 @@ impl Thread {
             }
             self.on_timers();
         }
+        // One that came while the last things were being put away still ends the program.
+        if let Some(actor) = self.actor.upgrade()
+            && let Some(signal) = self.signals.end().first()
+        {
+            actor.interrupted(*signal);
+        }
     }
 
     fn timeout(&self) -> Option<rustix::event::Timespec> {
         let kids = self.kids.values().filter_map(Kid::next_deadline);
-        let own = self.own.kill_at.into_iter().chain(self.own.verdict_at.map(|(at, _)| at));
+        let own = [self.own.kill_at, self.own.verdict_at.map(|(at, _)| at), self.own.die_at.map(|(at, _)| at)];
+        let own = own.into_iter().flatten();
         let next = kids.chain(own).min()?;
         rustix::event::Timespec::try_from(next.saturating_duration_since(self.clock.now())).ok()
     }
@@ -169,8 +187,13 @@ impl Thread {
             if let Some(actor) = self.actor.upgrade() {
                 actor.ends_by(signal);
                 let grace = actor.settings.grace;
+                // The parent waits for its end and does not hurry it: nobody of ours has asked.
+                self.own.die_at = Some((now + grace, signal));
                 self.end_self(Canceller { aid: self.aid.clone(), request: CancelRequest::Signal(signal) }, grace);
             }
+        }
+        if let Some((_, signal)) = self.own.die_at.filter(|(at, _)| *at <= now) {
+            crate::actor::signals::die_by(signal);
         }
         if self.own.kill_at.is_some_and(|at| at <= now) {
             // Nobody is left to kill us, and our time is over: stuck tasks go with the process.
@@ -189,16 +212,23 @@ impl Thread {
             match command {
                 Command::Watch { child, pidfd, boot_within } => self.watch(child, pidfd, boot_within),
                 Command::Attach { child, line, inbox } => {
-                    let Some(kid) = self.kids.get_mut(&child.key) else { continue };
+                    let key = child.key;
+                    let Some(kid) = self.kids.get_mut(&key) else { continue };
                     // A line that can't be watched is a line that is lost: its child ends.
-                    if epoll::add(&self.epoll, line.as_fd(), Token::Line(child.key).encode(), line_events()).is_err() {
+                    if epoll::add(&self.epoll, line.as_fd(), Token::Line(key).encode(), line_events()).is_err() {
                         line.shutdown();
                     }
+                    let control = Arc::downgrade(&self.control);
+                    line.on_blocked(move || {
+                        if let Some(control) = control.upgrade() {
+                            control.send(Command::Blocked { child: Some(key) });
+                        }
+                    });
                     kid.line = Some((line, inbox));
                     if kid.escalation.was_asked() {
                         kid.repeat_cancel(self.clock.now());
                     }
-                    self.on_line(child.key);
+                    self.on_line(key);
                 }
                 Command::Ready { child, addr } => {
                     if let Some(kid) = self.kids.get_mut(&child.key) {
@@ -207,14 +237,18 @@ impl Thread {
                     if let Some(addr) = addr {
                         self.ready(&child.aid, &addr);
                     }
+                    // Only now: whoever has started it finds it by its name.
+                    let _ = child.connected.set(());
                 }
-                Command::Cancel { child, canceller, grace } => {
-                    let grace = self.own_share(grace);
-                    let now = self.clock.now();
+                Command::Cancel { child, canceller, grace, asked_at, is_sent } => {
+                    if is_sent {
+                        self.on_line(child.key); // its answer may be there already
+                    }
                     if let Some(kid) = self.kids.get_mut(&child.key) {
-                        kid.cancel(now, &canceller, grace);
+                        kid.cancel(asked_at, &canceller, grace, is_sent);
                     }
                 }
+                Command::Blocked { child } => self.await_room(child),
                 Command::LineBroken { child } => {
                     let (now, canceller) =
                         (self.clock.now(), Canceller { aid: self.aid.clone(), request: CancelRequest::Dropped });
@@ -222,10 +256,29 @@ impl Thread {
                         kid.end_unasked(now, &canceller);
                     }
                 }
+                Command::EndOther { aid, canceller } => {
+                    if !self.end_below(&aid, &canceller) {
+                        self.end_above(aid, canceller);
+                    }
+                }
                 Command::EndSelf { canceller, grace } => self.end_self(canceller, grace),
                 Command::ParentLost => self.parent_lost(),
                 Command::Stop => self.is_stopping = true,
             }
+        }
+    }
+
+    /// Waits for room on a line, from now on: it has been full once.
+    fn await_room(&self, child: Option<u64>) {
+        let (line, token) = match child {
+            None => (self.control.up.as_ref(), Token::Up),
+            Some(key) => {
+                (self.kids.get(&key).and_then(|kid| kid.line.as_ref()).map(|(line, _)| line), Token::Line(key))
+            }
+        };
+        if let Some(line) = line {
+            // A line that is gone by now has nothing left to send.
+            let _ = epoll::modify(&self.epoll, line.as_fd(), token.encode(), line_events() | epoll::EventFlags::OUT);
         }
     }
 
@@ -253,6 +306,7 @@ impl Thread {
             below: HashMap::new(),
             below_until: None,
             is_reaped: false,
+            has_acknowledged: false,
         };
         if watched.is_err() {
             // Out of memory or over the user's limit of epoll watches: a child that we can't
@@ -271,7 +325,7 @@ impl Thread {
             && let Some(canceller) = actor.canceller()
         {
             let share = actor.ends_within(self.clock.now()).map_or(kid.child.grace, childs_share);
-            kid.cancel(self.clock.now(), &canceller, share.min(kid.child.grace));
+            kid.cancel(self.clock.now(), &canceller, share.min(kid.child.grace), false);
         }
         self.kids.insert(key, kid);
     }
@@ -306,8 +360,7 @@ impl Thread {
             && !kid.is_reaped
             && !kid.escalation.was_asked()
         {
-            kid.escalation.cancel(now, kid.child.grace);
-            kid.escalation.on_ack(now); // it saw the same end of line
+            kid.end_by_itself(now); // it saw the same end of line
         }
     }
 
@@ -325,6 +378,7 @@ impl Thread {
                 if dialog == 0
                     && let Some(kid) = self.kids.get_mut(&key)
                 {
+                    kid.has_acknowledged = true;
                     kid.escalation.on_ack(now);
                 }
             }
@@ -346,8 +400,54 @@ impl Thread {
                 }
             }
             Received::EndAsked { canceller } => {
-                child.story.lock().asked.get_or_insert(canceller);
+                // Its grace counts for this end as for every other: nobody else would kill it.
+                let grace = self.own_share(child.grace);
+                if let Some(kid) = self.kids.get_mut(&key).filter(|kid| !kid.is_reaped) {
+                    kid.ends(now, &canceller, grace);
+                }
             }
+            Received::End { aid, canceller } => {
+                if !self.end_below(&aid, &canceller) {
+                    self.end_above(aid, canceller);
+                }
+            }
+        }
+    }
+
+    /// Ends `aid` if it is a child, or passes the request down to the one that it is below of.
+    /// Whether it is either.
+    fn end_below(&mut self, aid: &Aid, canceller: &Canceller) -> bool {
+        let is_it = |other: &Aid| other.uuid() == aid.uuid();
+        let now = self.clock.now();
+        let Some(key) = self
+            .kids
+            .iter()
+            .find(|(_, kid)| is_it(&kid.child.aid) || kid.below.values().any(|below| is_it(&below.aid)))
+            .map(|(key, _)| *key)
+        else {
+            return false;
+        };
+        let grace = self.kids.get(&key).map(|kid| self.own_share(kid.child.grace)).unwrap_or_default();
+        match self.kids.get_mut(&key) {
+            Some(kid) if is_it(&kid.child.aid) => kid.cancel(now, canceller, grace, false),
+            Some(Kid { line: Some((line, _)), .. }) => {
+                // A broken line has ended that child, and with it what is below.
+                let _ = line.send(&Frame::End { aid: aid.clone(), canceller: canceller.clone() });
+            }
+            Some(_) | None => {}
+        }
+        true
+    }
+
+    /// `aid` is not below: it is this root, or somewhere else in the tree, or in none of ours.
+    fn end_above(&mut self, aid: Aid, canceller: Canceller) {
+        if self.control.up.is_some() {
+            // A parent whose line is broken is gone, and the tree with it.
+            let _ = self.control.send_up(&Frame::End { aid, canceller });
+        } else if aid.uuid() == self.aid.uuid()
+            && let Some(actor) = self.actor.upgrade()
+        {
+            self.end_self(canceller, actor.settings.grace);
         }
     }
 
@@ -377,6 +477,8 @@ impl Thread {
     }
 
     fn on_process(&mut self, key: u64) {
+        // A cancel that was sent by its asker is booked before the end that it led to.
+        self.on_commands();
         // What it said before its end comes first: records, above all.
         self.on_line(key);
         let now = self.clock.now();
@@ -448,11 +550,13 @@ impl Thread {
             2 => {
                 let now = self.clock.now();
                 for kid in self.kids.values_mut() {
-                    kid.cancel(now, &canceller, Duration::ZERO);
+                    kid.cancel(now, &canceller, Duration::ZERO, false);
                     for descendant in kid.below.values() {
                         kids::kill(&descendant.pidfd, rustix::process::Signal::KILL);
                     }
                 }
+                // The root's own code is left the time to say what it has to, if it lets go at all.
+                self.own.die_at = Some((now + LAST_WORDS, signal));
             }
             // The root's own code does not let go, and everything below is killed.
             _ => crate::actor::signals::die_by(signal),
@@ -463,12 +567,20 @@ impl Thread {
         let now = self.clock.now();
         let Some(actor) = self.actor.upgrade() else { return };
         actor.flag_cancelled(&canceller, now + grace);
+        if self.control.up.is_some() && self.kids.is_empty() && actor.has_nothing_to_do() {
+            crate::actor::boot::leave_at_once(&actor);
+        }
         let share = if self.control.up.is_some() { childs_share(grace) } else { grace };
         for kid in self.kids.values_mut().filter(|kid| !kid.child.is_shielded) {
             let grace = share.min(kid.child.grace);
-            kid.cancel(now, &canceller, grace);
+            kid.cancel(now, &canceller, grace, false);
         }
         actor.wake_cancelled(&canceller);
+        if self.control.up.is_some() {
+            // While its tasks wind down: nobody connects any more, and its parent has less to do.
+            let Addr::Uds(path) = &actor.addr;
+            let _ = std::fs::remove_file(path);
+        }
     }
 
     fn on_up(&mut self) {
@@ -493,12 +605,18 @@ impl Thread {
             self.end_self(canceller, grace);
         }
         for frame in frames {
-            if let Received::Cancel { dialog, canceller } = frame
-                && let Some(actor) = self.actor.upgrade()
-                && let Some(channel) = actor.parent_line()
-                && let Ok(state) = channel.on_cancel(dialog, &canceller)
-            {
-                let _ = up.send(&Frame::CancelAck { dialog, state });
+            match frame {
+                Received::Cancel { dialog, canceller } => {
+                    if let Some(actor) = self.actor.upgrade()
+                        && let Some(channel) = actor.parent_line()
+                        && let Ok(state) = channel.on_cancel(dialog, &canceller)
+                    {
+                        let _ = up.send(&Frame::CancelAck { dialog, state });
+                    }
+                }
+                // Not below: it has ended meanwhile.
+                Received::End { aid, canceller } => drop(self.end_below(&aid, &canceller)),
+                _ => {} // the rest only climbs
             }
         }
         if is_broken || rest == Rest::Ended {
@@ -530,6 +648,7 @@ enum Received {
     TasksGone,
     Signalled { signal: i32 },
     EndAsked { canceller: Canceller },
+    End { aid: Aid, canceller: Canceller },
 }
 
 impl Received {
@@ -542,15 +661,16 @@ impl Received {
             Frame::TasksGone => Received::TasksGone,
             Frame::Signalled { signal } => Received::Signalled { signal },
             Frame::EndAsked { canceller } => Received::EndAsked { canceller },
+            Frame::End { aid, canceller } => Received::End { aid, canceller },
             // Both ends are ours and of one build: anything else is a bug, not an event.
             _ => return None,
         })
     }
 }
 
-/// Edge-triggered, both ways: a frame that the kernel would not take leaves as soon as it does.
+/// Edge-triggered. Room is waited for only once there was none: the peer's every read would wake us.
 fn line_events() -> epoll::EventFlags {
-    epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET
+    epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET
 }
 
 /// When a process started, in clock ticks since boot: field 22 of `/proc/PID/stat`, proc(5).

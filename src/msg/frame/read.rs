@@ -328,6 +328,7 @@ impl<'a> Fields<'_, 'a> {
             kind::TASKS_GONE => Some(Frame::TasksGone),
             kind::SIGNALLED => self.i32().map(|signal| Frame::Signalled { signal }),
             kind::END_ASKED => self.canceller().map(|canceller| Frame::EndAsked { canceller }),
+            kind::END => self.end_other(),
             kind::LOG => Some(Frame::Log),
             unknown => return Err(FrameError::UnknownKind(unknown)),
         };
@@ -365,6 +366,10 @@ impl<'a> Fields<'_, 'a> {
     fn cancel(&mut self) -> Option<Frame<'a>> {
         let (dialog, grace_ms) = (self.uint()?, self.uint()?);
         Some(Frame::Cancel { dialog, grace_ms, canceller: self.canceller()? })
+    }
+
+    fn end_other(&mut self) -> Option<Frame<'a>> {
+        Some(Frame::End { aid: self.aid()?, canceller: self.canceller()? })
     }
 
     fn spawn_record(&mut self) -> Option<Frame<'a>> {

@@ -104,6 +104,7 @@ fn frame() -> impl Strategy<Value = Frame<'static>> {
         Just(Frame::TasksGone),
         any::<i32>().prop_map(|signal| Frame::Signalled { signal }),
         canceller().prop_map(|canceller| Frame::EndAsked { canceller }),
+        (aid(), canceller()).prop_map(|(aid, canceller)| Frame::End { aid, canceller }),
         Just(Frame::Log),
         number().prop_map(|nonce| Frame::Ping { nonce }),
         number().prop_map(|nonce| Frame::Pong { nonce }),
@@ -298,6 +299,7 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         ("signalled", Frame::Signalled { signal: 15 }, b""),
         ("end_asked", Frame::EndAsked { canceller: asked(CancelRequest::Actor) }, b""),
         ("log", Frame::Log, b""),
+        ("end", Frame::End { aid: aid.clone(), canceller: asked(CancelRequest::Actor) }, b""),
     ]
 }
 

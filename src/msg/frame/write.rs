@@ -158,6 +158,11 @@ fn encode_rare(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
             w.open(2, kind::END_ASKED);
             w.canceller(canceller);
         }
+        Frame::End { aid, canceller } => {
+            w.open(3, kind::END);
+            w.aid(aid);
+            w.canceller(canceller);
+        }
         Frame::Log => w.open(1, kind::LOG),
         Frame::Ping { nonce } => {
             w.open(2, kind::PING);

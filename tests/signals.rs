@@ -1,0 +1,333 @@
+//! A signal to the root cancels the tree from the top; one to a child is a death that nobody asked for.
+use std::future::pending;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use teamster::testing::{KillAtRandom, rounds, seed};
+use teamster::{Error, Portal, rpc};
+
+#[path = "support/program.rs"]
+mod program;
+use program::{GRACE, KERNEL, Program, Terminal};
+
+// ---- the program
+
+#[test]
+#[ignore = "a program that the other tests start"]
+fn program() {
+    let Some(scene) = program::scene() else { return };
+    play(scene).expect("the scene plays to its end");
+}
+
+/// As `main` would be: the signal that ends the tree ends this process.
+fn play(scene: String) -> Result<(), Error> {
+    #[teamster::main]
+    async fn main() -> Result<(), Error> {
+        run(&program::scene().expect("it is set")).await
+    }
+    drop(scene);
+    main()
+}
+
+async fn run(scene: &str) -> Result<(), Error> {
+    match scene {
+        "task" => {
+            // The nursery lives in another task than main.
+            let mut tasks = tokio::task::JoinSet::new();
+            tasks.spawn(in_nursery("holding".to_owned()));
+            tasks.join_next().await.expect("one").expect("no panic")
+        }
+        "teardowns" => loop {
+            teamster::open_nursery(async |an| {
+                an.start_actors(["left", "right"]).await?;
+                println!("teardown");
+                Ok(())
+            })
+            .await?;
+        },
+        "boots" => {
+            println!("booting");
+            loop {
+                teamster::open_nursery(async |an| {
+                    an.start_cluster(5).await?;
+                    Ok(())
+                })
+                .await?;
+            }
+        }
+        other => in_nursery(other.to_owned()).await,
+    }
+}
+
+/// Says when the body that holds it is dropped: the signal has been heard.
+struct Heard;
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        // Where nobody reads any more there is nobody to tell.
+        let _ = writeln!(std::io::stdout(), "heard");
+    }
+}
+
+async fn in_nursery(scene: String) -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let _heard = Heard;
+        let frank = an.start_actor("frank").await?;
+        println!("pid {}", frank.aid().pid());
+        match scene.as_str() {
+            "idle" => {
+                println!("ready");
+                pending().await
+            }
+            "holding" => Ok(frank.run(hold()).await?),
+            "blocked" => Ok(frank.run(block()).await?),
+            "tree" => Ok(frank.run(be_parent()).await?),
+            "stuck root" => {
+                println!("ready");
+                sleep_blocking();
+                Ok(())
+            }
+            "chatty" => {
+                println!("ready");
+                loop {
+                    frank.run(chat()).await?;
+                }
+            }
+            other => panic!("no such scene: {other}"),
+        }
+    })
+    .await
+}
+
+#[rpc]
+async fn chat() {
+    println!("line");
+    tokio::task::yield_now().await;
+}
+
+#[rpc]
+async fn hold() {
+    println!("ready");
+    pending().await
+}
+
+fn sleep_blocking() {
+    #[expect(clippy::disallowed_methods, reason = "code that does not let go is what this is about")]
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+#[rpc]
+async fn block() {
+    println!("ready");
+    sleep_blocking();
+}
+
+#[rpc]
+async fn be_parent() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let (left, right) = tokio::try_join!(an.start_actor("left"), an.start_actor("right"))?;
+        let (one, other) = tokio::try_join!(left.run(pid()), right.run(pid()))?;
+        println!("leaf {one} {other}");
+        Ok(left.run(hold()).await?)
+    })
+    .await
+}
+
+#[rpc]
+async fn pid() -> u32 {
+    std::process::id()
+}
+
+// ---- to the root
+
+/// Plays a scene until it is ready, sends the root a signal, and sees it end quietly by it.
+#[track_caller]
+fn check(scene: &str, signal: Signal, within: Duration) {
+    let mut program = Program::start(scene);
+    program.says("ready");
+    program.signal(signal);
+    let ended = program.ends_within(within);
+    ended.assert_quietly_by(signal.as_raw());
+    program.gone_within(Duration::ZERO);
+    program.assert_no_files();
+}
+
+#[test]
+fn sigint_ends_an_idle_tree_quietly() {
+    check("idle", Signal::INT, KERNEL);
+}
+
+#[test]
+fn sigint_ends_a_running_call_quietly() {
+    check("holding", Signal::INT, KERNEL);
+    check("tree", Signal::INT, KERNEL);
+}
+
+#[test]
+fn sigint_ends_a_stuck_call_when_its_grace_is_over() {
+    check("blocked", Signal::INT, GRACE + KERNEL);
+}
+
+#[test]
+fn sigint_reaches_a_nursery_in_another_task() {
+    check("task", Signal::INT, KERNEL);
+}
+
+#[test]
+fn sigterm_and_sighup_are_a_cancel_too() {
+    check("tree", Signal::TERM, KERNEL);
+    check("tree", Signal::HUP, KERNEL);
+}
+
+#[test]
+fn sigterm_to_every_process_of_the_tree_breaks_nothing() {
+    for _ in 0..5 {
+        let mut program = Program::start("tree");
+        program.says("ready");
+        program.signal_all(Signal::TERM);
+        program.ends_within(GRACE + KERNEL).assert_quietly_by(15);
+        program.gone_within(Duration::ZERO);
+        program.assert_no_files();
+    }
+}
+
+#[test]
+fn sigint_during_boot_leaves_nobody() {
+    at_random("boots", "booting");
+}
+
+#[test]
+fn sigint_during_teardown_leaves_nobody() {
+    at_random("teardowns", "teardown");
+}
+
+#[track_caller]
+fn at_random(scene: &str, begun: &str) {
+    let mut chance = KillAtRandom::new(seed());
+    for round in 0..rounds(10) {
+        let mut program = Program::start(scene);
+        program.says(begun);
+        let after = Duration::from_micros(chance.below(40_000));
+        std::thread::park_timeout(after); // the moment is what is random
+        program.signal(Signal::INT);
+        let ended = program.ends_within(GRACE + KERNEL);
+        assert_eq!(ended.status.signal(), Some(2), "round {round}, {after:?}: {:?} {}", ended.status, ended.stderr);
+        assert_eq!(ended.stderr, "", "round {round}, {after:?}");
+        program.gone_within(KERNEL);
+    }
+}
+
+#[test]
+fn a_second_sigint_leaves_no_time() {
+    let mut program = Program::start_with("blocked", |command| {
+        command.env("TEAMSTER_GRACE_MS", "60000");
+    });
+    program.says("ready");
+    let asked = Instant::now();
+    program.signal(Signal::INT);
+    program.says("heard"); // the kernel makes one of two that wait
+    program.signal(Signal::INT);
+    let ended = program.ends_within(KERNEL);
+    assert!(asked.elapsed() < KERNEL);
+    ended.assert_quietly_by(2);
+    program.gone_within(Duration::ZERO);
+}
+
+#[test]
+fn a_second_sigint_ends_a_root_that_is_stuck_itself() {
+    let mut program = Program::start("stuck root");
+    program.says("ready");
+    program.signal(Signal::INT);
+    program.gone_but_root(GRACE + KERNEL);
+    program.signal(Signal::INT);
+    program.ends_within(KERNEL).assert_quietly_by(2);
+    program.gone_within(Duration::ZERO);
+}
+
+// ---- from a terminal
+
+#[test]
+fn ctrl_c_reaches_the_root_alone_and_ends_the_tree() {
+    let mut terminal = Terminal::new();
+    let mut program = terminal.start("tree");
+    program.says("ready");
+    terminal.ctrl_c();
+    program.ends_within(KERNEL).assert_quietly_by(2);
+    program.gone_within(Duration::ZERO);
+    program.assert_no_files();
+}
+
+#[test]
+fn ctrl_c_twice_leaves_no_time() {
+    let mut terminal = Terminal::new();
+    let mut program = terminal.start("blocked");
+    program.says("ready");
+    terminal.ctrl_c();
+    program.says("heard");
+    let again = Instant::now();
+    terminal.ctrl_c();
+    program.ends_within(KERNEL).assert_quietly_by(2);
+    assert!(again.elapsed() < GRACE, "{:?}", again.elapsed());
+    program.gone_within(Duration::ZERO);
+}
+
+#[test]
+fn a_terminal_that_goes_away_ends_the_tree() {
+    let terminal = Terminal::new();
+    let mut program = terminal.start("tree");
+    program.says("ready");
+    terminal.hang_up();
+    program.ends_within(KERNEL).assert_quietly_by(1);
+    program.gone_within(Duration::ZERO);
+}
+
+#[test]
+fn a_closed_stdout_ends_the_tree_quietly() {
+    let mut program = Program::start("chatty");
+    program.says("line");
+    program.close_stdout();
+    let ended = program.ends_within(GRACE + KERNEL);
+    assert_eq!(ended.stderr, "", "no noise");
+    assert!(!ended.status.success(), "{:?}", ended.status);
+    program.gone_within(Duration::ZERO);
+}
+
+// ---- to a child
+
+fn send(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
+    kill_process(pid, signal).expect("it is there");
+}
+
+/// A child gets a signal from outside: the nursery hears of a death by it, and who told.
+async fn check_child(signal: Signal, occupy: impl AsyncFnOnce(&Portal) -> Result<(), Error>) {
+    let number = signal.as_raw();
+    let ended: Result<(), Error> = teamster::open_nursery(async |an| {
+        let frank = an.start_actor("frank").await?;
+        let pid = frank.aid().pid();
+        let (_ended, ()) = tokio::join!(occupy(&frank), async {
+            tokio::task::yield_now().await;
+            send(pid, signal);
+        });
+        pending().await
+    })
+    .await;
+    let Err(Error::ActorDied(death)) = &ended else { panic!("{ended:?}") };
+    assert_eq!((death.signal(), death.asked()), (Some(number), None), "{death}");
+    let said = death.said().expect("it told what it got");
+    assert!(said.contains(&format!("signal {number}")), "{said}");
+}
+
+#[teamster::test]
+async fn sigterm_to_a_child_is_a_death_that_nobody_asked_for() {
+    check_child(Signal::TERM, async |_| Ok(())).await;
+    check_child(Signal::INT, async |_| Ok(())).await;
+    check_child(Signal::TERM, async |frank| frank.run(hold()).await).await;
+}
+
+#[teamster::test]
+async fn sigterm_to_a_stuck_child_ends_it_when_its_grace_is_over() {
+    check_child(Signal::TERM, async |frank| frank.run(block()).await).await;
+}
