@@ -61,7 +61,7 @@ impl Inbox {
 
 /// Keeps the channel moving until its line ends.
 pub(crate) async fn drive<S: Service>(channel: Arc<Channel<S>>, service: Arc<S>, mut inbox: Inbox) {
-    let mut idle = Idle { timer: None };
+    let mut idle = Idle { timer: None, dialogs_seen: 0 };
     let end = poll_fn(|cx| {
         channel.driver.register(cx.waker());
         channel.driver_is_due.store(false, Ordering::Release);
@@ -219,7 +219,10 @@ impl<S: Service> Channel<S> {
             Frame::Bye { reason } => {
                 self.shared.lock().urgent(&Frame::Bye { reason: "goodbye" });
                 self.try_flush();
-                return Err(LineEnd::Bye(reason.to_owned()));
+                return Err(match reason {
+                    BYE_IDLE => LineEnd::Bye(reason.to_owned()),
+                    _ => LineEnd::Dropped(reason.to_owned()),
+                });
             }
             Frame::Hello(_) => return Err(violated(Violation::Misplaced("Hello"))),
             Frame::Welcome(_) => return Err(violated(Violation::Misplaced("Welcome"))),
@@ -302,9 +305,15 @@ impl Drop for Woken {
     }
 }
 
+/// The one reason of a Bye that is more than a word for people: its sender serves nothing and has
+/// served no Start that this Bye has crossed, so such a call may be made again.
+const BYE_IDLE: &str = "idle";
+
 /// Says Bye on a peer line that has had no dialog for a while.
 struct Idle {
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// A dialog may come and go between two looks.
+    dialogs_seen: u64,
 }
 
 impl Idle {
@@ -314,8 +323,14 @@ impl Idle {
         after: std::time::Duration,
         cx: &mut Context<'_>,
     ) -> Poll<LineEnd> {
-        if !channel.shared.lock().dialogs.is_idle() {
-            self.timer = None;
+        let (is_idle, dialogs) = {
+            let shared = channel.shared.lock();
+            (shared.dialogs.is_idle(), shared.dialogs.begun())
+        };
+        if !is_idle || dialogs != self.dialogs_seen {
+            (self.timer, self.dialogs_seen) = (None, dialogs);
+        }
+        if !is_idle {
             return Poll::Pending;
         }
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(after)));
@@ -325,7 +340,7 @@ impl Idle {
             return Poll::Ready(LineEnd::Bye("it had been idle".into()));
         }
         shared.bye_sent = true;
-        shared.urgent(&Frame::Bye { reason: "idle" });
+        shared.urgent(&Frame::Bye { reason: BYE_IDLE });
         drop(shared);
         self.timer = Some(Box::pin(tokio::time::sleep(after))); // for its answer
         channel.wake_driver();

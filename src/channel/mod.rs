@@ -60,6 +60,8 @@ pub(crate) struct Start<E> {
 pub(crate) enum LineEnd {
     /// The peer said goodbye, or we did, with no dialog open.
     Bye(String),
+    /// The peer gave the line up, for this reason. What it had begun may have run.
+    Dropped(String),
     /// The peer's end closed without a word.
     Eof,
     /// The operating system's error.
@@ -73,7 +75,7 @@ pub(crate) enum LineEnd {
 impl fmt::Display for LineEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LineEnd::Bye(reason) => write!(f, "the peer closed the line: {reason}"),
+            LineEnd::Bye(reason) | LineEnd::Dropped(reason) => write!(f, "the peer closed the line: {reason}"),
             LineEnd::Eof => f.write_str("the peer's end of the line closed"),
             LineEnd::Io(error) => f.write_str(error),
             LineEnd::Violation(what) => write!(f, "the peer broke the protocol: {what}"),

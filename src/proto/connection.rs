@@ -283,6 +283,11 @@ impl<O, S, E> Connection<O, S, E> {
         self.served.values()
     }
 
+    /// Changes with every dialog that either side begins.
+    pub(crate) fn begun(&self) -> u64 {
+        self.next + self.last_start_seen
+    }
+
     pub(crate) fn is_idle(&self) -> bool {
         self.opened.is_empty() && self.served.is_empty() && self.starting.is_empty()
     }
