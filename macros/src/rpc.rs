@@ -204,6 +204,11 @@ fn endpoint(function: &ItemFn, args: &[Argument], name: Option<LitStr>, attribut
                 __teamster_encode.iter().position(|__teamster_one| !__teamster_one)
             }
 
+            fn layouts() -> ::core::option::Option<&'static ::teamster::__private::Layouts> {
+                static LAYOUTS: ::teamster::__private::Layouts = ::teamster::__private::Layouts::new();
+                ::core::option::Option::Some(&LAYOUTS)
+            }
+
             fn invoke(
                 __teamster_args: Self::Args,
             ) -> impl ::core::future::Future<

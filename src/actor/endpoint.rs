@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::failure::Failure;
+use super::panics;
 use crate::error::{CodecError, Error};
 use crate::msg::codec;
 use crate::msg::frame::Encoding;
@@ -64,6 +65,12 @@ pub trait Endpoint: Send + Sync + 'static {
     #[doc(hidden)]
     fn unencodable(args: &Self::Args) -> Option<usize>;
 
+    /// Where it is kept how its values can be laid out. `None`: nowhere, and they are always named.
+    #[doc(hidden)]
+    fn layouts() -> Option<&'static Layouts> {
+        None
+    }
+
     /// Runs the function.
     #[doc(hidden)]
     fn invoke(args: Self::Args) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
@@ -72,6 +79,42 @@ pub trait Endpoint: Send + Sync + 'static {
 /// An endpoint's path: what it is called on the wire and in errors.
 pub(crate) fn path_of<E: Endpoint>() -> &'static str {
     E::NAME.unwrap_or_else(type_name::<E>)
+}
+
+/// Whether an endpoint's values may be written by position: asked of their types once.
+#[doc(hidden)]
+#[derive(Debug, Default)]
+pub struct Layouts {
+    args: OnceLock<Encoding>,
+    output: OnceLock<Encoding>,
+}
+
+impl Layouts {
+    /// Used by the macros.
+    pub const fn new() -> Layouts {
+        Layouts { args: OnceLock::new(), output: OnceLock::new() }
+    }
+}
+
+/// How `T`, one of `E`'s two types, is laid out for a reader who takes `want`.
+fn layout<E: Endpoint, T: Data>(want: Encoding, kept: fn(&'static Layouts) -> &'static OnceLock<Encoding>) -> Encoding {
+    match (want, E::layouts()) {
+        (Encoding::Positional, Some(layouts)) => *kept(layouts).get_or_init(layout_of::<T>),
+        _ => Encoding::Named,
+    }
+}
+
+#[cold]
+fn layout_of<T: Data>() -> Encoding {
+    // A `Deserialize` that panics at made-up values is no mistake of its author: nobody hears of it.
+    let asked = panics::serving(|| std::panic::catch_unwind(codec::is_positional::<T>));
+    if asked.is_err() {
+        drop(panics::take_note());
+    }
+    match asked {
+        Ok(true) => Encoding::Positional,
+        Ok(false) | Err(_) => Encoding::Named,
+    }
 }
 
 /// One argument of an endpoint.
@@ -154,6 +197,7 @@ impl<E: Endpoint> Call<E> {
 impl<E: Endpoint> Call<E> {
     /// Appends the arguments as bytes, and tells how their structs are laid out.
     pub(crate) fn encode_args(&self, want: Encoding, out: &mut Vec<u8>) -> Result<Encoding, CodecError> {
+        let want = layout::<E, E::Args>(want, |layouts| &layouts.args);
         codec::encode_into(&self.args, want, out).map_err(|mut failure| {
             let arg = E::unencodable(&self.args).and_then(|index| E::ARGS.get(index));
             failure.type_name = arg.map_or(failure.type_name, |arg| (arg.type_name)());
@@ -254,6 +298,7 @@ fn run<E: Endpoint>(bytes: &[u8], want: Encoding) -> Result<BoxFuture<'static, R
     let args: E::Args = decode_args::<E>(bytes)?;
     Ok(Box::pin(async move {
         let output = E::invoke(args).await?;
+        let want = layout::<E, E::Output>(want, |layouts| &layouts.output);
         let mut bytes = Vec::new();
         match codec::encode_into(&output, want, &mut bytes) {
             Ok(used) => Ok((bytes, used)),
@@ -420,6 +465,29 @@ mod tests {
         assert!(told.starts_with(wanted), "{told}");
         let told = run_with("shop.size", &7).expect_err("a number is no tuple");
         assert!(told.starts_with("the arguments of shop.size could not be decoded as `("), "{told}");
+    }
+
+    #[test]
+    fn values_go_by_position_where_their_types_can_be_read_so() {
+        #[derive(Serialize, Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            Point { x: i32, y: i32 },
+        }
+        #[rpc]
+        async fn pick(one: Either) -> crate::Portal {
+            let Either::Point { x: _, y: _ } = one;
+            unreachable!("it is only asked of its types")
+        }
+        fn of_both<E: Endpoint>(_: &Call<E>, want: Encoding) -> (Encoding, Encoding) {
+            let args = layout::<E, E::Args>(want, |layouts| &layouts.args);
+            (args, layout::<E, E::Output>(want, |layouts| &layouts.output))
+        }
+        let call = pick(Either::Point { x: 1, y: 2 });
+        for _ in 0..2 {
+            assert_eq!(of_both(&call, Encoding::Positional), (Encoding::Named, Encoding::Positional));
+            assert_eq!(of_both(&call, Encoding::Named), (Encoding::Named, Encoding::Named));
+        }
     }
 
     #[test]
