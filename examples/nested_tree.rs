@@ -59,7 +59,7 @@ async fn main() -> anyhow::Result<()> {
     .await;
     match outcome {
         Ok(()) => anyhow::bail!("the rotten leaf went unnoticed"),
-        Err(failure) => println!("the root heard:\n{failure}"),
+        Err(failure) => println!("the root heard:\n{failure:#}"),
     }
     println!("nothing is left");
     Ok(())

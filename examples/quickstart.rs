@@ -19,8 +19,8 @@ async fn main() -> anyhow::Result<()> {
         println!("frank says {}", frank.run(add(1, 2)).await?);
         println!("the same call, here: {}", add(1, 2).await?);
 
-        if let Err(error) = frank.run(half(3)).await {
-            println!("frank's failure is ours to handle: {}", last_line(&error));
+        if let Err(teamster::Error::Remote(failure)) = frank.run(half(3)).await {
+            println!("frank's failure is ours to handle: {}", failure.message());
         }
         println!("frank goes on: {}", frank.run(half(4)).await?);
 
@@ -34,9 +34,4 @@ async fn main() -> anyhow::Result<()> {
     .await?;
     println!("nothing is left");
     Ok(())
-}
-
-/// A printed error is a traceback through the tree; its last line says what it came from.
-fn last_line(error: &teamster::Error) -> String {
-    error.to_string().lines().last().unwrap_or_default().trim().to_owned()
 }

@@ -20,6 +20,8 @@ pub(crate) trait StderrTail: Send + Sync {
     fn ready(&self);
     /// Reads what is there without waiting, and gives the end of all of it.
     fn drained_tail(&self) -> String;
+    /// Calls `act` when all that has been read by now is written to our own stdout and stderr.
+    fn when_relayed(&self, act: Box<dyn FnOnce() + Send>);
 }
 
 /// One child process, from the parent's side. Its slots are filled by the control thread.
@@ -47,6 +49,9 @@ pub(crate) struct Child {
     pub(crate) was_asked: AtomicBool,
     pub(crate) story: Mutex<Story>,
 }
+
+/// How long a nursery's end waits for a blocked stdout or stderr.
+const RELAY_WITHIN: Duration = Duration::from_millis(200);
 
 /// What is known about why a child ends.
 #[derive(Debug, Default)]
@@ -85,6 +90,16 @@ impl Child {
     pub(crate) async fn gone(&self) -> &Ended {
         self.gone.wait().await;
         self.reaped.wait().await
+    }
+
+    /// Waits until what it had printed is printed here, so that it comes before what we print next;
+    /// not for longer than [`RELAY_WITHIN`]: our own stdout may be blocked.
+    pub(crate) async fn relayed(&self) {
+        let Some(output) = &self.stderr else { return };
+        let (done, relayed) = tokio::sync::oneshot::channel::<()>();
+        output.when_relayed(Box::new(move || drop(done)));
+        // Both ways it is over: all is printed, or nobody can say when it will be.
+        let _ = tokio::time::timeout(RELAY_WITHIN, relayed).await;
     }
 
     /// The endpoints of our calls that it was serving.

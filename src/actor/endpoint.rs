@@ -475,7 +475,7 @@ mod tests {
             Point { x: i32, y: i32 },
         }
         #[rpc]
-        async fn pick(one: Either) -> crate::Portal {
+        async fn pick(one: Either) -> teamster::Portal {
             let Either::Point { x: _, y: _ } = one;
             unreachable!("it is only asked of its types")
         }

@@ -84,6 +84,7 @@ impl Nursery {
             self.fail(Error::ActorDied(ended.death.clone()));
         }
         child.gone.wait().await;
+        child.relayed().await;
         self.book.lock().children.remove(&child.key);
         self.changed.notify_waiters();
     }

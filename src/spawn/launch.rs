@@ -300,4 +300,8 @@ impl StderrTail for Stderr {
         self.0.drain();
         self.0.tail()
     }
+
+    fn when_relayed(&self, act: Box<dyn FnOnce() + Send>) {
+        self.0.when_relayed(act);
+    }
 }
