@@ -534,7 +534,10 @@ async fn what_can_not_be_called_says_which_of_three_it_is_and_what_to_do() {
         for _ in 0..2 {
             // Twice: the line stays up, with what it has learnt.
             let error = open.run(Call::<Nowhere>::new((1,))).await.unwrap_err();
-            assert!(matches!(&error, Error::NoSuchEndpoint { endpoint, .. } if endpoint == "shop.nowhere"), "{error:?}");
+            assert!(
+                matches!(&error, Error::NoSuchEndpoint { endpoint, .. } if endpoint == "shop.nowhere"),
+                "{error:?}"
+            );
             assert!(error.to_string().contains("is it `#[rpc]`"), "{error}");
             let error = shut.run(total(1, 2)).await.unwrap_err();
             assert!(matches!(&error, Error::NotExposed { endpoint, .. } if endpoint == "shop.total"), "{error:?}");
