@@ -1,7 +1,12 @@
 //! Does a failure arrive as what it was, from wherever it happened?
+#![allow(unsafe_code, reason = "an actor that segfaults")]
+use std::future::pending;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use serde::{Deserialize, Serialize};
 use teamster::testing::expect_cancelled;
-use teamster::{Error, Portal, rpc};
+use teamster::{Error, Portal, SpawnReason, rpc};
+use tokio::sync::Notify;
 
 #[teamster::error]
 #[derive(Debug, PartialEq, thiserror::Error, Serialize, Deserialize)]
@@ -119,4 +124,230 @@ async fn an_actor_that_cancels_itself_names_itself() {
     .await;
     // Its end may be heard of before the body's: then it is a death like any other.
     assert!(matches!(&result, Ok(()) | Err(Error::ActorDied(_))), "{result:?}");
+}
+
+// ---- several at once
+
+/// Somebody has come here. One permit: it is kept for who asks later.
+static ARRIVED: Notify = Notify::const_new();
+
+#[rpc]
+async fn arrive() {
+    ARRIVED.notify_one();
+}
+
+#[rpc]
+async fn arrived() {
+    ARRIVED.notified().await;
+}
+
+#[rpc]
+async fn fail_when_somebody_is_at(meeting: Portal) -> teamster::Result<()> {
+    meeting.run(arrived()).await?;
+    Err(std::io::Error::other("the first cause").into())
+}
+
+/// Fails in the very poll in which it sees that it is cancelled, having said that it is here.
+#[rpc]
+async fn fail_when_cancelled(meeting: Portal) -> teamster::Result<()> {
+    meeting.run(book(1)).await?; // the line is there: the next call leaves with its first poll
+    let mut arriving = std::pin::pin!(meeting.run(arrive()));
+    let _sent = futures::poll!(arriving.as_mut());
+    while !teamster::is_cancelled() {
+        std::hint::spin_loop();
+    }
+    Err(std::io::Error::other("it could not save").into())
+}
+
+#[rpc]
+async fn sleep_for_ever() {
+    pending().await
+}
+
+#[teamster::test]
+async fn two_that_fail_are_a_group_and_each_names_its_actor() {
+    let error = teamster::open_nursery(async |an| {
+        let meeting = an.start_actor("meeting").await?;
+        drop(an.actor("second").run_in_actor(fail_when_cancelled(meeting.clone())));
+        drop(an.actor("first").run_in_actor(fail_when_somebody_is_at(meeting)));
+        pending::<()>().await;
+        Ok(())
+    })
+    .await
+    .unwrap_err();
+    let Error::Group(group) = &error else { panic!("{error:?}") };
+    let told = group.iter().map(|entry| match entry {
+        Error::Remote(remote) => (remote.actor().name(), remote.message()),
+        other => panic!("{other:?}"),
+    });
+    let told: Vec<_> = told.collect();
+    assert_eq!(told, [("first", "the first cause"), ("second", "it could not save")]);
+    let printed = error.report().to_string();
+    assert!(printed.contains("actor first@") && printed.contains("actor second@"), "{printed}");
+}
+
+#[teamster::test]
+async fn a_daemons_failure_is_the_error_while_one_shots_sleep_and_when_they_have_ended() {
+    for do_sleep in [true, false] {
+        let error = teamster::open_nursery(async |an| {
+            let frank = an.start_actor("frank").await?;
+            for _ in 0..2 {
+                if do_sleep {
+                    drop(an.run_in_actor(sleep_for_ever()));
+                } else {
+                    assert_eq!(an.run_in_actor(book(1)).await?, 1);
+                }
+            }
+            frank.run(book(8)).await?;
+            Ok(())
+        })
+        .await
+        .unwrap_err();
+        let Error::Remote(remote) = &error else { panic!("{error:?}") };
+        assert_eq!((remote.actor().name(), remote.message()), ("frank", "no seat in row 8"));
+    }
+}
+
+/// Fails, and its clean-up waits for what its own failure has cancelled.
+#[rpc]
+async fn fail_with_a_futile_clean_up() -> teamster::Result<()> {
+    struct CleanUp(Portal);
+    impl Drop for CleanUp {
+        fn drop(&mut self) {
+            let helper = self.0.clone();
+            teamster::defer(async move {
+                let error = helper.run(sleep_for_ever()).await.unwrap_err();
+                assert!(matches!(error, Error::Cancelled { .. } | Error::NotStarted { .. }), "{error:?}");
+            });
+        }
+    }
+    teamster::open_nursery(async |an| {
+        let helper = an.start_actor("helper").await?;
+        let _clean_up = CleanUp(helper.clone());
+        helper.run(book(9)).await?;
+        Ok(())
+    })
+    .await?;
+    Ok(())
+}
+
+#[teamster::test]
+async fn a_clean_up_that_is_cancelled_does_not_hide_the_failure() {
+    teamster::open_nursery(async |an| {
+        let frank = an.start_actor("frank").await?;
+        let error = frank.run(fail_with_a_futile_clean_up()).await.unwrap_err();
+        assert_eq!(error.downcast_ref::<Full>(), Some(&Full { row: 9 }), "{error:?}");
+        let printed = error.report().to_string();
+        assert!(!printed.contains("cancelled"), "{printed}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
+// ---- long and deep
+
+#[rpc]
+async fn shout(depth: u32, length: usize) -> teamster::Result<()> {
+    if depth == 0 {
+        return Err(std::io::Error::other(format!("begin{}end", "!".repeat(length))).into());
+    }
+    let name = format!("level-{depth}");
+    teamster::open_nursery(async |an| Ok(an.start_actor(&name).await?.run(shout(depth - 1, length)).await?)).await?;
+    Ok(())
+}
+
+#[teamster::test]
+async fn a_long_message_over_six_hops_is_printed_once() {
+    const LENGTH: usize = 200 * 1024;
+    let error = shout(6, LENGTH).await.unwrap_err();
+    let printed = error.report().to_string();
+    assert!(printed.len() < LENGTH * 3 / 2, "{} bytes", printed.len());
+    assert_eq!((printed.matches("begin!").count(), printed.matches("!end").count()), (1, 1));
+    for level in 1..=6 {
+        assert_eq!(printed.matches(&format!("actor level-{level}@")).count(), 1);
+    }
+}
+
+// ---- deaths
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Crash {
+    Abort,
+    Segfault,
+    Overflow,
+}
+
+#[rpc]
+async fn crash(how: Crash) {
+    fn recurse(depth: u64) -> u64 {
+        let block = std::hint::black_box([depth; 512]);
+        if depth == u64::MAX { 0 } else { recurse(depth + 1) + block[0] }
+    }
+    match how {
+        Crash::Abort => std::process::abort(),
+        // SAFETY: no; that is what it is about.
+        Crash::Segfault => drop(unsafe { std::ptr::with_exposed_provenance::<u64>(64).read_volatile() }),
+        Crash::Overflow => drop(recurse(0)),
+    }
+}
+
+#[teamster::test]
+async fn a_crash_is_a_death_by_its_signal_for_all_that_wait() {
+    static LOOKED: AtomicUsize = AtomicUsize::new(0);
+    let crashes = [(Crash::Abort, libc::SIGABRT), (Crash::Segfault, libc::SIGSEGV), (Crash::Overflow, libc::SIGABRT)];
+    for (how, signal) in crashes {
+        let is_it = |error: &Error| matches!(error, Error::ActorDied(death) if death.signal() == Some(signal));
+        let error = teamster::open_nursery(async |an| {
+            let (frank, sibling) = futures::try_join!(an.start_actor("frank"), an.start_actor("sibling"))?;
+            drop(an.run_in_actor(sleep_for_ever()));
+            // The nursery hears of it as well: in a shield its cancel waits until all have looked.
+            teamster::shield(async {
+                let waiting = futures::future::join_all((0..3).map(|_| frank.run(sleep_for_ever())));
+                let by_sibling = sibling.run(crash_by(frank.clone(), how));
+                let (waiting, by_sibling) = futures::future::join(waiting, by_sibling).await;
+                for result in waiting {
+                    assert!(is_it(result.as_ref().unwrap_err()), "{how:?}: {result:?}");
+                }
+                assert!(by_sibling.is_err());
+                LOOKED.fetch_add(1, Ordering::Relaxed);
+            })
+            .await;
+            Ok(())
+        })
+        .await
+        .unwrap_err();
+        assert!(is_it(&error), "{how:?}: {error:?}");
+    }
+    assert_eq!(LOOKED.load(Ordering::Relaxed), crashes.len());
+}
+
+#[rpc]
+async fn crash_by(other: Portal, how: Crash) -> teamster::Result<()> {
+    Ok(other.run(crash(how)).await?)
+}
+
+/// As a child's `main` would be that fails in its own code before it serves.
+#[test]
+#[ignore = "a program that the test below starts as an actor"]
+fn fails_before_it_serves() {
+    eprintln!("the table of rows is missing");
+    std::process::exit(7);
+}
+
+#[teamster::test]
+async fn a_child_that_fails_before_it_serves_fails_its_start() {
+    teamster::open_nursery(async |an| {
+        let program = teamster::launch::Program::new(std::env::current_exe()?);
+        let arguments = ["fails_before_it_serves", "--exact", "--ignored", "--nocapture"];
+        let (failed, sibling) =
+            futures::join!(an.actor("x").launcher(program).args(arguments).start(), an.start_actor("sibling"));
+        let Err(Error::Spawn { reason: SpawnReason::DiedBooting(death), .. }) = &failed else { panic!("{failed:?}") };
+        assert_eq!(death.status(), Some(7));
+        assert!(death.stderr_tail().contains("the table of rows is missing"), "{death:?}");
+        assert_eq!(sibling?.run(book(1)).await?, 1);
+        Ok(())
+    })
+    .await
+    .unwrap();
 }

@@ -1,9 +1,17 @@
 //! Does a nursery end with everything in it, and with the right error?
 use std::future::{IntoFuture, pending};
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
-use teamster::testing::{LeakCheck, expect_cancelled};
-use teamster::{CancelRequest, Error, rpc};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use rustix::process::{Pid, Signal, kill_process};
+use teamster::launch::Launcher;
+use teamster::testing::{LeakCheck, expect_cancelled, wait_gone};
+use teamster::{CancelRequest, Error, Portal, rpc};
+use tokio::sync::Barrier;
 
 #[rpc]
 async fn add(a: i64, b: i64) -> i64 {
@@ -235,4 +243,372 @@ async fn three_at_once_are_one_group_of_failures() {
     .await
     .unwrap_err();
     assert!(group(&error).iter().all(|text| !text.contains("cancelled")), "{error:?}");
+}
+
+// ---- starts that are cut off
+
+/// A shell that never becomes an actor.
+#[derive(Debug)]
+struct NeverBoots;
+
+impl Launcher for NeverBoots {
+    fn command(&self) -> Command {
+        let mut command = Command::new("/bin/sleep");
+        command.arg("60");
+        command
+    }
+}
+
+#[teamster::test]
+async fn a_fast_failure_ends_siblings_that_are_still_booting() {
+    let begun = Instant::now();
+    let error = teamster::open_nursery(async |an| {
+        let hanging = (0..3).map(|_| an.actor("hanging").launcher(NeverBoots).start());
+        let booting = futures::future::join(futures::future::join_all(hanging), an.start_cluster(5));
+        drop(an.actor("bad").run_in_actor(fail("fast".into())));
+        let (hanging, _cluster) = booting.await;
+        drop(hanging);
+        Ok(())
+    })
+    .await
+    .unwrap_err();
+    assert!(matches!(&error, Error::Remote(remote) if remote.message() == "fast"), "{error:?}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "no boot was waited for: {:?}", begun.elapsed());
+}
+
+#[teamster::test]
+async fn a_body_that_fails_while_ten_start_leaves_none() {
+    for ready in 0..5 {
+        for is_kept in [false, true] {
+            let error = teamster::open_nursery(async |an| {
+                let mut starts: FuturesUnordered<_> = (0..10)
+                    .map(|n| {
+                        let an = an.clone();
+                        async move { an.start_actor(&format!("child-{n}")).await }
+                    })
+                    .map(Box::pin)
+                    .collect();
+                for _ in 0..ready {
+                    starts.next().await.expect("ten")?;
+                }
+                let _none_yet = futures::poll!(starts.next());
+                if is_kept {
+                    // Somebody else goes on with them.
+                    tokio::task::spawn(starts.for_each(async |_| ()));
+                }
+                Err::<(), _>("the body failed".into())
+            })
+            .await
+            .unwrap_err();
+            assert_eq!(group(&error), ["the body failed"], "{error:?}");
+        }
+    }
+}
+
+// ---- one-shots
+
+#[rpc]
+async fn whoami() -> teamster::Result<String> {
+    Ok(teamster::this_actor()?.aid().name().to_owned())
+}
+
+#[rpc(name = "shop.whoami")]
+async fn renamed() -> teamster::Result<String> {
+    Ok(teamster::this_actor()?.aid().name().to_owned())
+}
+
+#[teamster::test]
+async fn a_one_shot_is_named_after_its_function_unless_a_name_is_given() {
+    teamster::open_nursery(async |an| {
+        let calls = (an.run_in_actor(whoami()), an.actor("given").run_in_actor(whoami()), an.run_in_actor(renamed()));
+        let (own, given, renamed) =
+            futures::try_join!(calls.0.into_future(), calls.1.into_future(), calls.2.into_future())?;
+        assert_eq!((own.as_str(), given.as_str(), renamed.as_str()), ("whoami", "given", "shop.whoami"));
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
+/// Where actors of a test meet, in its root.
+static TWO: LazyLock<Barrier> = LazyLock::new(|| Barrier::new(2));
+static MANY: LazyLock<Barrier> = LazyLock::new(|| Barrier::new(CROWD));
+const CROWD: usize = 25;
+
+#[rpc]
+async fn meet_in_two() {
+    TWO.wait().await;
+}
+
+#[rpc]
+async fn meet_in_many() {
+    MANY.wait().await;
+}
+
+fn root() -> teamster::Result<Portal> {
+    Ok(teamster::parent()?.expect("a child has one"))
+}
+
+#[rpc]
+async fn meet_and_sleep() -> teamster::Result<()> {
+    root()?.run(meet_in_two()).await?;
+    pending().await
+}
+
+#[rpc]
+async fn meet_and_fail() -> teamster::Result<()> {
+    root()?.run(meet_in_two()).await?;
+    Err(std::io::Error::other("after they met").into())
+}
+
+#[rpc]
+async fn meet_many_and_fail(number: usize) -> teamster::Result<()> {
+    root()?.run(meet_in_many()).await?;
+    Err(std::io::Error::other(format!("number {number}")).into())
+}
+
+#[teamster::test]
+async fn of_two_one_shots_the_one_that_fails_ends_the_one_that_sleeps() {
+    let error = teamster::open_nursery(async |an| {
+        drop(an.run_in_actor(meet_and_sleep()));
+        drop(an.run_in_actor(meet_and_fail()));
+        Ok(())
+    })
+    .await
+    .unwrap_err();
+    let Error::Remote(remote) = &error else { panic!("{error:?}") };
+    assert_eq!((remote.actor().name(), remote.message()), ("meet_and_fail", "after they met"));
+}
+
+#[teamster::test]
+async fn of_many_that_fail_at_once_only_their_own_errors_are_kept() {
+    for do_meet in [false, true] {
+        let error = teamster::open_nursery(async |an| {
+            for number in 0..CROWD {
+                if do_meet {
+                    drop(an.run_in_actor(meet_many_and_fail(number)));
+                } else {
+                    drop(an.run_in_actor(fail(format!("number {number}"))));
+                }
+            }
+            Ok(())
+        })
+        .await
+        .unwrap_err();
+        let entries = match &error {
+            Error::Group(group) => group.iter().cloned().collect(),
+            other => vec![other.clone()],
+        };
+        assert!(entries.len() <= CROWD, "{error:?}");
+        for entry in &entries {
+            let is_own = matches!(entry, Error::Remote(remote) if remote.message().starts_with("number "));
+            assert!(is_own, "{entry:?}");
+        }
+    }
+}
+
+// ---- a root in a tree
+
+#[rpc]
+async fn open_a_root() -> Result<(), Error> {
+    let error = teamster::root().open(async |_| Ok(())).await;
+    teamster::open_nursery(async |an| {
+        assert_eq!(an.run_in_actor(add(1, 2)).await?, 3); // its own tree is unharmed
+        Ok(())
+    })
+    .await?;
+    error
+}
+
+#[teamster::test]
+async fn a_second_root_inside_a_tree_is_refused_and_the_tree_goes_on() {
+    fn is_refused(result: Result<(), Error>) {
+        let error = result.unwrap_err();
+        let ours = error.downcast_ref::<Error>().unwrap_or(&error);
+        assert!(matches!(ours, Error::Usage(text) if text.contains("open_nursery")), "{error:?}");
+    }
+    teamster::open_nursery(async |an| {
+        is_refused(teamster::root().open(async |_| Ok(())).await);
+        is_refused(open_a_root().await);
+        let in_task = tokio::task::spawn(async { teamster::root().open(async |_| Ok(())).await });
+        is_refused(in_task.await?);
+        let frank = an.start_actor("frank").await?;
+        let error = frank.run(open_a_root()).await.unwrap_err();
+        assert!(error.to_string().contains("open_nursery"), "{error:?}");
+        assert_eq!(frank.run(add(1, 2)).await?, 3);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    teamster::root().open(async |_| Ok(())).await.unwrap(); // afterwards there may be one
+}
+
+// ---- the last word
+
+/// A file that is there as long as somebody holds this.
+struct Kept(PathBuf);
+
+impl Kept {
+    fn new(path: PathBuf) -> Kept {
+        std::fs::write(&path, "").expect("the folder is there");
+        Kept(path)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).expect("it is there");
+    }
+}
+
+/// Keeps a file as long as its actor lives.
+#[rpc]
+async fn keep_for_the_actor(path: PathBuf) -> teamster::Result<()> {
+    let kept = Kept::new(path);
+    teamster::on_exit(async move || drop(kept))?;
+    Ok(())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+enum Ending {
+    Return,
+    Failure,
+    CancelledByParent,
+    CancelledByItself,
+    NurseryFails,
+    Terminated,
+    Interrupted,
+    ParentLost,
+}
+
+/// Keeps a file as long as it runs, and ends as it is told.
+#[rpc]
+async fn keep_for_the_task(path: PathBuf, ending: Ending, begun: Portal) -> teamster::Result<()> {
+    let _kept = Kept::new(path);
+    begun.run(meet_in_two()).await?;
+    match ending {
+        Ending::Return => return Ok(()),
+        Ending::Failure => return Err(std::io::Error::other("it failed").into()),
+        Ending::CancelledByItself => teamster::cancel_self()?,
+        _from_elsewhere => {}
+    }
+    pending().await
+}
+
+/// Starts the keeper below, and says by whom it is to be ended.
+#[rpc]
+async fn be_keepers_parent(folder: PathBuf, ending: Ending, begun: Portal) -> teamster::Result<()> {
+    teamster::open_nursery(async |an| {
+        let keeper = an.start_actor("keeper").await?;
+        keeper.run(keep_for_the_actor(folder.join("actor"))).await?;
+        keeper.run(keep_for_the_task(folder.join("task"), ending, begun.clone())).await?;
+        Ok(())
+    })
+    .await?;
+    Ok(())
+}
+
+fn send(actor: &Portal, signal: Signal) {
+    let pid = Pid::from_raw(actor.aid().pid().cast_signed()).expect("a pid");
+    kill_process(pid, signal).expect("it is there");
+}
+
+async fn end_keeper(folder: &Path, ending: Ending) -> Result<(), Error> {
+    let root = async || teamster::this_actor();
+    teamster::open_nursery(async |an| {
+        if ending == Ending::ParentLost {
+            let parent = an.start_actor("parent").await?;
+            let call = parent.run(be_keepers_parent(folder.to_owned(), ending, root().await?));
+            let killed = async {
+                TWO.wait().await;
+                send(&parent, Signal::KILL);
+                Ok(())
+            };
+            return Ok(futures::try_join!(call, killed)?.0);
+        }
+        let keeper = an.start_actor("keeper").await?;
+        keeper.run(keep_for_the_actor(folder.join("actor"))).await?;
+        let call = keeper.run(keep_for_the_task(folder.join("task"), ending, root().await?));
+        let ended = async {
+            TWO.wait().await;
+            match ending {
+                Ending::CancelledByParent => drop(keeper.cancel_actor().await?),
+                Ending::Terminated => send(&keeper, Signal::TERM),
+                Ending::Interrupted => send(&keeper, Signal::INT),
+                Ending::NurseryFails => return Err("the body failed".into()),
+                Ending::Return | Ending::Failure | Ending::CancelledByItself | Ending::ParentLost => {}
+            }
+            Ok::<(), teamster::BoxError>(())
+        };
+        let both = futures::future::try_join(async { Ok(call.await?) }, ended);
+        both.await.map(drop)
+    })
+    .await
+}
+
+#[teamster::test]
+async fn guards_and_hooks_have_the_last_word_on_every_ending() {
+    let endings = [
+        Ending::Return,
+        Ending::Failure,
+        Ending::CancelledByParent,
+        Ending::CancelledByItself,
+        Ending::NurseryFails,
+        Ending::Terminated,
+        Ending::Interrupted,
+        Ending::ParentLost,
+    ];
+    for ending in endings {
+        let folder = tempfile::tempdir().unwrap();
+        let result = end_keeper(folder.path(), ending).await;
+        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(left.is_empty(), "{ending:?} leaves {left:?}: {result:?}");
+        let is_right = match (&result, ending) {
+            (Ok(()), Ending::Return) => true,
+            (Err(Error::Remote(remote)), Ending::Failure) => remote.message() == "it failed",
+            (Err(Error::Cancelled { canceller }), Ending::CancelledByParent) => {
+                canceller.request == CancelRequest::Actor
+            }
+            (Err(Error::Cancelled { .. } | Error::ActorDied(_)), Ending::CancelledByItself) => true,
+            (Err(Error::Body(body)), Ending::NurseryFails) => body.to_string() == "the body failed",
+            (Err(Error::ActorDied(death)), Ending::Terminated) => death.signal() == Some(Signal::TERM.as_raw()),
+            (Err(Error::ActorDied(death)), Ending::Interrupted) => death.signal() == Some(Signal::INT.as_raw()),
+            (Err(Error::ActorDied(death)), Ending::ParentLost) => death.signal() == Some(Signal::KILL.as_raw()),
+            _ => false,
+        };
+        assert!(is_right, "{ending:?}: {result:?}");
+    }
+}
+
+#[teamster::test]
+async fn a_one_shot_that_gets_a_signal_is_a_death_that_nobody_asked_for() {
+    let error = teamster::open_nursery(async |an| {
+        let shot = an.actor("keeper").run_in_actor(meet_and_sleep());
+        TWO.wait().await;
+        send(&an.portals()[0], Signal::TERM);
+        shot.await?;
+        Ok(())
+    })
+    .await
+    .unwrap_err();
+    assert!(matches!(&error, Error::ActorDied(death) if death.signal() == Some(Signal::TERM.as_raw())), "{error:?}");
+}
+
+#[teamster::test]
+async fn the_roots_own_hook_runs_when_its_nursery_has_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("root");
+    let leaf = teamster::open_nursery(async |an| {
+        let kept = Kept::new(path.clone());
+        let leaf = an.start_actor("leaf").await?;
+        let pid = leaf.aid().pid();
+        teamster::on_exit(async move || {
+            wait_gone(pid, Duration::ZERO); // all below is gone by then
+            drop(kept);
+        })?;
+        Ok(leaf)
+    })
+    .await
+    .unwrap();
+    assert!(!path.exists(), "{leaf:?}");
 }

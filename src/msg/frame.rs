@@ -40,7 +40,7 @@ pub(crate) enum Frame<'a> {
     Ready { aid: Aid, addr: Addr },
     /// Every task, dialog and child of the sender is gone; its process exits next.
     TasksGone,
-    /// The sender received this signal from outside the tree.
+    /// The sender received this signal from outside the tree. Again: it ends by it, since nobody said otherwise.
     Signalled { signal: i32 },
     /// A third actor asked the sender to end: its end is no surprise to its parent.
     EndAsked { canceller: Canceller },

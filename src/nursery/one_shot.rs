@@ -57,8 +57,12 @@ pub(super) async fn run(
     let canceller = canceller(&nursery.actor.aid, CancelRequest::NurseryEnd);
     let child = started.keep();
     nursery.actor.cancel_child(&child, &canceller, child.grace);
-    child.gone().await;
-    result
+    let ended = child.gone().await;
+    match result {
+        // It was on its way to its end before we asked: that is what happened, not the cancel.
+        Err(Error::Cancelled { .. }) if ended.death.asked().is_none() => Err(Error::ActorDied(ended.death.clone())),
+        result => result,
+    }
 }
 
 /// A one-shot's book-keeping, also if its task is dropped or panics.

@@ -27,6 +27,18 @@ pub(super) struct Kid {
     pub(super) is_reaped: bool,
     /// It has heard a cancel of ours.
     pub(super) has_acknowledged: bool,
+    pub(super) signalled: Signalled,
+}
+
+/// Whether it got a signal that nobody of the tree had sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Signalled {
+    #[default]
+    No,
+    /// And waits for our word.
+    Waits,
+    /// And ends by it, whatever we ask now.
+    Ends,
 }
 
 /// A process further down.
@@ -50,8 +62,20 @@ impl Kid {
         if self.is_reaped || (self.has_ended() && !self.has_acknowledged) {
             return;
         }
-        self.child.story.lock().asked.get_or_insert_with(|| canceller.clone());
+        if self.signalled != Signalled::Ends {
+            self.child.story.lock().asked.get_or_insert_with(|| canceller.clone());
+        }
         self.escalate(now, canceller, grace, is_sent);
+    }
+
+    /// It says that it got a signal that we had not sent; the second time, that it ends by that.
+    pub(super) fn on_signalled(&mut self, signal: i32) {
+        self.signalled = match self.signalled {
+            Signalled::No => Signalled::Waits,
+            Signalled::Waits | Signalled::Ends => Signalled::Ends,
+        };
+        let said = format!("signal {signal} had been sent to it from outside of the tree");
+        self.child.story.lock().said.get_or_insert(said);
     }
 
     /// It ends by itself, on behalf of `canceller`, whom it has heard already.

@@ -186,6 +186,8 @@ impl Thread {
             self.own.verdict_at = None;
             if let Some(actor) = self.actor.upgrade() {
                 actor.ends_by(signal);
+                // Before all that its end leads to, which may lead the parent to ask for it.
+                let _ = self.control.send_up(&Frame::Signalled { signal });
                 let grace = actor.settings.grace;
                 // The parent waits for its end and does not hurry it: nobody of ours has asked.
                 self.own.die_at = Some((now + grace, signal));
@@ -307,6 +309,7 @@ impl Thread {
             below_until: None,
             is_reaped: false,
             has_acknowledged: false,
+            signalled: kids::Signalled::default(),
         };
         if watched.is_err() {
             // Out of memory or over the user's limit of epoll watches: a child that we can't
@@ -394,8 +397,7 @@ impl Thread {
                     if kid.escalation.was_asked() {
                         kid.repeat_cancel(now);
                     } else {
-                        let said = format!("signal {signal} had been sent to it from outside of the tree");
-                        child.story.lock().said.get_or_insert(said);
+                        kid.on_signalled(signal);
                     }
                 }
             }
