@@ -511,7 +511,6 @@ macro_rules! foreign {
                 None
             }
 
-            #[expect(clippy::manual_async_fn, reason = "the trait says `Send`")]
             fn invoke(_: Self::Args) -> impl Future<Output = Result<$output, teamster::__private::Failure>> + Send {
                 async { unreachable!("it is called over there") }
             }
@@ -582,7 +581,7 @@ impl Serialize for Secret {
 
 #[rpc]
 async fn keep(secret: Secret) {
-    drop(secret);
+    let _kept = secret;
 }
 
 #[rpc]

@@ -50,6 +50,7 @@ impl<S: Subscriber> Layer<S> for Collector {
 
 /// Sets this process's subscriber.
 fn collect() -> UnboundedReceiver<Line> {
+    #[expect(clippy::disallowed_methods, reason = "a subscriber can't wait, and a test's lines are few")]
     let (lines, collected) = unbounded_channel();
     LINES.set(lines).expect("each test has a process of its own");
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Collector)).expect("the first");
