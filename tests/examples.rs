@@ -45,6 +45,28 @@ fn nested_tree() {
 }
 
 #[test]
+fn the_readme_shows_the_traceback_as_it_is_printed() {
+    let readme = include_str!("../README.md");
+    let (_, shown) = readme.split_once("<!-- traceback:begin -->\n```text\n").expect("the README has a traceback");
+    let (shown, _) = shown.split_once("```").expect("its block ends");
+    let said = check("nested_tree", &[]);
+    let heard = said.find("the root heard:\n").expect("the root tells what it heard");
+    assert_eq!(without_ids(&said[heard..]), without_ids(shown));
+}
+
+/// What differs from run to run, the process ids and the digits of the uuids, left out.
+fn without_ids(text: &str) -> String {
+    let without_uuids = text.split('@').enumerate().map(|(part, text)| match part {
+        0 => text,
+        _ => text.trim_start_matches(|c: char| c.is_ascii_hexdigit()),
+    });
+    let without_uuids: Vec<&str> = without_uuids.collect();
+    let joined = without_uuids.join("@");
+    let parts = joined.split("(pid ").map(|text| text.trim_start_matches(|c: char| c.is_ascii_digit()));
+    parts.collect::<Vec<&str>>().join("(pid ")
+}
+
+#[test]
 fn ask_around() {
     let wanted = "anna heard: ben likes blue, cleo likes cyan
 ben heard: anna likes amber, cleo likes cyan
@@ -179,7 +201,9 @@ struct Ended {
 
 impl Run {
     fn example(name: &str) -> Command {
-        Command::new(example(name))
+        let mut command = Command::new(example(name));
+        command.env_remove("RUST_BACKTRACE"); // what is shown to people is shown without
+        command
     }
 
     fn start(command: &mut Command) -> Self {
