@@ -228,11 +228,10 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
         control: Arc::clone(&control),
         runtime: runtime.handle().clone(),
         log_ring: Some(ring),
+        names: None,
     });
     super::current::set_spawned(&actor);
-    control
-        .start(Arc::downgrade(&actor), None, signals, LineInbox::default())
-        .map_err(at("starting its control thread"))?;
+    control.start(Arc::downgrade(&actor), signals, LineInbox::default()).map_err(at("starting its control thread"))?;
     let ended = runtime.block_on(live(Arc::clone(&actor), data_fd, bound, up));
     if let Err(error) = ended {
         // The parent went away, or does not want us: nothing is left to serve.

@@ -166,7 +166,12 @@ async fn child_line(
             let channel = Channel::new(socket, parts);
             actor.add_line(&channel);
             let _ = child.channel.set(Arc::clone(&channel));
-            actor.control.send(Command::Ready { child: Arc::clone(&child), addr });
+            actor.control.send(Command::Ready { child: Arc::clone(&child) });
+            if let Some(addr) = addr {
+                actor.child_is_ready(&child.aid, &addr);
+            }
+            // `start_actor` resumes, and its first call shares a write with the Welcome.
+            let _ = child.connected.set(());
             let (service, inbox) = (Arc::clone(actor), Inbox::new(&rest));
             actor.spawn_driver(async move {
                 drive(channel, Arc::clone(&service), inbox).await;

@@ -99,6 +99,8 @@ pub(crate) struct Actor {
     pub(crate) peers: Mutex<HashMap<uuid::Uuid, Arc<peers::Peer>>>,
     pub(crate) expected: Mutex<HashMap<crate::msg::spec::Token, listener::Expected>>,
     pub(crate) log_ring: Option<Arc<LogRing>>,
+    /// The tree's names, in the root.
+    pub(crate) names: Option<Arc<dyn control::NameSink>>,
     /// Calls between their arrival and their first poll.
     pub(crate) starting_calls: AtomicUsize,
     on_exit: Mutex<Vec<ExitHook>>,
@@ -141,6 +143,7 @@ pub(crate) struct Parts {
     pub(crate) control: Arc<Control>,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) log_ring: Option<Arc<LogRing>>,
+    pub(crate) names: Option<Arc<dyn control::NameSink>>,
 }
 
 impl Actor {
@@ -167,6 +170,7 @@ impl Actor {
             starting_calls: AtomicUsize::new(0),
             expected: Mutex::default(),
             log_ring: parts.log_ring,
+            names: parts.names,
             on_exit: Mutex::default(),
             next_child: AtomicU64::new(1),
             is_cancelled: AtomicBool::new(false),
@@ -215,6 +219,15 @@ impl Actor {
 
     pub(crate) fn parent_line(&self) -> Option<&Arc<DataLine>> {
         self.parent.as_ref()?.line.get()
+    }
+
+    /// A child serves now: those above and the registrar know before anybody here does.
+    pub(crate) fn child_is_ready(&self, child: &Aid, addr: &Addr) {
+        // An ancestor whose line is broken sees our own end: nothing more can be told it.
+        let _ = self.control.send_up(&crate::msg::frame::Frame::Ready { aid: child.clone(), addr: addr.clone() });
+        if let Some(names) = &self.names {
+            names.ready(child, addr);
+        }
     }
 
     // ---- its end

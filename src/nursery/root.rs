@@ -195,10 +195,10 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
         control: Arc::clone(&control),
         runtime,
         log_ring: None,
+        names: Some(Arc::new(Sink(names))),
     });
-    let sink: Arc<dyn NameSink> = Arc::new(Sink(names));
     control
-        .start(Arc::downgrade(&actor), Some(sink), signals, LineInbox::default())
+        .start(Arc::downgrade(&actor), signals, LineInbox::default())
         .map_err(|error| failed("starting its control thread", error))?;
     let listening = actor.drivers.spawn_on(listener::listen(Arc::clone(&actor), listener), &actor.runtime);
     current::add_root(id, &actor);

@@ -185,6 +185,9 @@ fn start(
         story: parking_lot::Mutex::default(),
     });
     actor.expect(&child, spec.data_token, spec.control_token);
+    if let Some(names) = &actor.names {
+        names.born(&child.aid, &actor.aid, start_ticks(pid).unwrap_or(0), &pidfd);
+    }
     let boot_within = options.boot_within.unwrap_or(actor.settings.boot_within);
     actor.control.send(control::Command::Watch { child: Arc::clone(&child), pidfd, boot_within });
     if let Err(error) = send_boot_message(&spec, process.stdin.take()) {

@@ -38,8 +38,8 @@ pub(crate) enum Command {
     Watch { child: Arc<Child>, pidfd: Arc<OwnedFd>, boot_within: Duration },
     /// Its control line is up.
     Attach { child: Arc<Child>, line: Arc<Line>, inbox: LineInbox },
-    /// Its data line is up too: it serves, at this address.
-    Ready { child: Arc<Child>, addr: Option<Addr> },
+    /// Its data line is up too: it serves.
+    Ready { child: Arc<Child> },
     /// End it.
     Cancel { child: Arc<Child>, canceller: Canceller, grace: Duration, asked_at: Instant, is_sent: bool },
     /// Its data line has broken: end it, on nobody's behalf.
@@ -88,18 +88,15 @@ impl Control {
     }
 
     /// Starts the thread. It holds the actor only weakly.
-    pub(crate) fn start(
-        self: &Arc<Self>,
-        actor: Weak<Actor>,
-        names: Option<Arc<dyn NameSink>>,
-        signals: Signals,
-        up_inbox: LineInbox,
-    ) -> io::Result<()> {
-        let thread = thread::Thread::new(Arc::clone(self), actor, names, signals, up_inbox)?;
-        let handle = std::thread::Builder::new()
-            .name("teamster-control".into())
-            .stack_size(STACK_BYTES)
-            .spawn(move || thread.run())?;
+    pub(crate) fn start(self: &Arc<Self>, actor: Weak<Actor>, signals: Signals, up_inbox: LineInbox) -> io::Result<()> {
+        let thread = thread::Thread::new(Arc::clone(self), actor, signals, up_inbox)?;
+        let handle =
+            std::thread::Builder::new().name("teamster-control".into()).stack_size(STACK_BYTES).spawn(move || {
+                // Without it nothing would ever end: better no process than one that nobody can end.
+                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| thread.run())).is_err() {
+                    std::process::abort();
+                }
+            })?;
         *self.thread.lock() = Some(handle);
         Ok(())
     }

@@ -96,7 +96,6 @@ impl Thread {
     pub(super) fn new(
         control: Arc<Control>,
         actor: Weak<Actor>,
-        names: Option<Arc<dyn NameSink>>,
         signals: Signals,
         up_inbox: LineInbox,
     ) -> io::Result<Self> {
@@ -113,8 +112,8 @@ impl Thread {
                 }
             });
         }
-        let (aid, clock) = match actor.upgrade() {
-            Some(actor) => (actor.aid.clone(), Arc::clone(&actor.clock)),
+        let (aid, clock, names) = match actor.upgrade() {
+            Some(actor) => (actor.aid.clone(), Arc::clone(&actor.clock), actor.names.clone()),
             None => return Err(io::Error::other("the actor is gone")),
         };
         Ok(Thread {
@@ -232,15 +231,10 @@ impl Thread {
                     }
                     self.on_line(key);
                 }
-                Command::Ready { child, addr } => {
+                Command::Ready { child } => {
                     if let Some(kid) = self.kids.get_mut(&child.key) {
                         kid.boot_by = None;
                     }
-                    if let Some(addr) = addr {
-                        self.ready(&child.aid, &addr);
-                    }
-                    // Only now: whoever has started it finds it by its name.
-                    let _ = child.connected.set(());
                 }
                 Command::Cancel { child, canceller, grace, asked_at, is_sent } => {
                     if is_sent {
@@ -295,9 +289,6 @@ impl Thread {
     fn watch(&mut self, child: Arc<Child>, pidfd: Arc<OwnedFd>, boot_within: Duration) {
         let key = child.key;
         let watched = epoll::add(&self.epoll, pidfd.as_fd(), Token::Process(key).encode(), epoll::EventFlags::IN);
-        if let Some(names) = &self.names {
-            names.born(&child.aid, &self.aid, start_ticks(child.aid.pid()).unwrap_or(0), &pidfd);
-        }
         let mut kid = Kid {
             child,
             pidfd,
