@@ -1,0 +1,399 @@
+//! What comes from strangers, or fails in the system, is an error that says what to do; the tree goes on.
+use std::fs::Permissions;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rmp::encode::{write_array_len, write_bin, write_nil, write_sint, write_str, write_uint};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use teamster::launch::Launcher;
+use teamster::{ActorNursery, Addr, Error, Portal, open_nursery, rpc};
+
+#[path = "support/partner.rs"]
+mod partner;
+
+#[rpc]
+async fn add(a: i64, b: i64) -> i64 {
+    a + b
+}
+
+#[rpc]
+async fn me() -> teamster::Result<Portal> {
+    Ok(teamster::this_actor()?)
+}
+
+/// It still serves, on its old line and to a newcomer.
+async fn goes_on(an: &ActorNursery, frank: &Portal) -> Result<(), Error> {
+    assert_eq!(frank.run(add(1, 2)).await?, 3);
+    let newcomer = an.start_actor("newcomer").await?;
+    assert_eq!(newcomer.run(add(3, 4)).await?, 7);
+    newcomer.cancel_actor().await?;
+    Ok(())
+}
+
+fn path(portal: &Portal) -> PathBuf {
+    match portal.addr() {
+        Some(Addr::Uds(path)) => path.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+// ---- a stranger, spoken from the page docs/wire.md
+
+fn frame(header: &[u8], payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(header.len() + payload.len()).expect("a short frame");
+    [&length.to_le_bytes(), header, payload].concat()
+}
+
+struct Hello<'a> {
+    major: u32,
+    line: u32,
+    token: Option<&'a [u8]>,
+    wanted: Option<&'a [u8]>,
+}
+
+const PEER: Hello<'_> = Hello { major: 1, line: 0, token: None, wanted: None };
+
+fn hello(hello: &Hello<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    let or_nil = |out: &mut Vec<u8>, bytes: Option<&[u8]>| match bytes {
+        Some(bytes) => write_bin(out, bytes).expect("a Vec takes all"),
+        None => write_nil(out).expect("a Vec takes all"),
+    };
+    write_array_len(&mut out, 8).expect("a Vec takes all");
+    write_uint(&mut out, 1).expect("a Vec takes all");
+    write_array_len(&mut out, 2).expect("a Vec takes all");
+    write_uint(&mut out, hello.major.into()).expect("a Vec takes all");
+    write_uint(&mut out, 0).expect("a Vec takes all");
+    write_array_len(&mut out, 4).expect("a Vec takes all");
+    write_str(&mut out, "stranger").expect("a Vec takes all");
+    write_bin(&mut out, uuid::Uuid::new_v4().as_bytes()).expect("a Vec takes all");
+    write_uint(&mut out, std::process::id().into()).expect("a Vec takes all");
+    write_str(&mut out, "here").expect("a Vec takes all");
+    write_uint(&mut out, hello.line.into()).expect("a Vec takes all");
+    or_nil(&mut out, hello.token);
+    write_nil(&mut out).expect("a Vec takes all");
+    write_nil(&mut out).expect("a Vec takes all");
+    or_nil(&mut out, hello.wanted);
+    frame(&out, &[])
+}
+
+/// The first call of an endpoint on a line, with these arguments.
+fn start(endpoint: &str, arguments: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_array_len(&mut out, 6).expect("a Vec takes all");
+    for number in [16, 1, 0, 1] {
+        write_uint(&mut out, number).expect("a Vec takes all");
+    }
+    write_nil(&mut out).expect("a Vec takes all");
+    write_str(&mut out, endpoint).expect("a Vec takes all");
+    frame(&out, arguments)
+}
+
+/// Says all this at an address and gives, as text, what comes back until the other side closes.
+/// Off the runtime: the address may be our own.
+async fn say(to: PathBuf, parts: Vec<Vec<u8>>) -> String {
+    let said = tokio::task::spawn_blocking(move || {
+        let mut stream = UnixStream::connect(to).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("any time will do");
+        for part in parts {
+            if stream.write_all(&part).is_err() {
+                break; // it has closed already: what it said stands
+            }
+        }
+        let mut answer = Vec::new();
+        match stream.read_to_end(&mut answer) {
+            Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => panic!("{error}: it was not closed"),
+            Ok(_) | Err(_) => String::from_utf8_lossy(&answer).into_owned(),
+        }
+    });
+    said.await.expect("it does not panic")
+}
+
+#[teamster::test]
+async fn strangers_are_refused_and_told_why() -> Result<(), Error> {
+    open_nursery(async |an| {
+        let frank = an.start_actor("frank").await?;
+        let root = path(&me().await?);
+        for to in [path(&frank), root] {
+            let check = async |parts: Vec<Vec<u8>>, wanted: &str| {
+                let answer = say(to.clone(), parts).await;
+                assert!(answer.contains(wanted), "{wanted:?} is not in {answer:?}");
+            };
+            check(vec![b"GET / HTTP/1.1\r\n\r\n".to_vec()], "").await;
+            check(vec![vec![0xff; 100_000]], "").await;
+            check(vec![frame(b"\x92\x03\xa1x", &[])], "").await;
+            check(vec![hello(&Hello { major: 9, ..PEER })], "protocol").await;
+            let token = [7; 16];
+            check(vec![hello(&Hello { token: Some(&token), ..PEER })], "unknown token").await;
+            check(vec![hello(&Hello { token: Some(&token), line: 1, ..PEER })], "unknown token").await;
+            check(vec![hello(&Hello { line: 1, ..PEER })], "needs a token").await;
+            check(vec![hello(&Hello { wanted: Some(&token), ..PEER })], "another actor lives").await;
+            // Let in, and then out again.
+            check(vec![hello(&PEER), u32::MAX.to_le_bytes().to_vec()], "limit").await;
+            check(vec![hello(&PEER), vec![0; 4]], "").await;
+            check(vec![hello(&PEER), frame(b"\x91\x7f", &[])], "kind").await;
+            check(vec![hello(&PEER), hello(&PEER)], "Hello").await;
+        }
+        goes_on(an, &frank).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test]
+async fn half_a_handshake_holds_up_nobody() -> Result<(), Error> {
+    open_nursery(async |an| {
+        let frank = an.start_actor("frank").await?;
+        let mut halves = Vec::new();
+        for to in [path(&frank), path(&me().await?)] {
+            for cut in [0, 2, 4, 9] {
+                let mut stream = UnixStream::connect(&to).expect("it listens");
+                stream.write_all(&hello(&PEER)[..cut]).expect("its buffer is empty");
+                halves.push(stream);
+            }
+        }
+        goes_on(an, &frank).await?;
+        drop(halves);
+        goes_on(an, &frank).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test]
+async fn a_foreign_client_hears_what_is_wrong_with_its_call() -> Result<(), Error> {
+    open_nursery(async |an| {
+        let frank = an.start_actor("frank").await?;
+        let shy = an.actor("shy").expose(["nothing"]).start().await?;
+        let real = add(1, 2).endpoint();
+        let mut two = vec![0x92];
+        write_sint(&mut two, 1).expect("a Vec takes all");
+        write_str(&mut two, "two").expect("a Vec takes all");
+        for (actor, endpoint, arguments, wanted) in [
+            (&frank, real, vec![0x91, 1], "invalid length 1, expected a tuple of size 2"),
+            (&frank, real, vec![0x93, 1, 2, 3], "3 elements came where 2 were expected"),
+            (&frank, real, two, "the argument `b`"),
+            (&frank, real, vec![0xc1], "no value begins with the msgpack marker 0xc1"),
+            (&frank, real, vec![], "it ends too early"),
+            (&frank, "no::such", vec![0x90], "NoSuchEndpoint"),
+            (&shy, real, vec![0x92, 1, 2], "NotExposed"),
+        ] {
+            let answer = say(path(actor), vec![hello(&PEER), start(endpoint, &arguments), bye()]).await;
+            assert!(answer.contains(wanted), "{wanted:?} is not in {answer:?}");
+        }
+        let answer = say(path(&frank), vec![hello(&PEER), start(real, &[0x92, 1, 2]), bye()]).await;
+        assert!(answer.contains("\u{16}\u{1}"), "no Return of the dialog 1 in {answer:?}");
+        goes_on(an, &frank).await?;
+        Ok(())
+    })
+    .await
+}
+
+fn bye() -> Vec<u8> {
+    frame(b"\x92\x03\xa4done", &[])
+}
+
+/// Keeps a copy of the boot message.
+#[derive(Debug)]
+struct Tapped(PathBuf);
+
+impl Launcher for Tapped {
+    fn command(&self) -> Command {
+        let mut command = Command::new("sh");
+        let script = r#"cat > "$BOOT"; exec /proc/$PPID/exe "$@" < "$BOOT""#;
+        command.env("BOOT", &self.0).args(["-c", script, "sh"]);
+        command
+    }
+}
+
+#[teamster::test]
+async fn a_token_lets_in_once() -> Result<(), Error> {
+    #[derive(serde::Deserialize)]
+    struct Tokens {
+        data_token: [u8; 16],
+        control_token: [u8; 16],
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let boot = folder.path().join("boot");
+    open_nursery(async |an| {
+        let frank = an.actor("frank").launcher(Tapped(boot.clone())).start().await?;
+        let message = std::fs::read(&boot).expect("it was kept");
+        let tokens: Tokens = rmp_serde::from_slice(&message[4..]).expect("a map with names");
+        let root = path(&me().await?);
+        for (line, token) in [(0, tokens.data_token), (1, tokens.control_token), (0, tokens.control_token)] {
+            let answer = say(root.clone(), vec![hello(&Hello { line, token: Some(&token), ..PEER })]).await;
+            assert!(answer.contains("used already"), "{answer:?}");
+        }
+        goes_on(an, &frank).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test]
+async fn another_user_is_refused() -> Result<(), Error> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(()); // only root can be somebody else
+    }
+    open_nursery(async |an| {
+        let frank = an.start_actor("frank").await?;
+        let socket = path(&frank);
+        let knock = async || {
+            let mut command = partner::command("knock");
+            command.env("SOCKET", &socket).uid(65534).gid(65534);
+            let mut running = partner::start(&mut command);
+            tokio::task::spawn_blocking(move || {
+                let said = running.line("heard ");
+                running.child.wait().expect("it is our child");
+                said
+            })
+            .await
+            .expect("it does not panic")
+        };
+        assert!(knock().await.contains("denied"));
+        // Somebody has opened the folder: the socket itself asks who it is.
+        let test = socket.ancestors().nth(3).expect("the test's own folder");
+        let open: Vec<_> = socket.ancestors().take_while(|&at| at != test.parent().expect("/tmp")).collect();
+        let before: Vec<_> = open.iter().map(|at| at.metadata().expect("it is there").permissions()).collect();
+        for at in &open {
+            std::fs::set_permissions(at, Permissions::from_mode(0o777)).expect("we are root");
+        }
+        let said = knock().await;
+        for (at, permissions) in open.iter().zip(before) {
+            std::fs::set_permissions(at, permissions).expect("we are root");
+        }
+        assert!(said.contains("another user"), "{said}");
+        goes_on(an, &frank).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test]
+async fn a_full_descriptor_table_is_named_and_survived() -> Result<(), Error> {
+    open_nursery(async |an| {
+        let frank = an.start_actor("frank").await?;
+        goes_on(an, &frank).await?;
+        let usual = getrlimit(Resource::Nofile);
+        let highest = std::fs::read_dir("/proc/self/fd").expect("we may look at ourselves").count() as u64;
+        let mut refused = 0;
+        for room in 0..30 {
+            setrlimit(Resource::Nofile, Rlimit { current: Some(highest + room), maximum: usual.maximum })
+                .expect("lower is allowed");
+            let started = an.start_actor("one-more").await;
+            assert_eq!(frank.run(add(1, 2)).await?, 3);
+            match started {
+                Ok(one_more) => {
+                    assert_eq!(one_more.run(add(1, 2)).await?, 3);
+                    one_more.cancel_actor().await?;
+                }
+                Err(error) => {
+                    assert!(error.to_string().contains("ulimit -n"), "with room for {room}: {error}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > 0);
+        setrlimit(Resource::Nofile, usual).expect("back to where it was");
+        goes_on(an, &frank).await?;
+        Ok(())
+    })
+    .await
+}
+
+// ---- programs
+
+#[test]
+#[ignore = "a program that the tests start"]
+fn program() {
+    match partner::name().as_str() {
+        "grow" => partner::exit(grow()),
+        "knock" => partner::exit(knock()),
+        other => panic!("no program {other:?}"),
+    }
+}
+
+/// One actor at once, and one for each line of stdin.
+#[teamster::main]
+async fn grow() -> Result<(), Error> {
+    open_nursery(async |an| {
+        loop {
+            println!("sum {}", an.start_actor("one").await?.run(add(1, 2)).await?);
+            if partner::heard().await.is_none() {
+                return Ok(());
+            }
+        }
+    })
+    .await
+}
+
+fn knock() -> std::io::Result<()> {
+    let socket = std::env::var("SOCKET").expect("the test sets it");
+    let heard = UnixStream::connect(socket).and_then(|mut stream| {
+        stream.write_all(&hello(&PEER)).ok();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok(); // a reset comes behind the answer
+        Ok(String::from_utf8_lossy(&answer).replace('\n', " "))
+    });
+    println!("\nheard {}", heard.unwrap_or_else(|error| error.to_string()));
+    Ok(())
+}
+
+#[teamster::test]
+async fn children_start_from_a_program_that_was_deleted_or_replaced() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let copy = folder.path().join("program");
+    for replaced in [false, true] {
+        std::fs::copy("/proc/self/exe", &copy).expect("there is room");
+        let mut running = partner::start(&mut partner::at(&copy, "grow"));
+        assert_eq!(running.line("sum "), "3");
+        std::fs::remove_file(&copy).expect("it is ours");
+        if replaced {
+            std::fs::copy("/bin/false", &copy).expect("there is room");
+        }
+        running.say("again");
+        assert_eq!(running.line("sum "), "3");
+        running.stdin = None;
+        let status = running.child.wait().expect("it is our child");
+        assert!(status.success(), "{status}: {}", running.errors());
+    }
+}
+
+fn with_folder(folder: &Path) -> partner::Running {
+    partner::start(partner::command("grow").env("TEAMSTER_DIR", folder))
+}
+
+#[teamster::test]
+async fn a_folder_that_can_not_be_made_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").expect("there is room");
+    for (at, wanted) in [
+        (file.clone(), "is not a folder"),
+        (file.join("below"), "is not a folder"),
+        (folder.path().join("no/such"), "make the folder"),
+    ] {
+        let mut running = with_folder(&at);
+        running.stdin = None;
+        let status = running.child.wait().expect("it is our child");
+        let errors = running.errors();
+        assert!(!status.success() && errors.contains(wanted), "{wanted:?} is not in {errors}");
+    }
+}
+
+#[teamster::test]
+async fn a_path_too_long_for_sockets_is_replaced_by_a_short_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let long = folder.path().join("x".repeat(120));
+    let mut running = with_folder(&long);
+    assert_eq!(running.line("sum "), "3");
+    running.stdin = None;
+    let status = running.child.wait().expect("it is our child");
+    assert!(status.success(), "{status}: {}", running.errors());
+    assert!(!long.exists());
+}
