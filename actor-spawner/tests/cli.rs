@@ -1,0 +1,79 @@
+//! Does `teamster` show the trees that run?
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use teamster::{Error, open_nursery, rpc};
+
+#[rpc]
+async fn hold_a_leaf() -> teamster::Result<()> {
+    Ok(open_nursery(async |an| {
+        an.start_actor("leaf").await?;
+        an.wait().await;
+        Ok(())
+    })
+    .await?)
+}
+
+/// Runs the tool off the runtime, which serves what it asks.
+async fn teamster(arguments: &'static [&str]) -> Output {
+    let run = move || Command::new(env!("CARGO_BIN_EXE_teamster")).args(arguments).output().expect("it starts");
+    tokio::task::spawn_blocking(run).await.expect("it does not panic")
+}
+
+async fn printed(arguments: &'static [&str]) -> String {
+    let output = teamster(arguments).await;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {}: {errors}", output.status);
+    String::from_utf8(output.stdout).expect("it prints UTF-8")
+}
+
+#[teamster::test]
+async fn a_running_tree_is_listed_and_drawn() -> Result<(), Error> {
+    open_nursery(async |an| {
+        let mid = an.start_actor("mid").await?;
+        let holder = mid.clone();
+        let look = async {
+            let leaf = teamster::wait_for_actor("leaf").await?;
+            let listed = printed(&["ps"]).await;
+            let lines: Vec<Vec<&str>> = listed.lines().map(|line| line.split_whitespace().collect()).collect();
+            assert_eq!(lines[0], ["NAME", "UUID", "PID", "STATE", "AGE", "PARENT"], "{listed}");
+            let names: Vec<&str> = lines[1..].iter().map(|line| line[0]).collect();
+            assert_eq!(names, ["root", "mid", "leaf"], "{listed}");
+            let pids: Vec<String> = lines[1..].iter().map(|line| line[2].to_owned()).collect();
+            let wanted = [std::process::id(), mid.aid().pid(), leaf.aid().pid()].map(|pid| pid.to_string());
+            assert_eq!(pids, wanted, "{listed}");
+            assert!(lines[1..].iter().all(|line| line[3] == "ready"), "{listed}");
+
+            let drawn = printed(&["tree"]).await;
+            let column = |name| drawn.lines().find_map(|line| line.find(name)).expect("it is drawn");
+            assert!(column("root") < column("mid") && column("mid") < column("leaf"), "{drawn}");
+
+            for command in [&["ps", "--json"], &["tree", "--json"]] {
+                let json = printed(command).await;
+                let trees: Value = serde_json::from_str(&json).expect("it is JSON");
+                assert_eq!(trees.as_array().map(Vec::len), Some(1), "{json}");
+                assert_eq!(trees[0]["pid"], std::process::id(), "{json}");
+                for name in ["root", "mid", "leaf"] {
+                    assert!(json.contains(&format!("\"{name}\"")), "{json}");
+                }
+            }
+            Ok::<_, Error>(())
+        };
+        tokio::select! {
+            held = holder.run(hold_a_leaf()) => panic!("nobody ends it: {held:?}"),
+            looked = look => looked?,
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test]
+async fn where_nothing_runs_it_says_so() {
+    let output = teamster(&["ps"]).await;
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no trees are running"));
+    assert_eq!(printed(&["ps", "--json"]).await.trim(), "[]");
+    let wrong = teamster(&["sp"]).await;
+    assert_eq!(wrong.status.code(), Some(2));
+}
