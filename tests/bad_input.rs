@@ -2,13 +2,13 @@
 use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use rmp::encode::{write_array_len, write_bin, write_nil, write_sint, write_str, write_uint};
+use rmp::encode::{write_array_len, write_bin, write_bool, write_nil, write_sint, write_str, write_uint};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use teamster::launch::Launcher;
 use teamster::{ActorNursery, Addr, Error, Portal, open_nursery, rpc};
@@ -69,11 +69,7 @@ fn hello(hello: &Hello<'_>) -> Vec<u8> {
     write_array_len(&mut out, 2).expect("a Vec takes all");
     write_uint(&mut out, hello.major.into()).expect("a Vec takes all");
     write_uint(&mut out, 0).expect("a Vec takes all");
-    write_array_len(&mut out, 4).expect("a Vec takes all");
-    write_str(&mut out, "stranger").expect("a Vec takes all");
-    write_bin(&mut out, uuid::Uuid::new_v4().as_bytes()).expect("a Vec takes all");
-    write_uint(&mut out, std::process::id().into()).expect("a Vec takes all");
-    write_str(&mut out, "here").expect("a Vec takes all");
+    write_aid(&mut out, "stranger", uuid::Uuid::new_v4(), std::process::id());
     write_uint(&mut out, hello.line.into()).expect("a Vec takes all");
     or_nil(&mut out, hello.token);
     write_nil(&mut out).expect("a Vec takes all");
@@ -196,6 +192,64 @@ async fn a_foreign_client_hears_what_is_wrong_with_its_call() -> Result<(), Erro
 
 fn bye() -> Vec<u8> {
     frame(b"\x92\x03\xa4done", &[])
+}
+
+/// A peer that gives the line up with a call on it: whether that ran is not known, so it is not made again.
+#[teamster::test]
+async fn a_call_is_not_repeated_on_a_peer_that_dropped_its_line() -> Result<(), Error> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path().join("peer");
+    let listener = UnixListener::bind(&at).expect("it is free");
+    let (uuid, pid) = (uuid::Uuid::new_v4(), std::process::id());
+    let peer = std::thread::spawn(move || {
+        let mut calls = 0;
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("somebody connects");
+            let mut length = [0; 4];
+            if stream.read_exact(&mut length).is_err() {
+                return calls; // the test's own: it has seen enough
+            }
+            stream.read_exact(&mut vec![0; u32::from_le_bytes(length) as usize]).expect("a Hello");
+            stream.write_all(&welcome(uuid, pid)).expect("it listens");
+            stream.read_exact(&mut length).expect("a call");
+            calls += 1;
+            stream.write_all(&bye()).expect("it listens");
+        }
+        calls
+    });
+    let portal = (("peer", uuid, pid, "here"), Some(Addr::Uds(at.clone())));
+    let portal: Portal =
+        rmp_serde::from_slice(&rmp_serde::to_vec(&portal).expect("strings and numbers")).expect("as portals travel");
+    open_nursery(async |_an| {
+        let called = portal.run(add(1, 2)).await;
+        assert!(matches!(called, Err(Error::Unknown { .. })), "{called:?}");
+        Ok(())
+    })
+    .await?;
+    drop(UnixStream::connect(&at));
+    assert_eq!(peer.join().expect("it does not panic"), 1);
+    Ok(())
+}
+
+fn welcome(uuid: uuid::Uuid, pid: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_array_len(&mut out, 5).expect("a Vec takes all");
+    write_uint(&mut out, 2).expect("a Vec takes all");
+    write_array_len(&mut out, 2).expect("a Vec takes all");
+    write_uint(&mut out, 1).expect("a Vec takes all");
+    write_uint(&mut out, 0).expect("a Vec takes all");
+    write_aid(&mut out, "peer", uuid, pid);
+    write_uint(&mut out, 1 << 30).expect("a Vec takes all");
+    write_bool(&mut out, false).expect("a Vec takes all");
+    frame(&out, &[])
+}
+
+fn write_aid(out: &mut Vec<u8>, name: &str, uuid: uuid::Uuid, pid: u32) {
+    write_array_len(out, 4).expect("a Vec takes all");
+    write_str(out, name).expect("a Vec takes all");
+    write_bin(out, uuid.as_bytes()).expect("a Vec takes all");
+    write_uint(out, pid.into()).expect("a Vec takes all");
+    write_str(out, "here").expect("a Vec takes all");
 }
 
 /// Keeps a copy of the boot message.
