@@ -1,4 +1,60 @@
-//! teamster: structured-concurrent, distributed actors.
+//! Structured-concurrent, distributed actors: a program grows a tree of processes, calls into them,
+//! and leaves nothing behind.
+//!
+//! Each actor is an operating-system process with a runtime of its own. A parent opens a
+//! [nursery](open_nursery), starts actors in it and calls functions in them through
+//! [portals](Portal). The nursery's block ends when every process under it is gone. What fails
+//! anywhere climbs the tree as an [`Error`] with its remote traceback, and what is no longer wanted
+//! is cancelled at once.
+//!
+//! ```no_run
+//! use teamster::rpc;
+//!
+//! #[rpc] // callable from any actor of this program
+//! async fn add(a: i64, b: i64) -> i64 {
+//!     a + b
+//! }
+//!
+//! #[teamster::main] // a child runs the same program again, and becomes an actor here
+//! async fn main() -> anyhow::Result<()> {
+//!     teamster::open_nursery(async |an| {
+//!         let frank = an.start_actor("frank").await?; // a process of its own
+//!         assert_eq!(frank.run(add(1, 2)).await?, 3); // over there
+//!         assert_eq!(add(1, 2).await?, 3); // the same call, here
+//!
+//!         let answer = an.run_in_actor(add(40, 2)); // spawn, call, reap
+//!         assert_eq!(answer.await?, 42);
+//!         Ok(())
+//!     })
+//!     .await?; // both processes are gone
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Where to go
+//!
+//! | to | see |
+//! |---|---|
+//! | make a function callable | [`rpc`], and [`error`](macro@error) for errors that cross as themselves |
+//! | start actors | [`open_nursery`], [`ActorNursery`], [`ActorBuilder`] for everything about one |
+//! | boot | [`main`](macro@main), or [`init`] with a runtime of your own; [`root`] for settings |
+//! | call | [`Portal::run`], [`ActorNursery::run_in_actor`], [`ActorBuilder::call`] |
+//! | end things | [`Portal::cancel_actor`], [`ActorNursery::cancel`], [`deadline`], or drop the future |
+//! | clean up | [`shield`], [`defer`], [`on_exit`]; [`is_cancelled`] in loops that never await |
+//! | learn what failed | [`Error`], [`RemoteError`], [`Death`], [`Receipt`] |
+//! | find others | [`find_actor`], [`wait_for_actor`], [`list_actors`], [`discovery`] |
+//! | test | [`test`](macro@test) and [`testing`] |
+//!
+//! # Variables
+//!
+//! | variable | what it sets |
+//! |---|---|
+//! | `TEAMSTER_DIR` | the folder of sockets, mode 0700; trees that share it find each other |
+//! | `TEAMSTER_GRACE_MS` | milliseconds that an actor may take to end once it was asked (1000) |
+//! | `TEAMSTER_LOG` | which log lines are shown, of the whole tree: `info`, `my_crate=debug,info`, `off` |
+//!
+//! A child's log lines reach the root's `tracing` subscriber under the target `teamster::remote`, with
+//! `actor` and `pid` as fields. Without a subscriber `TEAMSTER_LOG` prints them on stderr.
 #![warn(clippy::unwrap_used)]
 extern crate self as teamster; // the macros' paths, in here too
 
