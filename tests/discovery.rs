@@ -1,0 +1,532 @@
+//! Who is found by which name, when, and by whom?
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use futures::future::{join, join_all, try_join_all};
+use futures::poll;
+use rustix::process::{Pid, Signal, kill_process};
+use teamster::{Error, Portal, find_actor, find_actors, list_actors, open_nursery, rpc, wait_for_actor};
+use tokio::sync::{Semaphore, watch};
+
+#[path = "support/partner.rs"]
+mod partner;
+
+#[rpc]
+async fn add(a: i64, b: i64) -> i64 {
+    a + b
+}
+
+#[rpc]
+async fn me() -> teamster::Result<Portal> {
+    Ok(teamster::this_actor()?)
+}
+
+#[rpc]
+async fn my_pid() -> u32 {
+    std::process::id()
+}
+
+#[rpc]
+async fn find(name: String) -> teamster::Result<Option<Portal>> {
+    Ok(find_actor(&name).await?)
+}
+
+#[rpc]
+async fn meet(name: String) -> teamster::Result<i64> {
+    Ok(wait_for_actor(&name).await?.run(add(20, 1)).await?)
+}
+
+#[rpc]
+async fn ask(portal: Portal) -> teamster::Result<i64> {
+    Ok(portal.run(add(1, 2)).await?)
+}
+
+static ENTERED: Semaphore = Semaphore::const_new(0);
+
+#[rpc]
+async fn hang() {
+    ENTERED.add_permits(1);
+    std::future::pending().await
+}
+
+/// Waits until `hang` runs here.
+#[rpc]
+async fn hung() {
+    ENTERED.acquire().await.expect("it is never closed").forget();
+}
+
+#[rpc]
+async fn ask_to_hang(portal: Portal) -> teamster::Result<()> {
+    Ok(portal.run(hang()).await?)
+}
+
+/// A child of its own, for as long as this call runs.
+static LEAF: LazyLock<watch::Sender<Option<Portal>>> = LazyLock::new(watch::Sender::default);
+
+#[rpc]
+async fn keep_a_leaf() -> teamster::Result<()> {
+    Ok(open_nursery(async |an| {
+        LEAF.send_replace(Some(an.start_actor("leaf").await?));
+        an.wait().await;
+        Ok(())
+    })
+    .await?)
+}
+
+#[rpc]
+async fn leaf() -> Portal {
+    let mut leaf = LEAF.subscribe();
+    let found = leaf.wait_for(Option::is_some).await.expect("the sender is a static");
+    found.clone().expect("it was waited for")
+}
+
+/// Lets this actor's clock jump, as if its lines had been idle for so long.
+#[rpc]
+async fn idle_for(seconds: u64) {
+    idle(seconds).await;
+}
+
+async fn idle(seconds: u64) {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(seconds)).await;
+    tokio::time::resume();
+}
+
+fn folder() -> PathBuf {
+    std::env::var_os("TEAMSTER_DIR").expect("the harness sets it").into()
+}
+
+fn registrar_socket() -> PathBuf {
+    folder().join("registrar.s")
+}
+
+#[teamster::test]
+async fn the_newest_living_of_a_name_is_found_and_all_are_listed() -> Result<(), Error> {
+    open_nursery(async |an| {
+        let mut bobs = Vec::new();
+        for _ in 0..3 {
+            bobs.insert(0, an.start_actor("bob").await?);
+        }
+        assert_eq!(find_actors("bob").await?, bobs);
+        while !bobs.is_empty() {
+            let found = find_actor("bob").await?.expect("one lives");
+            assert_eq!(found, bobs[0]);
+            assert_eq!(found.run(add(1, 2)).await?, 3);
+            bobs.remove(0).kill_actor().await?;
+            assert_eq!(find_actors("bob").await?, bobs);
+        }
+        assert_eq!(find_actor("bob").await?, None);
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test]
+async fn siblings_wait_for_each_other_and_call() -> Result<(), Error> {
+    open_nursery(async |an| {
+        let [ann, bob] = ["ann", "bob"];
+        let one = async { an.start_actor(ann).await?.run(meet(bob.into())).await };
+        let other = async { an.start_actor(bob).await?.run(meet(ann.into())).await };
+        let (one, other) = join(one, other).await;
+        assert_eq!((one?, other?), (21, 21));
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test]
+async fn a_portal_can_be_sent_to_a_third_actor() -> Result<(), Error> {
+    open_nursery(async |an| {
+        let [a, b, c] = ["a", "b", "c"].map(str::to_owned);
+        let portals = an.start_actors([a, b, c]).await?;
+        let [_a, b, c] = portals.as_slice() else { panic!("three were started") };
+        assert_eq!(c.run(ask(b.run(me()).await?)).await?, 3);
+        assert_eq!(c.run(ask(b.clone())).await?, 3);
+        let mut calling = Box::pin(join_all((0..10).map(|_| c.run(ask_to_hang(b.clone())))));
+        tokio::select! {
+            _ = &mut calling => panic!("nobody lets them end"),
+            heard = try_join_all((0..10).map(|_| b.run(hung()))) => drop(heard?),
+        }
+        b.kill_actor().await?;
+        for called in calling.await {
+            let error = called.expect_err("its callee died");
+            assert!(error.to_string().contains('b'), "{error}");
+            let death = error.downcast_ref::<Error>();
+            assert!(matches!(death, Some(Error::ActorDied(_))), "{error:?}");
+        }
+        let error = c.run(ask(b.clone())).await.expect_err("it is dead");
+        assert!(matches!(error.downcast_ref(), Some(Error::ActorDied(_))), "{error:?}");
+        assert_eq!(c.run(add(3, 4)).await?, 7);
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test]
+async fn waiting_ends_with_the_actor_and_never_with_a_dead_one() -> Result<(), Error> {
+    open_nursery(async |an| {
+        let mut waiting = Box::pin(wait_for_actor("late"));
+        assert!(poll!(&mut waiting).is_pending());
+        let late = an.start_actor("late").await?;
+        assert_eq!(waiting.await?, late);
+        late.cancel_actor().await?;
+        let mut waiting = Box::pin(wait_for_actor("late"));
+        assert!(poll!(&mut waiting).is_pending());
+        let second = an.start_actor("late").await?;
+        assert_eq!(waiting.await?, second);
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test]
+async fn a_thousand_dropped_waits_leave_nothing() -> Result<(), Error> {
+    open_nursery(async |an| {
+        an.start_actor("there").await?;
+        assert!(find_actor("there").await?.is_some());
+        let before = descriptors();
+        for _ in 0..20 {
+            let mut waits: Vec<_> = (0..50).map(|_| Box::pin(wait_for_actor("nobody"))).collect();
+            for wait in &mut waits {
+                assert!(poll!(wait).is_pending());
+            }
+            assert!(find_actor("there").await?.is_some());
+        }
+        // The registrar is in this process: its ends close when it hears of ours.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while descriptors() > before {
+            assert!(Instant::now() < deadline, "{} descriptors, {before} before", descriptors());
+            find_actor("there").await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("we may look at ourselves").count()
+}
+
+#[teamster::test]
+async fn a_cancelled_actor_is_not_found() -> Result<(), Error> {
+    open_nursery(async |an| {
+        let observer = an.start_actor("observer").await?;
+        for _ in 0..20 {
+            let frank = an.start_actor("frank").await?;
+            let socket = frank.addr().expect("it serves").to_string();
+            assert_eq!(observer.run(find("frank".into())).await?.as_ref(), Some(&frank));
+            frank.cancel_actor().await?;
+            assert_eq!(find_actor("frank").await?, None);
+            assert_eq!(observer.run(find("frank".into())).await?, None);
+            let path = socket.strip_prefix("/uds").expect("there is no other transport");
+            assert!(!PathBuf::from(path).exists(), "{socket}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test]
+async fn all_that_serve_are_listed() -> Result<(), Error> {
+    let names = async || -> Result<BTreeSet<String>, Error> {
+        Ok(list_actors().await?.iter().map(|portal| portal.aid().name().to_owned()).collect())
+    };
+    open_nursery(async |an| {
+        an.start_actors(["one", "two"]).await?;
+        assert_eq!(names().await?, ["one", "root", "two"].map(str::to_owned).into());
+        Ok(())
+    })
+    .await?;
+    open_nursery(async |_an| {
+        assert_eq!(names().await?, ["root".to_owned()].into());
+        assert_eq!(find_actor("one").await?, None);
+        Ok(())
+    })
+    .await?;
+    assert!(matches!(list_actors().await, Err(Error::Usage(_))));
+    Ok(())
+}
+
+#[teamster::test]
+async fn the_root_is_found_and_called_from_everywhere() -> Result<(), Error> {
+    open_nursery(async |an| {
+        let root = find_actor("root").await?.expect("we are it");
+        assert_eq!(root.run(my_pid()).await?, std::process::id());
+        let child = an.start_actor("child").await?;
+        let from_below = child.run(find("root".into())).await?.expect("it is found");
+        assert_eq!(from_below, root);
+        assert_eq!(child.run(ask(root)).await?, 3);
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test]
+async fn a_stale_socket_is_not_in_use() -> Result<(), Error> {
+    drop(UnixListener::bind(registrar_socket()).expect("its folder is there"));
+    open_nursery(async |an| {
+        an.start_actor("frank").await?;
+        assert!(find_actor("frank").await?.is_some());
+        assert_eq!(find_actor("nobody").await?, None);
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test]
+async fn a_stranger_at_the_registrars_address_is_named() -> Result<(), Error> {
+    let stranger = UnixListener::bind(registrar_socket()).expect("its folder is there");
+    let error = open_nursery(async |_an| Ok(())).await.expect_err("it is in the way");
+    let text = error.to_string();
+    assert!(text.contains("registrar.s is in use") && text.contains("TEAMSTER_DIR"), "{text}");
+    drop(stranger);
+    std::fs::remove_file(registrar_socket()).expect("it is still the stranger's");
+    open_nursery(async |an| {
+        assert_eq!(an.start_actor("frank").await?.run(add(1, 2)).await?, 3);
+        Ok(())
+    })
+    .await
+}
+
+/// A line between peers that has been idle closes; the next call takes a new one, whichever side
+/// said Bye, and also when it crosses the Bye.
+#[teamster::test]
+async fn a_call_that_crosses_a_bye_is_made_on_a_new_line() -> Result<(), Error> {
+    open_nursery(async |an| {
+        let child = an.start_actor("child").await?;
+        let holder = child.clone();
+        let mut keeping = Box::pin(holder.run(keep_a_leaf()));
+        let leaf = tokio::select! {
+            kept = &mut keeping => panic!("nobody ends it: {kept:?}"),
+            leaf = child.run(leaf()) => leaf?,
+        };
+        let beside = async {
+            assert_eq!(leaf.run(add(0, 1)).await?, 1);
+            let connected = descriptors();
+            for round in 0..100 {
+                // Our Bye, and a call right behind it.
+                idle(11).await;
+                assert_eq!(leaf.run(add(round, 1)).await?, round + 1);
+                // Theirs, with our call at any moment of it.
+                let through_parent = child.run(let_leaf_idle(11));
+                let mut sum = 0;
+                let calls = async {
+                    for _ in 0..5 {
+                        sum += leaf.run(add(round, 1)).await?;
+                    }
+                    Ok::<_, Error>(())
+                };
+                let (idled, called) = join(through_parent, calls).await;
+                idled?;
+                called?;
+                assert_eq!(sum, 5 * (round + 1));
+            }
+            assert!(descriptors() <= connected + 1, "{} lines where one was", descriptors());
+            Ok::<_, Error>(())
+        };
+        tokio::select! {
+            kept = &mut keeping => panic!("nobody ends it: {kept:?}"),
+            done = beside => done?,
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[rpc]
+async fn let_leaf_idle(seconds: u64) -> teamster::Result<()> {
+    let leaf = leaf().await?;
+    Ok(leaf.run(idle_for(seconds)).await?)
+}
+
+// ---- several roots
+
+/// Programs of this file, in processes of their own.
+#[test]
+#[ignore = "a program that the tests start"]
+fn program() {
+    match partner::name().as_str() {
+        "pair" => partner::exit(pair()),
+        other => panic!("no program {other:?}"),
+    }
+}
+
+/// A root that starts an actor of a name, waits for the other root's, calls it, and then answers
+/// what it is asked on stdin.
+#[teamster::main]
+async fn pair() -> Result<(), Error> {
+    let [mine, theirs] = ["MINE", "THEIRS"].map(|name| std::env::var(name).expect("the test sets it"));
+    open_nursery(async |an| {
+        let ours = an.start_actor(&mine).await?;
+        let other = wait_for_actor(&theirs).await?;
+        println!("met {}", other.run(my_pid()).await?);
+        while let Some(line) = partner::heard().await {
+            match line.split_once(' ') {
+                Some(("find", name)) => match find_actor(name).await {
+                    Ok(found) => println!("found {}", found.map_or(0, |portal| portal.aid().pid())),
+                    Err(error) => println!("found error {error}"),
+                },
+                Some(("call", name)) => {
+                    println!("called {}", wait_for_actor(name).await?.run(add(1, 2)).await?);
+                }
+                _ => println!("called {}", ours.run(add(1, 2)).await?),
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn start_pair(mine: &str, theirs: &str) -> partner::Running {
+    partner::start(partner::command("pair").env("MINE", mine).env("THEIRS", theirs))
+}
+
+/// The process that listens where all roots ask.
+fn leader() -> Option<u32> {
+    let stream = UnixStream::connect(registrar_socket()).ok()?;
+    let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
+    u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
+}
+
+/// How many hold the registrar's lock.
+fn lock_holders() -> usize {
+    let Ok(lock) = std::fs::metadata(folder().join("registrar.lock")) else { return 0 };
+    let locks = std::fs::read_to_string("/proc/locks").expect("the kernel tells");
+    let wanted = format!(":{}", lock.ino());
+    let is_ours = |line: &&str| line.contains("FLOCK") && line.split_whitespace().any(|word| word.ends_with(&wanted));
+    locks.lines().filter(is_ours).count()
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within 5 s: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await; // the kernel has no event for it
+    }
+}
+
+/// Of the race.
+const ROUNDS: usize = 50;
+
+#[teamster::test]
+async fn two_roots_race_and_one_carries_on() {
+    for round in 0..ROUNDS {
+        let mut roots = [start_pair("left", "right"), start_pair("right", "left")];
+        for root in &mut roots {
+            root.line("met ");
+        }
+        let pids = roots.each_ref().map(|root| root.child.id());
+        let first = leader().expect("somebody leads");
+        assert!(pids.contains(&first), "{first} leads, not one of {pids:?}");
+        assert_eq!(lock_holders(), 1);
+        let [mut gone, mut left] = roots;
+        let mut their_name = "left";
+        if gone.child.id() != first {
+            std::mem::swap(&mut gone, &mut left);
+            their_name = "right";
+        }
+        if round % 2 == 0 {
+            gone.stdin = None; // its body ends
+            let status = gone.child.wait().expect("it is our child");
+            assert!(status.success(), "{status}: {}", gone.errors());
+        } else {
+            let pid = Pid::from_raw(first.cast_signed()).expect("a pid is not 0");
+            kill_process(pid, Signal::KILL).expect("it lives");
+            gone.child.wait().expect("it is our child");
+        }
+        // Through the gap, whoever leads by now. A dead root's actors may take their grace to end.
+        left.say("find nobody");
+        assert_eq!(left.line("found "), "0");
+        left.say("call");
+        assert_eq!(left.line("called "), "3");
+        until("the other root leads", || leader() == Some(left.child.id())).await;
+        assert_eq!(lock_holders(), 1);
+        // A newcomer finds it, and is found.
+        let my_name = if their_name == "left" { "right" } else { "left" };
+        let mut third = start_pair("third", my_name);
+        third.line("met ");
+        left.say("call third");
+        assert_eq!(left.line("called "), "3");
+        if round % 2 == 0 {
+            left.say(&format!("find {their_name}"));
+            assert_eq!(left.line("found "), "0");
+        }
+        for mut root in [third, left] {
+            root.stdin = None;
+            let status = root.child.wait().expect("it is our child");
+            assert!(status.success(), "{status}: {}", root.errors());
+        }
+    }
+}
+
+#[teamster::test]
+async fn a_root_that_does_not_lead_is_found_by_the_others() -> Result<(), Error> {
+    open_nursery(async |an| {
+        let ours = an.start_actor("left").await?;
+        until("we lead", || leader() == Some(std::process::id())).await;
+        let mut other = start_pair("right", "left");
+        assert_eq!(other.line("met "), ours.aid().pid().to_string());
+        let right = wait_for_actor("right").await?;
+        assert_eq!(ours.run(ask(right.clone())).await?, 3);
+        let everybody: Vec<_> = list_actors().await?;
+        assert!(everybody.contains(&right) && everybody.contains(&ours));
+        other.stdin = None;
+        let status = other.child.wait().expect("it is our child");
+        assert!(status.success(), "{status}: {}", other.errors());
+        assert_eq!(find_actor("right").await?, None);
+        assert!(matches!(right.run(add(1, 2)).await, Err(Error::ActorDied(_))));
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test]
+async fn eight_of_one_name_are_cancelled_beside_another_registrar() -> Result<(), Error> {
+    // Another runtime of this process has a root of its own, which leads.
+    let (ready, wait) = std::sync::mpsc::channel();
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let leader_thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(open_nursery(async |an| {
+            an.start_actor("elsewhere").await?;
+            ready.send(()).expect("the test waits");
+            ended.await.ok();
+            Ok(())
+        }))
+    });
+    wait.recv().expect("the other root boots");
+    open_nursery(async |an| {
+        let eight = an.start_actors(["same"; 8]).await?;
+        assert_eq!(find_actors("same").await?.len(), 8);
+        assert!(eight[0].run(find("elsewhere".into())).await?.is_some());
+        let asked = Instant::now();
+        assert_eq!(an.cancel().await.len(), 8);
+        assert!(asked.elapsed() < Duration::from_millis(2200), "{:?}", asked.elapsed());
+        assert_eq!(find_actors("same").await?, []);
+        Ok(())
+    })
+    .await?;
+    end.send(()).expect("the other root waits");
+    leader_thread.join().expect("it does not panic")
+}
+
+#[rpc]
+async fn ask_parent() -> teamster::Result<i64> {
+    let parent = teamster::parent()?.expect("every child has one");
+    Ok(parent.run(add(20, 2)).await?)
+}
+
+#[teamster::test]
+async fn a_child_reaches_its_parent_and_its_root() -> Result<(), Error> {
+    open_nursery(async |an| {
+        let child = an.start_actor("child").await?;
+        assert_eq!(child.run(ask_parent()).await?, 22);
+        assert_eq!(child.run(meet("root".into())).await?, 21);
+        Ok(())
+    })
+    .await
+}
