@@ -33,6 +33,7 @@ extern "C" fn handler(signal: libc::c_int) {
     for (slot, number) in HANDLED.iter().enumerate() {
         if *number == signal {
             let count: u64 = 1 << (slot as u32 * BITS);
+            let mut is_heard = false;
             for target in &TARGETS {
                 let fd = target.load(Ordering::Acquire);
                 if fd >= 0 {
@@ -40,7 +41,14 @@ extern "C" fn handler(signal: libc::c_int) {
                     // descriptor can at worst refuse the write: eventfds are taken out of
                     // `TARGETS` before they are closed.
                     unsafe { libc::write(fd, (&raw const count).cast(), 8) };
+                    is_heard = true;
                 }
+            }
+            if !is_heard {
+                // The last actor has gone since the kernel chose this handler. The old ones are back:
+                // the signal is theirs, as soon as this one returns.
+                // SAFETY: `raise` is async-signal-safe.
+                unsafe { libc::raise(signal) };
             }
         }
     }
