@@ -295,12 +295,21 @@ impl Actor {
         let grace = left.map_or(grace, |left| grace.min(crate::proto::escalation::childs_share(left)));
         let is_first = !child.was_asked.swap(true, Ordering::AcqRel);
         let line = child.control.get().filter(|_| is_first && !grace.is_zero() && child.reaped.get().is_none());
+        let command = control::Command::Cancel {
+            child: Arc::clone(child),
+            canceller: canceller.clone(),
+            grace,
+            asked_at,
+            is_sent: line.is_some(),
+        };
+        // Booked before it is sent: the end that it leads to may be seen before we get any further,
+        // and must not pass for one that nobody asked for.
+        self.control.book(command);
         if let Some(line) = line {
             use crate::channel::CancelLine;
             line.cancel(0, grace, canceller);
         }
-        let (child, canceller, is_sent) = (Arc::clone(child), canceller.clone(), line.is_some());
-        self.control.send(control::Command::Cancel { child, canceller, grace, asked_at, is_sent });
+        self.control.wake();
     }
 
     /// Cancels every scope and dialog of this actor, and lets its main code know.

@@ -102,12 +102,22 @@ impl Control {
     }
 
     pub(crate) fn send(&self, command: Command) {
+        self.book(command);
+        self.wake();
+    }
+
+    /// Leaves a command for the thread's next look, for one that has to be known before what
+    /// follows it happens; [`Control::wake`] has to follow.
+    pub(crate) fn book(&self, command: Command) {
         if matches!(command, Command::Watch { .. }) {
             self.living.fetch_add(1, Ordering::AcqRel);
         }
         if let Some(queue) = self.queue.lock().as_mut() {
             queue.push(command);
         }
+    }
+
+    pub(crate) fn wake(&self) {
         // A full counter (2^64 - 2 unread commands) is out of reach; the thread is awake then anyway.
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
     }
