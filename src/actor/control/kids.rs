@@ -57,9 +57,9 @@ impl Kid {
 
     /// Ask it to end, on behalf of `canceller`.
     pub(super) fn cancel(&mut self, now: Instant, canceller: &Canceller, grace: Duration, is_sent: bool) {
-        // One that has died by itself has not done so because we ask now. One that was asked by its
-        // asker's own thread may have ended by that already; then it has acknowledged.
-        if self.is_reaped || (self.has_ended() && !self.has_acknowledged) {
+        // One that has died by itself has not done so because we ask now. Of one that was asked by its
+        // asker's own thread, the caller has seen to that.
+        if self.is_reaped || (!is_sent && self.has_ended() && !self.has_acknowledged) {
             return;
         }
         if self.signalled != Signalled::Ends {
@@ -97,7 +97,7 @@ impl Kid {
     }
 
     /// Whether its process has ended, reaped or not.
-    fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         use std::os::fd::AsFd;
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         // An error: somebody else has reaped it.

@@ -237,8 +237,8 @@ impl Thread {
                     }
                 }
                 Command::Cancel { child, canceller, grace, asked_at, is_sent } => {
-                    if is_sent {
-                        self.on_line(child.key); // its answer may be there already
+                    if is_sent && self.ended_unheard(child.key) {
+                        continue; // it has died by itself, not because we ask now
                     }
                     if let Some(kid) = self.kids.get_mut(&child.key) {
                         kid.cancel(asked_at, &canceller, grace, is_sent);
@@ -282,6 +282,14 @@ impl Thread {
     fn own_share(&self, grace: Duration) -> Duration {
         let left = self.actor.upgrade().and_then(|actor| actor.ends_within(self.clock.now()));
         left.map_or(grace, |left| grace.min(childs_share(left)))
+    }
+
+    /// Whether a child has ended without having heard a request of ours. All that it said before
+    /// its end is read after the look at that, so an acknowledgement is not missed.
+    fn ended_unheard(&mut self, key: u64) -> bool {
+        let has_ended = self.kids.get(&key).is_some_and(Kid::has_ended);
+        self.on_line(key);
+        has_ended && self.kids.get(&key).is_some_and(|kid| !kid.has_acknowledged)
     }
 
     // ---- children
