@@ -260,11 +260,10 @@ impl Actor {
     }
 
     /// The flag first, so that a loop that only looks at it sees it at once.
-    pub(crate) fn flag_cancelled(&self, canceller: &Canceller, ends_at: Instant) {
+    pub(crate) fn flag_cancelled(&self, ends_at: Instant) {
         let mut until = self.ends_at.lock();
         *until = Some(until.map_or(ends_at, |before| before.min(ends_at)));
         drop(until);
-        let _ = canceller;
         self.is_cancelled.store(true, Ordering::SeqCst);
     }
 

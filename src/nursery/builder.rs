@@ -17,7 +17,7 @@ use crate::actor::peers::canceller;
 use crate::error::{Error, SpawnReason};
 use crate::msg::ident::{Aid, CancelRequest};
 use crate::portal::{Portal, Prepared, decode_result};
-use crate::spawn::launch::{Request, Spawner};
+use crate::spawn::launch::{Request, Spawner, limit};
 use crate::spawn::launcher::Launcher;
 use crate::spawn::{Options, Output, Resource};
 
@@ -278,10 +278,6 @@ pub(super) async fn start<'n>(
 
 /// Bytes of the longest name: those of a file name.
 const MAX_NAME_BYTES: usize = 255;
-
-fn limit(error: &std::io::Error) -> SpawnReason {
-    SpawnReason::Limit { error: error.to_string(), errno: error.raw_os_error().unwrap_or(0) }
-}
 
 /// Tells the nursery what a start has come to, also when the request was never served.
 struct Starting {

@@ -287,7 +287,8 @@ fn refused(command: &Command, error: &io::Error) -> SpawnReason {
     }
 }
 
-fn limit(error: &io::Error) -> SpawnReason {
+/// What the system refused, with the way out.
+pub(crate) fn limit(error: &io::Error) -> SpawnReason {
     SpawnReason::Limit { error: error.to_string(), errno: error.raw_os_error().unwrap_or(0) }
 }
 
