@@ -114,6 +114,25 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeFailu
     }
 }
 
+/// Reads the first value of `bytes`, behind which others follow; the bytes that it took.
+///
+/// # Errors
+///
+/// As [`decode`].
+#[inline]
+pub(crate) fn decode_first<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeFailure> {
+    let mut deserializer = de::Deserializer::new(bytes);
+    match T::deserialize(&mut deserializer) {
+        Ok(value) => Ok((value, bytes.len() - deserializer.left())),
+        Err(error) => Err(locate::<T>(bytes, error)),
+    }
+}
+
+/// Bytes of the first value, whatever it is. `None`: there is no whole value.
+pub(crate) fn value_len(bytes: &[u8]) -> Option<usize> {
+    super::frame::value_len(bytes)
+}
+
 #[cold]
 #[inline(never)]
 fn trailing<T>(left: usize) -> DecodeFailure {

@@ -121,6 +121,8 @@ pub enum CancelRequest {
     Signal(i32),
     /// The line to the parent had ended: the parent is gone.
     ParentLost,
+    /// `cancel()` of a context.
+    Context,
 }
 
 impl fmt::Display for CancelRequest {
@@ -134,6 +136,7 @@ impl fmt::Display for CancelRequest {
             CancelRequest::Deadline => f.write_str("the deadline had passed"),
             CancelRequest::Signal(number) => write!(f, "signal {number} had arrived"),
             CancelRequest::ParentLost => f.write_str("the parent is gone"),
+            CancelRequest::Context => f.write_str("it cancelled the context"),
         }
     }
 }

@@ -35,6 +35,12 @@ pub(crate) enum Violation {
     EndpointOrder(u32),
     #[error("a {0} frame has no place here")]
     Misplaced(&'static str),
+    #[error("{kind} for the dialog {dialog}, where it has no place now")]
+    OutOfOrder { kind: &'static str, dialog: u64 },
+    #[error("more items in the dialog {0} than it was granted")]
+    OverCredit(u64),
+    #[error("a payload of {announced} bytes is over the limit of {limit} bytes")]
+    PayloadTooLong { announced: u64, limit: u64 },
     #[error("more than {MAX_TOMBSTONES} cancels for dialogs that were never started")]
     TooManyCancels,
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::super::ident::{Addr, Aid, CancelRequest, Canceller};
 use super::super::spec::Token;
-use super::{AckState, Encoding, FALSE, Frame, FrameError, Hello, LineKind, NIL, TRUE, Welcome, kind};
+use super::{AckState, Encoding, FALSE, Frame, FrameError, Hello, LineKind, NIL, Stop, TRUE, Welcome, kind};
 
 /// What is left of a frame. `None` from a method: the bytes are not what was asked for.
 pub(super) struct Reader<'a> {
@@ -27,8 +27,28 @@ impl<'a> Reader<'a> {
             Ok(kind::RETURN) => {
                 let dialog = fields.uint().ok_or(FIELD)?;
                 let encoding = fields.encoding().ok_or(FIELD)?;
+                let left = fields.left().ok_or(FIELD)?;
                 fields.end()?;
-                Ok(Frame::Return { dialog, encoding })
+                Ok(Frame::Return { dialog, encoding, left })
+            }
+            Ok(kind::YIELD) => {
+                let dialog = fields.uint().ok_or(FIELD)?;
+                let encoding = fields.encoding().ok_or(FIELD)?;
+                let left = fields.left().ok_or(FIELD)?;
+                fields.end()?;
+                Ok(Frame::Yield { dialog, encoding, left })
+            }
+            Ok(kind::PART) => {
+                let dialog = fields.uint().ok_or(FIELD)?;
+                let left = fields.uint().ok_or(FIELD)?;
+                fields.end()?;
+                Ok(Frame::Part { dialog, left })
+            }
+            Ok(kind::CREDIT) => {
+                let dialog = fields.uint().ok_or(FIELD)?;
+                let up_to = fields.uint().ok_or(FIELD)?;
+                fields.end()?;
+                Ok(Frame::Credit { dialog, up_to })
             }
             Ok(kind::START) => {
                 let dialog = fields.uint().ok_or(FIELD)?;
@@ -36,8 +56,9 @@ impl<'a> Reader<'a> {
                 let encoding = fields.encoding().ok_or(FIELD)?;
                 let deadline_us = fields.option(Reader::uint).ok_or(FIELD)?;
                 let path = fields.option(|reader| reader.apart(Reader::str)).ok_or(FIELD)?;
+                let left = fields.left().ok_or(FIELD)?;
                 fields.end()?;
-                Ok(Frame::Start { dialog, endpoint, path, deadline_us, encoding })
+                Ok(Frame::Start { dialog, endpoint, path, deadline_us, encoding, left })
             }
             Ok(kind::START_ACK) => {
                 let dialog = fields.uint().ok_or(FIELD)?;
@@ -46,8 +67,9 @@ impl<'a> Reader<'a> {
             }
             Ok(kind::ERROR) => {
                 let dialog = fields.uint().ok_or(FIELD)?;
+                let left = fields.left().ok_or(FIELD)?;
                 fields.end()?;
-                Ok(Frame::Error { dialog })
+                Ok(Frame::Error { dialog, left })
             }
             Ok(kind::CANCEL_ACK) => {
                 let dialog = fields.uint().ok_or(FIELD)?;
@@ -201,7 +223,7 @@ impl<'a> Reader<'a> {
     /// Passes over so many values, however deep, without recursion.
     #[cold]
     #[inline(never)]
-    fn skip(&mut self, values: u32) -> Option<()> {
+    pub(super) fn skip(&mut self, values: u32) -> Option<()> {
         // Every value takes a byte at least, so the bytes bound this loop, whatever lengths say.
         let mut left = u64::from(values);
         while left > 0 {
@@ -294,6 +316,21 @@ impl<'a> Fields<'_, 'a> {
         }
     }
 
+    /// How many bytes of the payload follow: a trailing field, left out where it is 0.
+    #[inline(always)]
+    fn left(&mut self) -> Option<u64> {
+        self.option(Reader::uint).map(Option::unwrap_or_default)
+    }
+
+    fn stop(&mut self) -> Option<Stop> {
+        match self.uint()? {
+            0 => Some(Stop::Finished),
+            1 => Some(Stop::Left),
+            2 => Some(Stop::BodyOver),
+            _ => None,
+        }
+    }
+
     #[inline(always)]
     fn ack_state(&mut self) -> Option<AckState> {
         match self.uint()? {
@@ -329,6 +366,9 @@ impl<'a> Fields<'_, 'a> {
             kind::SIGNALLED => self.i32().map(|signal| Frame::Signalled { signal }),
             kind::END_ASKED => self.canceller().map(|canceller| Frame::EndAsked { canceller }),
             kind::END => self.end_other(),
+            kind::STARTED => self.started(),
+            kind::OPEN => self.uint().map(|dialog| Frame::Open { dialog }),
+            kind::STOP => self.stopped(),
             kind::LOG => Some(Frame::Log),
             unknown => return Err(FrameError::UnknownKind(unknown)),
         };
@@ -366,6 +406,14 @@ impl<'a> Fields<'_, 'a> {
     fn cancel(&mut self) -> Option<Frame<'a>> {
         let (dialog, grace_ms) = (self.uint()?, self.uint()?);
         Some(Frame::Cancel { dialog, grace_ms, canceller: self.canceller()? })
+    }
+
+    fn started(&mut self) -> Option<Frame<'a>> {
+        Some(Frame::Started { dialog: self.uint()?, encoding: self.encoding()?, left: self.left()? })
+    }
+
+    fn stopped(&mut self) -> Option<Frame<'a>> {
+        Some(Frame::Stop { dialog: self.uint()?, how: self.stop()? })
     }
 
     fn end_other(&mut self) -> Option<Frame<'a>> {
@@ -421,6 +469,7 @@ impl<'a> Fields<'_, 'a> {
                 5 => CancelRequest::Deadline,
                 6 => CancelRequest::Signal(fields.i32()?),
                 7 => CancelRequest::ParentLost,
+                8 => CancelRequest::Context,
                 // A request that a later version has added ends us all the same.
                 _ => CancelRequest::Actor,
             };

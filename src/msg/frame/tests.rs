@@ -36,6 +36,7 @@ fn canceller() -> impl Strategy<Value = Canceller> {
         Just(CancelRequest::Deadline),
         any::<i32>().prop_map(CancelRequest::Signal),
         Just(CancelRequest::ParentLost),
+        Just(CancelRequest::Context),
     ];
     (aid(), request).prop_map(|(aid, request)| Canceller { aid, request })
 }
@@ -80,18 +81,26 @@ fn frame() -> impl Strategy<Value = Frame<'static>> {
                 same_build
             })
         ),
-        (number(), any::<u32>(), path, prop::option::of(number()), encoding()).prop_map(
-            |(dialog, endpoint, path, deadline_us, encoding)| Frame::Start {
+        (number(), any::<u32>(), path, prop::option::of(number()), encoding(), number()).prop_map(
+            |(dialog, endpoint, path, deadline_us, encoding, left)| Frame::Start {
                 dialog,
                 endpoint,
                 path,
                 deadline_us,
-                encoding
+                encoding,
+                left
             }
         ),
         number().prop_map(|dialog| Frame::StartAck { dialog }),
-        (number(), encoding()).prop_map(|(dialog, encoding)| Frame::Return { dialog, encoding }),
-        number().prop_map(|dialog| Frame::Error { dialog }),
+        (number(), encoding(), number()).prop_map(|(dialog, encoding, left)| Frame::Return { dialog, encoding, left }),
+        (number(), number()).prop_map(|(dialog, left)| Frame::Error { dialog, left }),
+        (number(), encoding(), number()).prop_map(|(dialog, encoding, left)| Frame::Started { dialog, encoding, left }),
+        (number(), encoding(), number()).prop_map(|(dialog, encoding, left)| Frame::Yield { dialog, encoding, left }),
+        (number(), number()).prop_map(|(dialog, left)| Frame::Part { dialog, left }),
+        (number(), number()).prop_map(|(dialog, up_to)| Frame::Credit { dialog, up_to }),
+        number().prop_map(|dialog| Frame::Open { dialog }),
+        (number(), prop_oneof![Just(Stop::Finished), Just(Stop::Left), Just(Stop::BodyOver)])
+            .prop_map(|(dialog, how)| Frame::Stop { dialog, how }),
         (number(), number(), canceller()).prop_map(|(dialog, grace_ms, canceller)| Frame::Cancel {
             dialog,
             grace_ms,
@@ -162,10 +171,14 @@ proptest! {
 
     #[test]
     fn a_field_of_a_later_version_is_skipped(frame in frame(), payload in any::<Vec<u8>>(), nested in 0usize..100) {
-        // Start's own trailing fields may be left out, so one more is one of these.
+        // Some trailing fields may be left out, so one more would be one of these.
         let frame = match frame {
-            Frame::Start { dialog, endpoint, path: None, deadline_us, encoding } =>
-                Frame::Start { dialog, endpoint, path: Some("a::b"), deadline_us, encoding },
+            Frame::Start { dialog, endpoint, path, deadline_us, encoding, left } =>
+                Frame::Start { dialog, endpoint, path: path.or(Some("a::b")), deadline_us, encoding, left: left.max(1) },
+            Frame::Started { dialog, encoding, left } => Frame::Started { dialog, encoding, left: left.max(1) },
+            Frame::Yield { dialog, encoding, left } => Frame::Yield { dialog, encoding, left: left.max(1) },
+            Frame::Return { dialog, encoding, left } => Frame::Return { dialog, encoding, left: left.max(1) },
+            Frame::Error { dialog, left } => Frame::Error { dialog, left: left.max(1) },
             other => other,
         };
         let mut field = vec![0x91; nested];
@@ -259,6 +272,7 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         path,
         deadline_us,
         encoding: Encoding::Positional,
+        left: 0,
     };
     let hello = Hello {
         protocol: (1, 0),
@@ -289,8 +303,15 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         ("start", start(3, None, None), args),
         ("start_deadline", start(5, None, Some(5_000_000)), args),
         ("start_ack", Frame::StartAck { dialog: 3 }, b""),
-        ("return", Frame::Return { dialog: 3, encoding: Encoding::Positional }, b"\x03"),
-        ("error", Frame::Error { dialog: 3 }, b""),
+        ("started", Frame::Started { dialog: 3, encoding: Encoding::Positional, left: 0 }, b"\x03"),
+        ("open", Frame::Open { dialog: 3 }, b""),
+        ("yield", Frame::Yield { dialog: 3, encoding: Encoding::Positional, left: 0 }, b"\x01\x02"),
+        ("yield_long", Frame::Yield { dialog: 3, encoding: Encoding::Positional, left: 300 }, b"\xc5\x01\x2c\x00\x00"),
+        ("part", Frame::Part { dialog: 3, left: 298 }, b"\x00\x00"),
+        ("stop", Frame::Stop { dialog: 3, how: Stop::Finished }, b""),
+        ("credit", Frame::Credit { dialog: 3, up_to: 32768 }, b""),
+        ("return", Frame::Return { dialog: 3, encoding: Encoding::Positional, left: 0 }, b"\x03"),
+        ("error", Frame::Error { dialog: 3, left: 0 }, b""),
         ("cancel", Frame::Cancel { dialog: 3, grace_ms: 1000, canceller: asked(CancelRequest::Dropped) }, b""),
         ("cancel_ack", Frame::CancelAck { dialog: 3, state: AckState::Asked }, b""),
         ("spawn_record", Frame::SpawnRecord { aid: aid.clone(), start_ticks: 12345 }, b""),
@@ -387,7 +408,14 @@ fn frame_times() {
     for (what, frame) in [
         (
             "Start",
-            Frame::Start { dialog: 70_001, endpoint: 3, path: None, deadline_us: None, encoding: Encoding::Positional },
+            Frame::Start {
+                dialog: 70_001,
+                endpoint: 3,
+                path: None,
+                deadline_us: None,
+                encoding: Encoding::Positional,
+                left: 0,
+            },
         ),
         (
             "Start with path",
@@ -397,9 +425,10 @@ fn frame_times() {
                 path: Some("demo::add"),
                 deadline_us: None,
                 encoding: Encoding::Positional,
+                left: 0,
             },
         ),
-        ("Return", Frame::Return { dialog: 70_001, encoding: Encoding::Positional }),
+        ("Return", Frame::Return { dialog: 70_001, encoding: Encoding::Positional, left: 0 }),
         ("StartAck", Frame::StartAck { dialog: 70_001 }),
         ("Cancel", Frame::Cancel { dialog: 70_001, grace_ms: 1000, canceller: asked }),
     ] {

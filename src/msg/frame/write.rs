@@ -17,12 +17,44 @@ pub(crate) fn encode_head(frame: &Frame<'_>, payload_bytes: usize, out: &mut Byt
     // Most headers are shorter than a cache line: built on the stack, they cost one copy.
     let mut head = Head { bytes: [0; HEAD_BYTES], len: 4 };
     match *frame {
-        Frame::Return { dialog, encoding } => {
-            head.open(3, kind::RETURN);
+        Frame::Return { dialog, encoding, left } => {
+            head.open(if left > 0 { 4 } else { 3 }, kind::RETURN);
             head.uint(dialog);
             head.push(encoding as u8);
+            head.left(left);
         }
-        Frame::Start { dialog, endpoint, path: None, deadline_us, encoding } => {
+        Frame::Yield { dialog, encoding, left } => {
+            head.open(if left > 0 { 4 } else { 3 }, kind::YIELD);
+            head.uint(dialog);
+            head.push(encoding as u8);
+            head.left(left);
+        }
+        Frame::Part { dialog, left } => {
+            head.open(3, kind::PART);
+            head.uint(dialog);
+            head.uint(left);
+        }
+        Frame::Credit { dialog, up_to } => {
+            head.open(3, kind::CREDIT);
+            head.uint(dialog);
+            head.uint(up_to);
+        }
+        Frame::Started { dialog, encoding, left } => {
+            head.open(if left > 0 { 4 } else { 3 }, kind::STARTED);
+            head.uint(dialog);
+            head.push(encoding as u8);
+            head.left(left);
+        }
+        Frame::Open { dialog } => {
+            head.open(2, kind::OPEN);
+            head.uint(dialog);
+        }
+        Frame::Stop { dialog, how } => {
+            head.open(3, kind::STOP);
+            head.uint(dialog);
+            head.push(how as u8);
+        }
+        Frame::Start { dialog, endpoint, path: None, deadline_us, encoding, left: 0 } => {
             head.open(if deadline_us.is_some() { 5 } else { 4 }, kind::START);
             head.uint(dialog);
             head.uint(u64::from(endpoint));
@@ -35,9 +67,10 @@ pub(crate) fn encode_head(frame: &Frame<'_>, payload_bytes: usize, out: &mut Byt
             head.open(2, kind::START_ACK);
             head.uint(dialog);
         }
-        Frame::Error { dialog } => {
-            head.open(2, kind::ERROR);
+        Frame::Error { dialog, left } => {
+            head.open(if left > 0 { 3 } else { 2 }, kind::ERROR);
             head.uint(dialog);
+            head.left(left);
         }
         Frame::CancelAck { dialog, state } => {
             head.open(3, kind::CANCEL_ACK);
@@ -84,6 +117,14 @@ impl Head {
         self.push(kind);
     }
 
+    /// A trailing field that is left out where it is 0.
+    #[inline(always)]
+    fn left(&mut self, left: u64) {
+        if left > 0 {
+            self.uint(left);
+        }
+    }
+
     #[inline(always)]
     fn uint(&mut self, value: u64) {
         let (marker, width) = match value {
@@ -125,13 +166,16 @@ fn encode_rare(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
             w.uint(u64::from(welcome.max_frame_bytes));
             w.bool(welcome.same_build);
         }
-        Frame::Start { dialog, endpoint, path, deadline_us, encoding } => {
-            w.open(6, kind::START);
+        Frame::Start { dialog, endpoint, path, deadline_us, encoding, left } => {
+            w.open(if *left > 0 { 7 } else { 6 }, kind::START);
             w.uint(*dialog);
             w.uint(u64::from(*endpoint));
             w.uint(*encoding as u64);
             w.option(deadline_us.as_ref(), |w, us| w.uint(*us));
             w.option(*path, Writer::str);
+            if *left > 0 {
+                w.uint(*left);
+            }
         }
         Frame::Cancel { dialog, grace_ms, canceller } => {
             w.open(4, kind::CANCEL);
@@ -176,7 +220,16 @@ fn encode_rare(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
             w.open(2, kind::BYE);
             w.str(reason);
         }
-        Frame::StartAck { .. } | Frame::Return { .. } | Frame::Error { .. } | Frame::CancelAck { .. } => {
+        Frame::StartAck { .. }
+        | Frame::Started { .. }
+        | Frame::Open { .. }
+        | Frame::Yield { .. }
+        | Frame::Part { .. }
+        | Frame::Stop { .. }
+        | Frame::Credit { .. }
+        | Frame::Return { .. }
+        | Frame::Error { .. }
+        | Frame::CancelAck { .. } => {
             unreachable!("encode_head builds these itself")
         }
     }
@@ -264,6 +317,7 @@ impl Writer {
             CancelRequest::Deadline => (5, 0),
             CancelRequest::Signal(number) => (6, number),
             CancelRequest::ParentLost => (7, 0),
+            CancelRequest::Context => (8, 0),
         };
         self.uint(request);
         self.int(i64::from(argument));
