@@ -12,13 +12,14 @@ use crate::actor::current::{self, with_current};
 use crate::actor::endpoint::{Call, Endpoint, decode_output, path_of, with_both_types};
 use crate::actor::peers::{canceller, died_unseen, is_dead_soon};
 use crate::actor::{Actor, DataLine};
-use crate::channel::{LineEnd, Outcome, Refused};
+use crate::channel::{LineEnd, Outcome, Outgoing, Payload, Refused};
 use crate::error::{CodecError, Error};
 use crate::msg::death::{ExitKind, Receipt, Rung};
 use crate::msg::frame::Encoding;
 use crate::msg::ident::{Addr, Aid, CancelRequest};
 use crate::msg::remote_error::WireError;
 use crate::proto::connection::Left;
+use crate::proto::dialog::Overruns;
 
 /// A handle to another actor: an address with an identity. Cheap to clone, and it can be sent to
 /// other actors, as an argument or a result.
@@ -140,8 +141,8 @@ impl Portal {
         let deadline = with_current(|current| current.and_then(|current| current.deadline));
         let dialog = loop {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            match line.open(call.key, call.path, &call.args, call.encoding, left) {
-                Ok(dialog) => break dialog,
+            match line.open(&call.outgoing(left, None)) {
+                Ok((dialog, _no_link)) => break dialog,
                 Err(Refused::Full) => line.room().await,
                 Err(Refused::Ended(end)) => return self.lost(call, Left::No, end).await,
             }
@@ -310,7 +311,7 @@ impl Drop for Open<'_> {
 pub(crate) struct Prepared {
     key: usize,
     path: &'static str,
-    args: Vec<u8>,
+    args: Payload,
     encoding: Encoding,
 }
 
@@ -326,7 +327,11 @@ impl Prepared {
         let encoding = call.encode_args(want, &mut args).map_err(Error::Codec)?;
         // Unique while the program runs: where its path is stored, and how long it is.
         let key = path.as_ptr() as usize ^ (path.len() << 48);
-        Ok(Prepared { key, path, args, encoding })
+        Ok(Prepared { key, path, args: args.into(), encoding })
+    }
+
+    fn outgoing(&self, deadline: Option<Duration>, context: Option<Overruns>) -> Outgoing<'_> {
+        Outgoing { key: self.key, path: self.path, args: &self.args, encoding: self.encoding, deadline, context }
     }
 }
 

@@ -92,7 +92,7 @@ impl Actor {
         };
         let greeting = framed(&Frame::Hello(hello), &[]);
         // A fresh socket's buffer takes it whole.
-        let sent = socket.try_send(&greeting).map_err(|error| broken(error.to_string()))?;
+        let sent = socket.try_send(&greeting, &[]).map_err(|error| broken(error.to_string()))?;
         if sent < greeting.len() {
             return Err(broken("its socket takes nothing".into()));
         }

@@ -13,7 +13,7 @@ use super::endpoint::{Endpoints, Found, Kind, Registration, RunResult};
 use super::failure::Failure;
 use super::scope::{End, Scope, Scoped, run_deferred};
 use super::{Actor, DataLine, panics};
-use crate::channel::{LineEnd, Service, Start};
+use crate::channel::{Last, LineEnd, Service, Start};
 use crate::msg::frame::{self, Frame};
 use crate::msg::ident::{CancelRequest, Canceller};
 use crate::msg::remote_error::WireError;
@@ -46,7 +46,7 @@ impl Service for Actor {
 
     fn on_start(self: &Arc<Self>, line: &Arc<DataLine>, start: Start<Resolved>, args: &[u8]) {
         let dialog = start.dialog;
-        let refuse = |error: WireError| line.end_with(dialog, &Frame::Error { dialog }, &error.encode());
+        let refuse = |error: WireError| line.end_with(dialog, Last::Error, error.encode().into());
         let registration = match start.endpoint {
             Resolved::Known(registration) => registration,
             Resolved::NotExposed => return refuse(WireError::NotExposed),
@@ -136,7 +136,7 @@ impl Actor {
     fn answer(&self, line: &DataLine, dialog: u64, end: End<RunResult>, deadline: Option<Duration>) {
         let failure = match end {
             End::Value(Ok((bytes, encoding))) => {
-                return line.end_with(dialog, &Frame::Return { dialog, encoding }, &bytes);
+                return line.end_with(dialog, Last::Return(encoding), bytes.into());
             }
             End::Value(Err(failure)) => failure.into_wire(&self.aid),
             End::Panicked(payload) => {
@@ -149,7 +149,7 @@ impl Actor {
             }
             End::Cancelled(canceller) => WireError::Cancelled(canceller),
         };
-        line.end_with(dialog, &Frame::Error { dialog }, &failure.encode());
+        line.end_with(dialog, Last::Error, failure.encode().into());
     }
 }
 

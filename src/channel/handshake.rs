@@ -80,6 +80,6 @@ pub(crate) async fn welcome(socket: &Socket) -> Result<(Welcome, BytesMut), Hand
 /// Says why not, as far as the kernel takes it, and closes.
 pub(crate) fn refuse(socket: &Socket, reason: &str) {
     // The peer may be gone or hostile: it is owed one attempt.
-    let _ = socket.try_send(&framed(&Frame::Bye { reason }, &[]));
+    let _ = socket.try_send(&framed(&Frame::Bye { reason }, &[]), &[]);
     socket.shutdown();
 }

@@ -1,4 +1,5 @@
 //! Bytes over a Unix socket: sendmsg and recvmsg, so that descriptors can travel later.
+#![expect(unsafe_code, reason = "a long payload is read into room that nobody has filled with zeros before")]
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -26,6 +27,16 @@ const BACKLOG: i32 = 1024;
 pub(crate) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     Ok(sendmsg(fd, &[IoSlice::new(bytes)], &mut SendAncillaryBuffer::default(), flags)?)
+}
+
+/// The same of two buffers, the second behind the first.
+fn send_both(fd: BorrowedFd<'_>, first: &[u8], second: &[u8]) -> io::Result<usize> {
+    if second.is_empty() {
+        return send(fd, first);
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    let both = [IoSlice::new(first), IoSlice::new(second)];
+    Ok(sendmsg(fd, &both, &mut SendAncillaryBuffer::default(), flags)?)
 }
 
 /// Receives without waiting; 0 at the end.
@@ -69,16 +80,16 @@ impl Socket {
         Ok(self.room.get_or_init(|| room))
     }
 
-    /// Sends what the kernel takes now.
-    pub(crate) fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
-        retry_interrupted(|| send(self.fd.get_ref().as_fd(), bytes))
+    /// Sends what the kernel takes now of `first` and of `second` behind it.
+    pub(crate) fn try_send(&self, first: &[u8], second: &[u8]) -> io::Result<usize> {
+        retry_interrupted(|| send_both(self.fd.get_ref().as_fd(), first, second))
     }
 
     /// Resolves when `try_send` may get further after it has said `WouldBlock`.
-    pub(crate) fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_send(&self, cx: &mut Context<'_>, first: &[u8], second: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.room()?.poll_write_ready(cx))?;
-            match guard.try_io(|fd| retry_interrupted(|| send(fd.get_ref().as_fd(), bytes))) {
+            match guard.try_io(|fd| retry_interrupted(|| send_both(fd.get_ref().as_fd(), first, second))) {
                 Ok(result) => return Poll::Ready(result),
                 Err(_would_block) => {}
             }
@@ -93,6 +104,39 @@ impl Socket {
                     // A short read has emptied the socket: what comes later is a new edge, so the
                     // read that would only say `WouldBlock` is saved.
                     if n > 0 && n < into.len() {
+                        guard.clear_ready();
+                    }
+                    return Poll::Ready(Ok(n));
+                }
+                Ok(Err(error)) => return Poll::Ready(Err(error)),
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    /// Appends at most `most` bytes to `into`, whose free room they are read to as it is.
+    pub(crate) fn poll_recv_more(
+        &self,
+        cx: &mut Context<'_>,
+        into: &mut Vec<u8>,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.fd.poll_read_ready(cx))?;
+            let read = guard.try_io(|fd| {
+                retry_interrupted(|| {
+                    let room = into.spare_capacity_mut();
+                    let room = &mut room[..most.min(isize::MAX as usize)];
+                    let flags = RecvFlags::DONTWAIT;
+                    let ((read, _rest), _) = rustix::net::recv(fd.get_ref(), room, flags)?;
+                    Ok(read.len())
+                })
+            });
+            match read {
+                Ok(Ok(n)) => {
+                    // SAFETY: the kernel has written the first `n` bytes of the free room.
+                    unsafe { into.set_len(into.len() + n) };
+                    if n > 0 && n < most {
                         guard.clear_ready();
                     }
                     return Poll::Ready(Ok(n));
