@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::actor::child::Child;
 use crate::actor::control::Command;
 use crate::actor::current::{self, with_current};
-use crate::actor::endpoint::{Call, Endpoint, decode_output, path_of, with_both_types};
-use crate::actor::peers::{canceller, died_unseen, is_dead_soon};
+use crate::actor::endpoint::{Call, Endpoint, Function, decode_output, encode_args, path_of, with_both_types};
+use crate::actor::peers::{self, Lost, canceller};
 use crate::actor::{Actor, DataLine};
 use crate::channel::{LineEnd, Outcome, Outgoing, Payload, Refused};
 use crate::error::{CodecError, Error};
@@ -95,7 +95,7 @@ impl Portal {
         }
         let line = self.line(&actor).await?;
         // Every later line to this actor is one to the same build: the bytes fit it as well.
-        let prepared = Prepared::new(&call, line.encoding)?;
+        let prepared = Prepared::new::<E>(&call.args, line.encoding)?;
         let bytes = self.exchange(&actor, line, &prepared).await.map_err(with_both_types::<E>)?;
         decode_result::<E>(&bytes)
     }
@@ -160,31 +160,16 @@ impl Portal {
         }
     }
 
-    /// The line has ended before the call had: what can be said of it?
+    /// The line has ended before the call had.
     async fn lost(&self, call: &Prepared, left: Left, end: LineEnd) -> Once {
-        if let Some((_, child)) = &self.inner.child {
-            // Its process ends, by itself or because its line is broken: that is the better word.
-            let error = child.reaped.wait().await.error();
-            return Once::Done(Err(match (left, error) {
-                (Left::No, Error::ActorDied(death)) if death.asked().is_some() => {
-                    self.not_started(call, death.to_string())
-                }
-                (_, error) => error,
-            }));
+        match peers::lost(self.child(), &self.inner.aid, call.path, left, &end).await {
+            Lost::Again => Once::Again,
+            Lost::Failed(error) => Once::Done(Err(error)),
         }
-        if let LineEnd::Bye(_) = end {
-            // Its peer had no dialog open, so this one never began over there.
-            return Once::Again;
-        }
-        if end != LineEnd::Shutdown && is_dead_soon(&self.inner.aid).await {
-            return Once::Done(Err(Error::ActorDied(died_unseen(&self.inner.aid))));
-        }
-        Once::Done(Err(match left {
-            Left::No => self.not_started(call, end.to_string()),
-            Left::Yes => {
-                Error::Unknown { endpoint: call.path.to_owned(), aid: self.inner.aid.clone(), reason: end.to_string() }
-            }
-        }))
+    }
+
+    fn child(&self) -> Option<&Arc<Child>> {
+        self.inner.child.as_ref().map(|(_, child)| child)
     }
 
     fn not_started(&self, call: &Prepared, reason: String) -> Error {
@@ -318,13 +303,13 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// For a child of ours, which is of our own build.
     pub(crate) fn for_child<E: Endpoint>(call: &Call<E>) -> Result<Self, Error> {
-        Prepared::new(call, Encoding::Positional)
+        Prepared::new::<E>(&call.args, Encoding::Positional)
     }
 
-    fn new<E: Endpoint>(call: &Call<E>, want: Encoding) -> Result<Self, Error> {
+    pub(crate) fn new<E: Function>(args_of_call: &E::Args, want: Encoding) -> Result<Self, Error> {
         let path = path_of::<E>();
         let mut args = Vec::with_capacity(64);
-        let encoding = call.encode_args(want, &mut args).map_err(Error::Codec)?;
+        let encoding = encode_args::<E>(args_of_call, want, &mut args).map_err(Error::Codec)?;
         // Unique while the program runs: where its path is stored, and how long it is.
         let key = path.as_ptr() as usize ^ (path.len() << 48);
         Ok(Prepared { key, path, args: args.into(), encoding })
@@ -335,7 +320,7 @@ impl Prepared {
     }
 }
 
-pub(crate) fn decode_result<E: Endpoint>(bytes: &[u8]) -> Result<E::Output, Error> {
+pub(crate) fn decode_result<E: Function>(bytes: &[u8]) -> Result<E::Output, Error> {
     decode_output::<E>(bytes).map_err(Error::Codec)
 }
 

@@ -10,6 +10,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::Actor;
+use super::context::ContextCore;
 use super::scope::Scope;
 use crate::error::Error;
 
@@ -19,6 +20,8 @@ pub(crate) struct Current {
     pub(crate) actor: Arc<Actor>,
     pub(crate) scope: Arc<Scope>,
     pub(crate) deadline: Option<Instant>,
+    /// The context whose task or body this is.
+    pub(crate) context: Option<Arc<ContextCore>>,
 }
 
 thread_local! {

@@ -3,6 +3,7 @@ pub(crate) mod boot;
 pub(crate) mod build;
 pub(crate) mod child;
 pub(crate) mod clock;
+pub(crate) mod context;
 pub(crate) mod control;
 pub(crate) mod current;
 pub(crate) mod endpoint;
@@ -101,6 +102,8 @@ pub(crate) struct Actor {
     pub(crate) log_ring: Option<Arc<LogRing>>,
     /// The tree's names, in the root.
     pub(crate) names: Option<Arc<dyn control::NameSink>>,
+    /// Contexts that other actors may ask to end.
+    pub(crate) context_handles: Mutex<context::Handles>,
     /// Calls between their arrival and their first poll.
     pub(crate) starting_calls: AtomicUsize,
     on_exit: Mutex<Vec<ExitHook>>,
@@ -167,6 +170,7 @@ impl Actor {
             drivers: TaskTracker::new(),
             lines: Mutex::default(),
             peers: Mutex::default(),
+            context_handles: Mutex::default(),
             starting_calls: AtomicUsize::new(0),
             expected: Mutex::default(),
             log_ring: parts.log_ring,
@@ -204,7 +208,7 @@ impl Actor {
 
     /// The place of code of this actor that belongs to no dialog.
     pub(crate) fn place(self: &Arc<Self>) -> current::Current {
-        current::Current { actor: Arc::clone(self), scope: Arc::clone(&self.scope), deadline: None }
+        current::Current { actor: Arc::clone(self), scope: Arc::clone(&self.scope), deadline: None, context: None }
     }
 
     pub(crate) fn add_line(&self, line: &Arc<DataLine>) {

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use super::current::Current;
-use super::endpoint::{Endpoints, Found, Kind, Registration, RunResult};
+use super::context::{ContextCore, Side};
+use super::endpoint::{Endpoints, Found, Registration, Run, RunResult};
 use super::failure::Failure;
 use super::scope::{End, Scope, Scoped, run_deferred};
 use super::{Actor, DataLine, panics};
@@ -17,6 +18,7 @@ use crate::channel::{Last, LineEnd, Service, Start};
 use crate::msg::frame::{self, Frame};
 use crate::msg::ident::{CancelRequest, Canceller};
 use crate::msg::remote_error::WireError;
+use crate::proto::dialog::Overruns;
 
 /// What an endpoint's path stands for in this actor.
 #[derive(Clone, Copy, Debug)]
@@ -55,23 +57,34 @@ impl Service for Actor {
                 return refuse(WireError::Ambiguous { first: first.to_owned(), second: second.to_owned() });
             }
         };
-        debug_assert_eq!(registration.kind, Kind::Rpc);
         let _starting = Starting::count(&self.starting_calls);
         if self.is_cancelled() {
             return refuse(WireError::NotStarted { reason: "the actor is ending".into() });
         }
-        let future = match (registration.run)(args, start.encoding) {
+        let path = (registration.path)();
+        let scope = Scope::new(path, None);
+        let (future, context) = match registration.run {
+            Run::Rpc(run) => (run(args, start.encoding), None),
+            Run::Context(run) => {
+                let link = line.serve_context(dialog, path, Arc::clone(&scope), Overruns::Wait);
+                let side = Side::Callee { scope: Arc::clone(&scope) };
+                let core = ContextCore::new(self, line, link, side);
+                (run(args, start.encoding, Arc::clone(&core)), Some(core))
+            }
+        };
+        let future = match future {
             Ok(future) => future,
             Err(error) => {
                 tracing::warn!(peer = %line.peer, %error, "a peer's arguments can't be decoded");
                 return refuse(WireError::Codec(error));
             }
         };
-        let scope = Scope::new((registration.path)(), None);
-        line.serve(dialog, Arc::clone(&scope));
+        if context.is_none() {
+            line.serve(dialog, Arc::clone(&scope));
+        }
         let deadline = start.deadline.map(|left| (Instant::now() + left, left));
-        let place =
-            Current { actor: Arc::clone(self), scope: Arc::clone(&scope), deadline: deadline.map(|(at, _)| at) };
+        let (scope_here, at) = (Arc::clone(&scope), deadline.map(|(at, _)| at));
+        let place = Current { actor: Arc::clone(self), scope: scope_here, deadline: at, context };
         let mut task = Scoped::new(place, future);
         let mut end = None;
         if self.polls_inline {
@@ -121,12 +134,18 @@ impl Service for Actor {
     }
 }
 
+/// What the names of our own endpoints begin with: they are no user's to hide.
+pub(crate) const OWN_ENDPOINTS: &str = "teamster.";
+
 /// Log lines that leave in one go, in bytes: little enough that a call never waits long for them.
 const LOG_BATCH_BYTES: usize = 16 * 1024;
 
 impl Actor {
     fn exposes(&self, path: &str) -> bool {
         let Some(exposed) = &self.settings.expose else { return true };
+        if path.starts_with(OWN_ENDPOINTS) {
+            return true;
+        }
         exposed.iter().any(|prefix| {
             path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
         })

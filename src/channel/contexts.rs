@@ -166,4 +166,17 @@ impl<S: Service> Channel<S> {
             self.send_cancel(shared, link.dialog, canceller);
         }
     }
+
+    /// The same on behalf of a third actor: for our own user it is not a cancel of ours.
+    pub(crate) fn ask_for(&self, link: &Link, canceller: &Canceller) {
+        let mut shared = self.shared.lock();
+        if shared.end.is_none() && shared.dialogs.ask(link.dialog) {
+            self.send_cancel(shared, link.dialog, canceller);
+        }
+    }
+
+    /// How long a task of the peer may take to end once it was asked.
+    pub(crate) fn grace(&self) -> std::time::Duration {
+        self.grace
+    }
 }

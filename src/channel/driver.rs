@@ -12,7 +12,7 @@ use super::link::{LinkEnd, Woken};
 use super::{Channel, Flush, Inbox, Last, LineEnd, Outcome, Service, Start, Turn};
 use crate::msg::frame::{self, AckState, Encoding, Frame};
 use crate::msg::remote_error::WireError;
-use crate::proto::connection::{Assembling, Head, Left, Piece, StartVerdict, Violation};
+use crate::proto::connection::{Assembling, Head, Left, Piece, StartVerdict, Violation, Waits};
 
 /// Reads before other tasks get their turn.
 const READS_A_TURN: usize = 32;
@@ -416,13 +416,15 @@ impl<S: Service> Channel<S> {
             shared.end = Some(end.clone());
             let flushed = shared.out.flushed;
             // What we serve stays in the table: the service cancels it, and knows on whose behalf.
-            for (dialog, waiting, left) in shared.dialogs.on_lost(flushed) {
+            for (dialog, waiting, left, waits) in shared.dialogs.on_lost(flushed) {
                 if let Some(link) = waiting.link {
                     link.on_end(LinkEnd::Lost(left, end.clone()), &mut woken);
-                } else {
+                } else if waits == Waits::Yes {
                     shared.done.insert(dialog, Outcome::Lost(left, end.clone()));
                 }
-                shared.lost_paths.push(waiting.path);
+                if waits == Waits::Yes {
+                    shared.lost_paths.push(waiting.path);
+                }
                 woken.0.extend(waiting.waker);
             }
             for link in shared.dialogs.served().filter_map(|served| served.link.as_ref()) {

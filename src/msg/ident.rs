@@ -121,8 +121,10 @@ pub enum CancelRequest {
     Signal(i32),
     /// The line to the parent had ended: the parent is gone.
     ParentLost,
-    /// `cancel()` of a context.
+    /// `cancel()` of a context, by its opener or by a third actor.
     Context,
+    /// A context's own task cancelled it.
+    Itself,
 }
 
 impl fmt::Display for CancelRequest {
@@ -137,6 +139,7 @@ impl fmt::Display for CancelRequest {
             CancelRequest::Signal(number) => write!(f, "signal {number} had arrived"),
             CancelRequest::ParentLost => f.write_str("the parent is gone"),
             CancelRequest::Context => f.write_str("it cancelled the context"),
+            CancelRequest::Itself => f.write_str("the context's task cancelled itself"),
         }
     }
 }

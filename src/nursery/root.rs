@@ -314,7 +314,7 @@ impl RootBuilder {
         let RootBuilder { name, settings } = self;
         let root = Root::enter(|| settings, &name)?;
         let user = User { root: Some(Arc::clone(&root)) };
-        let place = Current { actor: Arc::clone(&root.actor), scope: Arc::clone(&root.actor.scope), deadline: None };
+        let place = root.actor.place();
         let ended = scope::run_catching(place, body).await;
         user.leave().await;
         let result = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));

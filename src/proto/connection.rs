@@ -242,18 +242,18 @@ impl<O, S, E: Clone> Connection<O, S, E> {
         self.opened.contains_key(&dialog) && self.cancelled_by_us.insert(dialog)
     }
 
-    /// The line is lost. Every slot that waited, and whether its Start had left by then.
-    pub(crate) fn on_lost(&mut self, flushed: u64) -> Vec<(u64, O, Left)> {
+    /// The line is lost. Every slot, whether its Start had left by then, and whether somebody waits.
+    pub(crate) fn on_lost(&mut self, flushed: u64) -> Vec<(u64, O, Left, Waits)> {
         self.tombstones.clear();
         self.starting.clear();
         self.cancelled_by_us.clear();
         self.assembling.clear();
         self.opened
             .drain()
-            .filter(|(_, opened)| opened.phase != Phase::Draining)
             .map(|(dialog, opened)| {
                 let left = if opened.start_ends_at <= flushed { Left::Yes } else { Left::No };
-                (dialog, opened.slot, left)
+                let waits = if opened.phase == Phase::Draining { Waits::No } else { Waits::Yes };
+                (dialog, opened.slot, left, waits)
             })
             .collect()
     }
@@ -412,6 +412,13 @@ pub(crate) enum Left {
     No,
 }
 
+/// Whether somebody still waits for a dialog's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waits {
+    Yes,
+    No,
+}
+
 /// A hasher for ids that rise: one multiplication (the constant is 2^64 divided by the golden
 /// ratio, Knuth, The Art of Computer Programming 3, 6.4). Peers don't choose their ids freely,
 /// so nobody can aim at a bucket.
@@ -513,7 +520,8 @@ mod tests {
         a.cancel(dropped);
         let mut lost = a.on_lost(19);
         lost.sort_by_key(|(dialog, ..)| *dialog);
-        assert_eq!(lost, [(sent, "sent", Left::Yes), (kept, "kept", Left::No)]);
+        let dropped = (dropped, "dropped", Left::Yes, Waits::No);
+        assert_eq!(lost, [(sent, "sent", Left::Yes, Waits::Yes), (kept, "kept", Left::No, Waits::Yes), dropped]);
         assert!(a.is_idle());
     }
 

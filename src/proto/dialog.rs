@@ -373,9 +373,9 @@ impl Inbox {
         Some(segment.items)
     }
 
-    /// Keeps half of what may be under way, so that the sender is never held up.
+    /// Keeps a quarter of what may be under way, so that the sender is never held up.
     fn drop_oldest(&mut self) {
-        const KEPT_BYTES: usize = WINDOW_BYTES as usize / 2;
+        const KEPT_BYTES: usize = WINDOW_BYTES as usize / 4;
         while self.waiting_bytes > KEPT_BYTES {
             let Some(front) = self.segments.front_mut() else { return };
             let mut end = 0;

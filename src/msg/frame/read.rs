@@ -470,6 +470,7 @@ impl<'a> Fields<'_, 'a> {
                 6 => CancelRequest::Signal(fields.i32()?),
                 7 => CancelRequest::ParentLost,
                 8 => CancelRequest::Context,
+                9 => CancelRequest::Itself,
                 // A request that a later version has added ends us all the same.
                 _ => CancelRequest::Actor,
             };

@@ -37,6 +37,7 @@ fn canceller() -> impl Strategy<Value = Canceller> {
         any::<i32>().prop_map(CancelRequest::Signal),
         Just(CancelRequest::ParentLost),
         Just(CancelRequest::Context),
+        Just(CancelRequest::Itself),
     ];
     (aid(), request).prop_map(|(aid, request)| Canceller { aid, request })
 }
@@ -221,7 +222,7 @@ fn what_is_no_frame_is_refused() {
     check(b"\x01\0\0\0\x90", "Err(Malformed(\"its kind is no number\"))");
     check(b"\x02\0\0\0\x90\x11", "Err(Malformed(\"its header is empty\"))");
     check(b"\x02\0\0\0\x91\x7f", "Err(UnknownKind(127))");
-    check(b"\x02\0\0\0\x91\x12", "Err(UnknownKind(18))"); // Started: reserved, not here yet
+    check(b"\x02\0\0\0\x91\x26", "Err(UnknownKind(38))"); // Dump: reserved, not here yet
     check(b"\x04\0\0\0\x91\xcd\x01\x16", "Err(Malformed(\"its kind is over 255\"))");
     check(b"\x02\0\0\0\x91\x11", "Err(Malformed(\"a field is missing, or has the wrong type\"))");
     check(b"\x03\0\0\0\x92\x11\xff", "Err(Malformed(\"a field is missing, or has the wrong type\"))");
@@ -307,13 +308,13 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         ("open", Frame::Open { dialog: 3 }, b""),
         ("yield", Frame::Yield { dialog: 3, encoding: Encoding::Positional, left: 0 }, b"\x01\x02"),
         ("yield_long", Frame::Yield { dialog: 3, encoding: Encoding::Positional, left: 300 }, b"\xc5\x01\x2c\x00\x00"),
-        ("part", Frame::Part { dialog: 3, left: 298 }, b"\x00\x00"),
         ("stop", Frame::Stop { dialog: 3, how: Stop::Finished }, b""),
-        ("credit", Frame::Credit { dialog: 3, up_to: 32768 }, b""),
         ("return", Frame::Return { dialog: 3, encoding: Encoding::Positional, left: 0 }, b"\x03"),
         ("error", Frame::Error { dialog: 3, left: 0 }, b""),
         ("cancel", Frame::Cancel { dialog: 3, grace_ms: 1000, canceller: asked(CancelRequest::Dropped) }, b""),
         ("cancel_ack", Frame::CancelAck { dialog: 3, state: AckState::Asked }, b""),
+        ("credit", Frame::Credit { dialog: 3, up_to: 32768 }, b""),
+        ("part", Frame::Part { dialog: 3, left: 298 }, b"\x00\x00"),
         ("spawn_record", Frame::SpawnRecord { aid: aid.clone(), start_ticks: 12345 }, b""),
         ("ready", Frame::Ready { aid: aid.clone(), addr }, b""),
         ("tasks_gone", Frame::TasksGone, b""),

@@ -318,6 +318,7 @@ impl Writer {
             CancelRequest::Signal(number) => (6, number),
             CancelRequest::ParentLost => (7, 0),
             CancelRequest::Context => (8, 0),
+            CancelRequest::Itself => (9, 0),
         };
         self.uint(request);
         self.int(i64::from(argument));
