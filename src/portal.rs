@@ -15,7 +15,7 @@ use crate::actor::{Actor, DataLine};
 use crate::channel::{LineEnd, Outcome, Refused};
 use crate::error::{CodecError, Error};
 use crate::msg::death::{ExitKind, Receipt, Rung};
-use crate::msg::frame::Encoding;
+use crate::msg::frame::{self, Encoding};
 use crate::msg::ident::{Addr, Aid, CancelRequest};
 use crate::msg::remote_error::WireError;
 use crate::proto::connection::Left;
@@ -94,7 +94,7 @@ impl Portal {
         }
         let line = self.line(&actor).await?;
         // Every later line to this actor is one to the same build: the bytes fit it as well.
-        let prepared = Prepared::new(&call, line.encoding)?;
+        let prepared = Prepared::new(&call, line.encoding, line.limit())?;
         let bytes = self.exchange(&actor, line, &prepared).await.map_err(with_both_types::<E>)?;
         decode_result::<E>(&bytes)
     }
@@ -315,15 +315,18 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    /// For a child of ours, which is of our own build.
-    pub(crate) fn for_child<E: Endpoint>(call: &Call<E>) -> Result<Self, Error> {
-        Prepared::new(call, Encoding::Positional)
+    /// For a child of `parent`, which is of our own build.
+    pub(crate) fn for_child<E: Endpoint>(parent: &Actor, call: &Call<E>) -> Result<Self, Error> {
+        Prepared::new(call, Encoding::Positional, parent.settings.max_frame_bytes)
     }
 
-    fn new<E: Endpoint>(call: &Call<E>, want: Encoding) -> Result<Self, Error> {
+    fn new<E: Endpoint>(call: &Call<E>, want: Encoding, limit: u32) -> Result<Self, Error> {
         let path = path_of::<E>();
         let mut args = Vec::with_capacity(64);
         let encoding = call.encode_args(want, &mut args).map_err(Error::Codec)?;
+        if !frame::fits(path, args.len(), limit) {
+            return Err(Error::Codec(CodecError::too_long(path, "the arguments", args.len(), limit)));
+        }
         // Unique while the program runs: where its path is stored, and how long it is.
         let key = path.as_ptr() as usize ^ (path.len() << 48);
         Ok(Prepared { key, path, args, encoding })

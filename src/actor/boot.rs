@@ -17,7 +17,7 @@ use crate::channel::handshake;
 use crate::channel::line::{Line, LineInbox};
 use crate::channel::{CancelLine, Channel};
 use crate::msg::codec;
-use crate::msg::frame::{Encoding, Frame, Hello, LineKind, MAX_FRAME_BYTES, PROTOCOL};
+use crate::msg::frame::{Encoding, Frame, Hello, LineKind, PROTOCOL};
 use crate::msg::ident::{Addr, CancelRequest, Canceller};
 use crate::msg::spec::SpawnSpec;
 use crate::proto::connection::Side;
@@ -218,6 +218,7 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
         depth: spec.depth,
         settings: Settings {
             grace: Duration::from_millis(spec.grace_ms),
+            max_frame_bytes: spec.max_frame_bytes,
             expose: spec.expose.clone(),
             log: spec.log.clone(),
             ..Settings::default()
@@ -257,7 +258,6 @@ async fn live(
     let mut parts = listener::dialled_parts(&actor, &welcome);
     parts.side = Side::Connecting;
     parts.encoding = Encoding::Positional;
-    parts.limit = welcome.max_frame_bytes.min(MAX_FRAME_BYTES);
     parts.control = Some(up as Arc<dyn CancelLine>);
     parts.idle_after = None;
     let line = Channel::new(socket, parts);

@@ -14,6 +14,7 @@ use super::failure::Failure;
 use super::scope::{End, Scope, Scoped, run_deferred};
 use super::{Actor, DataLine, panics};
 use crate::channel::{LineEnd, Service, Start};
+use crate::error::CodecError;
 use crate::msg::frame::{self, Frame};
 use crate::msg::ident::{CancelRequest, Canceller};
 use crate::msg::remote_error::WireError;
@@ -79,7 +80,7 @@ impl Service for Actor {
             let mut cx = Context::from_waker(Waker::noop());
             if let Poll::Ready(done) = panics::serving(|| task.poll_inline(&mut cx)) {
                 if !scope.has_deferred() {
-                    return self.answer(line, dialog, done, start.deadline);
+                    return self.answer(line, dialog, scope.label, done, start.deadline);
                 }
                 end = Some(done);
             }
@@ -133,10 +134,13 @@ impl Actor {
     }
 
     /// Sends the last frame of a dialog. The driver flushes what it finds on its way out.
-    fn answer(&self, line: &DataLine, dialog: u64, end: End<RunResult>, deadline: Option<Duration>) {
+    fn answer(&self, line: &DataLine, dialog: u64, path: &str, end: End<RunResult>, deadline: Option<Duration>) {
         let failure = match end {
-            End::Value(Ok((bytes, encoding))) => {
+            End::Value(Ok((bytes, encoding))) if frame::fits(path, bytes.len(), line.limit()) => {
                 return line.end_with(dialog, &Frame::Return { dialog, encoding }, &bytes);
+            }
+            End::Value(Ok((bytes, _))) => {
+                WireError::Codec(CodecError::too_long(path, "the result", bytes.len(), line.limit()))
             }
             End::Value(Err(failure)) => failure.into_wire(&self.aid),
             End::Panicked(payload) => {
@@ -149,7 +153,11 @@ impl Actor {
             }
             End::Cancelled(canceller) => WireError::Cancelled(canceller),
         };
-        line.end_with(dialog, &Frame::Error { dialog }, &failure.encode());
+        let mut bytes = failure.encode();
+        if !frame::fits(path, bytes.len(), line.limit()) {
+            bytes = WireError::Codec(CodecError::too_long(path, "the error", bytes.len(), line.limit())).encode();
+        }
+        line.end_with(dialog, &Frame::Error { dialog }, &bytes);
     }
 }
 
@@ -196,7 +204,8 @@ impl Served {
             // Whoever cancelled may be gone: the failure is not lost with the answer.
             tracing::warn!(endpoint = self.scope.label, %canceller, ?failure, "it failed while it was being cancelled");
         }
-        self.actor.answer(&self.line, self.dialog, end, self.deadline.map(|(_, after)| after));
+        let after = self.deadline.map(|(_, after)| after);
+        self.actor.answer(&self.line, self.dialog, self.scope.label, end, after);
         self.line.wake_driver();
     }
 

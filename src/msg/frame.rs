@@ -118,6 +118,16 @@ pub(crate) const MAX_HELLO_BYTES: u32 = 64 * 1024;
 /// Default limit of one frame, in bytes. A longer one closes the connection.
 pub(crate) const MAX_FRAME_BYTES: u32 = 1 << 30;
 
+/// The lowest that this limit can be set to, in bytes: a log line always fits.
+pub(crate) const MIN_FRAME_BYTES: u32 = 256 * 1024;
+
+/// Whether one frame can carry so many bytes for a call of `path` on a line with this limit: its header
+/// counts too.
+pub(crate) fn fits(path: &str, payload_bytes: usize, limit: u32) -> bool {
+    let head_bytes = write::HEAD_BYTES + path.len() + write::PATH_MARK_BYTES;
+    payload_bytes.checked_add(head_bytes).is_some_and(|bytes| bytes <= limit as usize)
+}
+
 /// Why bytes are no frame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FrameError {

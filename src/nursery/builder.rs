@@ -181,7 +181,7 @@ impl<'n> ActorBuilder<'n> {
     /// Dropping the future ends the actor.
     pub async fn call<E: Endpoint>(self, call: Call<E>) -> Result<E::Output, Error> {
         let nursery = &self.nursery.nursery;
-        let prepared = Prepared::for_child(&call)?;
+        let prepared = Prepared::for_child(&nursery.actor, &call)?;
         let bytes = one_shot::run(nursery, &self.name, self.options, &prepared, Care::OfCaller).await?;
         decode_result::<E>(&bytes)
     }

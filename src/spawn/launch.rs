@@ -250,6 +250,7 @@ fn spec(actor: &Arc<Actor>, aid: &Aid, options: &Options) -> SpawnSpec {
         control_token: token(),
         build: crate::actor::build::build_id().to_vec(),
         grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
+        max_frame_bytes: actor.settings.max_frame_bytes,
         expose: options.expose.clone(),
         threads: options.threads,
         log: options.log.clone().or_else(|| actor.settings.log.clone()),

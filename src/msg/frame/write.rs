@@ -57,7 +57,10 @@ pub(crate) fn encode_head(frame: &Frame<'_>, payload_bytes: usize, out: &mut Byt
 
 /// Bytes of the longest header that [`encode_head`] builds itself: 4 length, 2 kind, 9 dialog,
 /// 5 endpoint, 1 encoding, 9 deadline, and what makes it even.
-const HEAD_BYTES: usize = 32;
+pub(super) const HEAD_BYTES: usize = 32;
+
+/// Bytes before a path in a Start: msgpack's longest mark of a text.
+pub(super) const PATH_MARK_BYTES: usize = 5;
 
 /// The wire's length of a frame with so many bytes of header and payload.
 #[inline]
