@@ -5,18 +5,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::sync::oneshot;
 
 use crate::actor::child::Child;
 use crate::actor::control::Command;
 use crate::actor::current::{self, with_current};
 use crate::actor::endpoint::{Call, Endpoint, decode_output, path_of, with_both_types};
-use crate::actor::peers::{canceller, died_unseen, is_dead_soon};
+use crate::actor::peers::{Process, canceller, died_unseen, is_dead_soon};
 use crate::actor::{Actor, DataLine};
 use crate::channel::{LineEnd, Outcome, Refused};
 use crate::error::{CodecError, Error};
-use crate::msg::death::{ExitKind, Receipt, Rung};
+use crate::msg::death::{ExitKind, Receipt};
 use crate::msg::frame::{self, Encoding};
-use crate::msg::ident::{Addr, Aid, CancelRequest};
+use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
 use crate::msg::remote_error::WireError;
 use crate::proto::connection::Left;
 
@@ -199,8 +200,9 @@ impl Portal {
     ///
     /// # Errors
     ///
-    /// [`Error::Transport`] if an actor that is not our child can't be reached though its process
-    /// lives; it may then run on.
+    /// Of an actor of another tree alone: [`Error::Transport`] if it can't be reached though its process
+    /// lives, and [`Error::NotStopped`] if it is still there 1 s after the grace of this actor. It is asked
+    /// by its data line, which its runtime has to read: one that is stuck does not hear it, and runs on.
     ///
     /// # Cancel safety
     ///
@@ -229,47 +231,71 @@ impl Portal {
     }
 
     /// An actor that is not our child: it is asked through the tree, from control thread to control
-    /// thread, and by its data line if it is of another tree; its process is watched.
+    /// thread, and its parent tells how it ended. One of another tree is asked by its data line.
     async fn cancel_foreign(&self) -> Result<Receipt, Error> {
         let actor = current::actor()?;
         let aid = self.inner.aid.clone();
         let asked_at = Instant::now();
         let asked_by = canceller(&actor.aid, CancelRequest::Actor);
-        let receipt = |rung| Receipt {
+        let unseen = || Receipt {
             aid: aid.clone(),
             asked_by: Some(asked_by.clone()),
             heard: None,
             tasks_gone: None,
             reaped: asked_at.elapsed(),
-            rung,
+            rung: None,
             exit: ExitKind::Unknown,
         };
         if actor.aid == aid {
             crate::actor::boot::cancel_self(&actor);
-            return Ok(receipt(Some(Rung::Cancel)));
+            return Ok(unseen());
         }
-        let process = crate::actor::peers::Process::of(&aid);
+        let process = Process::of(&aid);
         if !process.is_there() {
-            return Ok(receipt(None));
+            return Ok(Receipt { asked_by: None, reaped: Duration::ZERO, ..unseen() });
         }
-        actor.control.send(Command::EndOther { aid: aid.clone(), canceller: asked_by.clone() });
-        let by_line = async {
-            match actor.line_to(&aid, self.inner.addr.as_ref()).await {
-                Ok(line) => line.cancel_actor(actor.settings.grace, &asked_by),
+        let (told, mut word) = oneshot::channel();
+        actor.control.send(Command::EndOther { aid: aid.clone(), canceller: asked_by.clone(), told });
+        let grace = actor.settings.grace;
+        let word = tokio::select! {
+            biased; // the word says more
+            word = &mut word => word.ok().flatten(),
+            // It follows when all below is gone too; never, if the parent is gone as well.
+            () = process.reaped() => tokio::time::timeout(grace, word).await.ok().and_then(Result::ok).flatten(),
+        };
+        match word {
+            Some(receipt) => Ok(receipt),
+            None => self.cancel_by_line(&actor, &process, &asked_by).await.map(|()| unseen()),
+        }
+    }
+
+    /// Asks an actor of another tree to end, and waits for its end as long as that may take.
+    async fn cancel_by_line(&self, actor: &Arc<Actor>, process: &Process, asked_by: &Canceller) -> Result<(), Error> {
+        let aid = &self.inner.aid;
+        let grace = actor.settings.grace;
+        let asked = async {
+            match actor.line_to(aid, self.inner.addr.as_ref()).await {
+                Ok(line) => line.cancel_actor(grace, asked_by),
                 Err(Error::ActorDied(_)) => {}
+                Err(_) if is_dead_soon(aid).await => {}
                 Err(error) => return Err(error),
             }
             process.reaped().await;
             Ok(())
         };
+        let within = grace + KILLED_WITHIN;
         tokio::select! {
             biased; // its end is the answer, whatever its line says
-            () = process.reaped() => {}
-            ended = by_line => ended?, // a stuck runtime does not even answer the handshake
+            () = process.reaped() => Ok(()),
+            ended = tokio::time::timeout(within, asked) => ended.unwrap_or_else(|_elapsed| {
+                Err(Error::NotStopped { endpoint: "cancel_actor".to_owned(), aid: aid.clone(), grace: within })
+            }),
         }
-        Ok(receipt(Some(Rung::Cancel)))
     }
 }
+
+/// Beyond the grace, what its own parent may take to end an actor of another tree by force.
+const KILLED_WITHIN: Duration = Duration::from_secs(1);
 
 async fn cancel_child(actor: &Arc<Actor>, child: &Arc<Child>, grace: Duration) -> Receipt {
     let already = child.reaped.get().is_some();

@@ -10,6 +10,7 @@ use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::death::Receipt;
 use super::ident::{Addr, Aid, Canceller};
 use super::spec::Token;
 use read::Reader;
@@ -46,6 +47,9 @@ pub(crate) enum Frame<'a> {
     EndAsked { canceller: Canceller },
     /// End that actor of the tree: on control lines, towards its parent.
     End { aid: Aid, canceller: Canceller },
+    /// The answer to an [`Frame::End`], on control lines, towards the actor that asked: that one is gone.
+    /// Without a receipt: nobody of the tree knows it.
+    Ended { to: Aid, aid: Aid, receipt: Option<Box<Receipt>> },
     /// A log line. Payload: the line as data.
     Log,
     /// Are you there?
@@ -165,6 +169,7 @@ mod kind {
     pub(super) const END_ASKED: u8 = 36;
     pub(super) const LOG: u8 = 37;
     pub(super) const END: u8 = 39;
+    pub(super) const ENDED: u8 = 40;
 }
 
 /// Markers of msgpack that both directions know.

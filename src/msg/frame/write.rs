@@ -1,8 +1,10 @@
 //! How does a frame's header become bytes?
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use bytes::BytesMut;
 
+use super::super::death::{ExitKind, Receipt, Rung};
 use super::super::ident::{Addr, Aid, CancelRequest, Canceller};
 use super::{FALSE, Frame, NIL, TRUE, kind};
 
@@ -166,6 +168,12 @@ fn encode_rare(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
             w.aid(aid);
             w.canceller(canceller);
         }
+        Frame::Ended { to, aid, receipt } => {
+            w.open(4, kind::ENDED);
+            w.aid(to);
+            w.aid(aid);
+            w.option(receipt.as_deref(), Writer::receipt);
+        }
         Frame::Log => w.open(1, kind::LOG),
         Frame::Ping { nonce } => {
             w.open(2, kind::PING);
@@ -253,6 +261,33 @@ impl Writer {
                 self.bin(path.as_os_str().as_bytes());
             }
         }
+    }
+
+    /// Without its aid: the frame has that.
+    fn receipt(&mut self, receipt: &Receipt) {
+        self.array(6);
+        self.option(receipt.asked_by.as_ref(), Self::canceller);
+        self.option(receipt.heard.as_ref(), Self::micros);
+        self.option(receipt.tasks_gone.as_ref(), Self::micros);
+        self.micros(&receipt.reaped);
+        self.uint(match receipt.rung {
+            None => 0,
+            Some(Rung::Cancel) => 1,
+            Some(Rung::Sigterm) => 2,
+            Some(Rung::Sigkill) => 3,
+        });
+        self.array(2);
+        let (kind, number) = match receipt.exit {
+            ExitKind::Status(status) => (0, status),
+            ExitKind::Signal(signal) => (1, signal),
+            ExitKind::Unknown => (2, 0),
+        };
+        self.uint(kind);
+        self.int(i64::from(number));
+    }
+
+    fn micros(&mut self, time: &Duration) {
+        self.uint(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
     }
 
     fn canceller(&mut self, canceller: &Canceller) {
