@@ -278,7 +278,7 @@ async fn live(
     actor.spawn_driver(listener::listen(Arc::clone(&actor), listener));
     actor.ending().await;
     wind_down(&actor).await;
-    flush(&line).await;
+    flush(&actor, &line).await;
     Ok(())
 }
 
@@ -294,10 +294,12 @@ async fn wind_down(actor: &Arc<Actor>) {
 }
 
 /// Waits until the last frames and log lines have left, or the line has ended.
-async fn flush(line: &Arc<super::DataLine>) {
-    line.wake_driver();
-    while !line.is_flushed() {
+async fn flush(actor: &Actor, line: &Arc<super::DataLine>) {
+    let has_lines = || actor.log_ring.as_ref().is_some_and(|ring| !ring.is_empty()) && line.end().is_none();
+    while !line.is_flushed() || has_lines() {
+        line.wake_driver();
         line.flushed().await;
+        tokio::task::yield_now().await; // it is the driver that takes lines out of the ring
     }
 }
 

@@ -81,7 +81,8 @@ impl<'n> ActorBuilder<'n> {
         self
     }
 
-    /// Which of its log lines travel up: directives such as `info` or `warn,my_crate=debug`.
+    /// Which of its log lines travel up: directives such as `info` or `warn,my_crate=debug`. Those of
+    /// the variable `TEAMSTER_LOG` go before them, in the whole tree.
     pub fn log(mut self, directives: impl Into<String>) -> Self {
         self.options.log = Some(directives.into());
         self

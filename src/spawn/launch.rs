@@ -253,7 +253,7 @@ fn spec(actor: &Arc<Actor>, aid: &Aid, options: &Options) -> SpawnSpec {
         max_frame_bytes: actor.settings.max_frame_bytes,
         expose: options.expose.clone(),
         threads: options.threads,
-        log: options.log.clone().or_else(|| actor.settings.log.clone()),
+        log: crate::actor::log::directives_for(options.log.as_ref(), actor.settings.log.as_ref()),
         umask: options.umask,
         nice: options.nice,
         rlimits: options.rlimits.clone(),

@@ -611,7 +611,7 @@ impl Thread {
     fn end_self(&mut self, canceller: Canceller, grace: Duration) {
         let now = self.clock.now();
         let Some(actor) = self.actor.upgrade() else { return };
-        actor.flag_cancelled(now + grace);
+        actor.flag_cancelled(&canceller, now + grace);
         if self.control.up.is_some() && self.kids.is_empty() && actor.has_nothing_to_do() {
             crate::actor::boot::leave_at_once(&actor);
         }
