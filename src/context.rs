@@ -588,7 +588,7 @@ impl Portal {
     pub async fn context<E: ContextEndpoint>(&self, call: ContextCall<E>) -> Result<PortalContext<E>, Error> {
         let actor = self.actor()?;
         let mut line = self.line(&actor).await?;
-        let prepared = Prepared::new::<E>(&call.args, line.encoding)?;
+        let prepared = Prepared::new::<E>(&call.args, line.encoding, line.limit())?;
         for _ in 0..FRESH_LINES {
             let deadline = with_current(|current| current.and_then(|current| current.deadline));
             let (_, link) = loop {

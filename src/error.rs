@@ -87,6 +87,24 @@ pub enum Error {
         /// How long we waited.
         grace: Duration,
     },
+    /// The other side has not opened its stream, and what may wait there is full.
+    StreamOverrun {
+        /// The context.
+        endpoint: String,
+        /// Its number on the line.
+        dialog: u64,
+        /// The actor on the other side.
+        aid: Aid,
+        /// Bytes that wait there.
+        window_bytes: u32,
+    },
+    /// The other side of the stream reads no more.
+    StreamClosed {
+        /// The context.
+        endpoint: String,
+        /// The actor on the other side.
+        aid: Aid,
+    },
     /// The deadline passed.
     Deadline {
         /// The time that was given.
@@ -256,6 +274,12 @@ impl Error {
             Error::NotStopped { endpoint, aid, grace } => {
                 write!(f, "{endpoint} on {aid} did not stop within {grace:?} after its cancel")
             }
+            Error::StreamOverrun { endpoint, dialog, aid, window_bytes } => write!(
+                f,
+                "{endpoint} (dialog {dialog}): {aid} has opened no stream, and its window of {window_bytes} bytes is full: \
+                 let it open its stream, or allow overruns there"
+            ),
+            Error::StreamClosed { endpoint, aid } => write!(f, "{endpoint}: {aid} reads this stream no more"),
             Error::Deadline { after } => write!(f, "the deadline of {after:?} has passed"),
             Error::NotExposed { endpoint, aid } => {
                 write!(f, "{endpoint} is not exposed by {aid}: add its module to `.expose(…)` where the actor is built")

@@ -60,6 +60,7 @@ extern crate self as teamster; // the macros' paths, in here too
 
 mod actor;
 mod channel;
+mod context;
 pub mod discovery;
 mod error;
 mod msg;
@@ -68,12 +69,14 @@ mod portal;
 mod proto;
 mod report;
 mod spawn;
+mod stream;
 pub mod testing;
 mod transport;
 
-pub use actor::endpoint::{BoxFuture, Call, Data, Endpoint, Fallible};
+pub use actor::endpoint::{BoxFuture, Call, Data, Endpoint, Fallible, Function};
 pub use actor::on_exit;
 pub use actor::scope::{cancelled, deadline, defer, is_cancelled, shield};
+pub use context::{Context, ContextCall, ContextEndpoint, ContextHandle, CurrentContext, Outcome, PortalContext, current_context};
 pub use discovery::{find_actor, find_actors, list_actors, wait_for_actor};
 pub use error::{BodyError, BoxError, CodecError, CodecStep, Error, Group, RemoteError, SpawnReason};
 pub use msg::death::{Death, ExitKind, Receipt, Rung};
@@ -83,7 +86,8 @@ pub use nursery::{ActorBuilder, ActorNursery, Cluster, Guard, OneShot, RootBuild
 pub use portal::{Portal, cancel_self, is_root, parent, this_actor};
 pub use report::{Report, Result};
 pub use spawn::{Output, Resource};
-pub use teamster_macros::{error, main, rpc, test};
+pub use stream::{MsgStream, RecvHalf, SendHalf, TrySendError};
+pub use teamster_macros::{context, error, main, rpc, test};
 
 pub mod launch {
     //! How does a child's process come to be?
@@ -94,6 +98,7 @@ pub mod launch {
 pub mod __private {
     //! What the macros' code stands on. Not for use by hand.
     pub use crate::actor::endpoint::{Arg, ENDPOINTS, Layouts, Registration, encodes, register, travels};
+    pub use crate::context::{ContextTypes, is_context, register_context};
     pub use crate::actor::failure::{ExactKind, Failure, StdKind, TextKind, probe};
     pub use crate::msg::error_value::{ERRORS, ErrorRegistration, register_error};
     pub use crate::nursery::entry::{MainOptions, main};

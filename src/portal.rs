@@ -5,18 +5,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::sync::oneshot;
 
 use crate::actor::child::Child;
 use crate::actor::control::Command;
 use crate::actor::current::{self, with_current};
 use crate::actor::endpoint::{Call, Endpoint, Function, decode_output, encode_args, path_of, with_both_types};
-use crate::actor::peers::{self, Lost, canceller};
+use crate::actor::peers::{self, Lost, Process, canceller};
 use crate::actor::{Actor, DataLine};
 use crate::channel::{LineEnd, Outcome, Outgoing, Payload, Refused};
 use crate::error::{CodecError, Error};
-use crate::msg::death::{ExitKind, Receipt, Rung};
-use crate::msg::frame::Encoding;
-use crate::msg::ident::{Addr, Aid, CancelRequest};
+use crate::msg::death::{ExitKind, Receipt};
+use crate::msg::frame::{self, Encoding};
+use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
 use crate::msg::remote_error::WireError;
 use crate::proto::connection::Left;
 use crate::proto::dialog::Overruns;
@@ -53,7 +54,7 @@ struct Inner {
 }
 
 /// How often a call goes to a new line, after the old one closed before it had started.
-const FRESH_LINES: usize = 4;
+pub(crate) const FRESH_LINES: usize = 4;
 
 impl Portal {
     pub(crate) fn to_child(actor: Arc<Actor>, child: Arc<Child>) -> Self {
@@ -95,7 +96,7 @@ impl Portal {
         }
         let line = self.line(&actor).await?;
         // Every later line to this actor is one to the same build: the bytes fit it as well.
-        let prepared = Prepared::new::<E>(&call.args, line.encoding)?;
+        let prepared = Prepared::new::<E>(&call.args, line.encoding, line.limit())?;
         let bytes = self.exchange(&actor, line, &prepared).await.map_err(with_both_types::<E>)?;
         decode_result::<E>(&bytes)
     }
@@ -108,7 +109,7 @@ impl Portal {
     }
 
     /// The actor that this portal is used by.
-    fn actor(&self) -> Result<Arc<Actor>, Error> {
+    pub(crate) fn actor(&self) -> Result<Arc<Actor>, Error> {
         match &self.inner.child {
             Some((actor, _)) => Ok(Arc::clone(actor)),
             None => current::actor(),
@@ -127,7 +128,7 @@ impl Portal {
         Err(self.not_started(call, "its line closed each time before the call could leave".into()))
     }
 
-    async fn line(&self, actor: &Arc<Actor>) -> Result<Arc<DataLine>, Error> {
+    pub(crate) async fn line(&self, actor: &Arc<Actor>) -> Result<Arc<DataLine>, Error> {
         match &self.inner.child {
             Some((_, child)) => match child.channel.get() {
                 Some(line) => Ok(Arc::clone(line)),
@@ -168,7 +169,7 @@ impl Portal {
         }
     }
 
-    fn child(&self) -> Option<&Arc<Child>> {
+    pub(crate) fn child(&self) -> Option<&Arc<Child>> {
         self.inner.child.as_ref().map(|(_, child)| child)
     }
 
@@ -185,8 +186,9 @@ impl Portal {
     ///
     /// # Errors
     ///
-    /// [`Error::Transport`] if an actor that is not our child can't be reached though its process
-    /// lives; it may then run on.
+    /// Of an actor of another tree alone: [`Error::Transport`] if it can't be reached though its process
+    /// lives, and [`Error::NotStopped`] if it is still there 1 s after the grace of this actor. It is asked
+    /// by its data line, which its runtime has to read: one that is stuck does not hear it, and runs on.
     ///
     /// # Cancel safety
     ///
@@ -215,47 +217,71 @@ impl Portal {
     }
 
     /// An actor that is not our child: it is asked through the tree, from control thread to control
-    /// thread, and by its data line if it is of another tree; its process is watched.
+    /// thread, and its parent tells how it ended. One of another tree is asked by its data line.
     async fn cancel_foreign(&self) -> Result<Receipt, Error> {
         let actor = current::actor()?;
         let aid = self.inner.aid.clone();
         let asked_at = Instant::now();
         let asked_by = canceller(&actor.aid, CancelRequest::Actor);
-        let receipt = |rung| Receipt {
+        let unseen = || Receipt {
             aid: aid.clone(),
             asked_by: Some(asked_by.clone()),
             heard: None,
             tasks_gone: None,
             reaped: asked_at.elapsed(),
-            rung,
+            rung: None,
             exit: ExitKind::Unknown,
         };
         if actor.aid == aid {
             crate::actor::boot::cancel_self(&actor);
-            return Ok(receipt(Some(Rung::Cancel)));
+            return Ok(unseen());
         }
-        let process = crate::actor::peers::Process::of(&aid);
+        let process = Process::of(&aid);
         if !process.is_there() {
-            return Ok(receipt(None));
+            return Ok(Receipt { asked_by: None, reaped: Duration::ZERO, ..unseen() });
         }
-        actor.control.send(Command::EndOther { aid: aid.clone(), canceller: asked_by.clone() });
-        let by_line = async {
-            match actor.line_to(&aid, self.inner.addr.as_ref()).await {
-                Ok(line) => line.cancel_actor(actor.settings.grace, &asked_by),
+        let (told, mut word) = oneshot::channel();
+        actor.control.send(Command::EndOther { aid: aid.clone(), canceller: asked_by.clone(), told });
+        let grace = actor.settings.grace;
+        let word = tokio::select! {
+            biased; // the word says more
+            word = &mut word => word.ok().flatten(),
+            // It follows when all below is gone too; never, if the parent is gone as well.
+            () = process.reaped() => tokio::time::timeout(grace, word).await.ok().and_then(Result::ok).flatten(),
+        };
+        match word {
+            Some(receipt) => Ok(receipt),
+            None => self.cancel_by_line(&actor, &process, &asked_by).await.map(|()| unseen()),
+        }
+    }
+
+    /// Asks an actor of another tree to end, and waits for its end as long as that may take.
+    async fn cancel_by_line(&self, actor: &Arc<Actor>, process: &Process, asked_by: &Canceller) -> Result<(), Error> {
+        let aid = &self.inner.aid;
+        let grace = actor.settings.grace;
+        let asked = async {
+            match actor.line_to(aid, self.inner.addr.as_ref()).await {
+                Ok(line) => line.cancel_actor(grace, asked_by),
                 Err(Error::ActorDied(_)) => {}
+                Err(_) if is_dead_soon(aid).await => {}
                 Err(error) => return Err(error),
             }
             process.reaped().await;
             Ok(())
         };
+        let within = grace + KILLED_WITHIN;
         tokio::select! {
             biased; // its end is the answer, whatever its line says
-            () = process.reaped() => {}
-            ended = by_line => ended?, // a stuck runtime does not even answer the handshake
+            () = process.reaped() => Ok(()),
+            ended = tokio::time::timeout(within, asked) => ended.unwrap_or_else(|_elapsed| {
+                Err(Error::NotStopped { endpoint: "cancel_actor".to_owned(), aid: aid.clone(), grace: within })
+            }),
         }
-        Ok(receipt(Some(Rung::Cancel)))
     }
 }
+
+/// Beyond the grace, what its own parent may take to end an actor of another tree by force.
+const KILLED_WITHIN: Duration = Duration::from_secs(1);
 
 async fn cancel_child(actor: &Arc<Actor>, child: &Arc<Child>, grace: Duration) -> Receipt {
     let already = child.reaped.get().is_some();
@@ -301,21 +327,28 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    /// For a child of ours, which is of our own build.
-    pub(crate) fn for_child<E: Endpoint>(call: &Call<E>) -> Result<Self, Error> {
-        Prepared::new::<E>(&call.args, Encoding::Positional)
+    /// For a child of `parent`, which is of our own build.
+    pub(crate) fn for_child<E: Endpoint>(parent: &Actor, call: &Call<E>) -> Result<Self, Error> {
+        Prepared::new::<E>(&call.args, Encoding::Positional, parent.settings.max_frame_bytes)
     }
 
-    pub(crate) fn new<E: Function>(args_of_call: &E::Args, want: Encoding) -> Result<Self, Error> {
+    pub(crate) fn new<E: Function>(args_of_call: &E::Args, want: Encoding, limit: u32) -> Result<Self, Error> {
         let path = path_of::<E>();
         let mut args = Vec::with_capacity(64);
         let encoding = encode_args::<E>(args_of_call, want, &mut args).map_err(Error::Codec)?;
+        if !frame::fits(path, args.len(), limit) {
+            return Err(Error::Codec(CodecError::too_long(path, "the arguments", args.len(), limit)));
+        }
         // Unique while the program runs: where its path is stored, and how long it is.
         let key = path.as_ptr() as usize ^ (path.len() << 48);
         Ok(Prepared { key, path, args: args.into(), encoding })
     }
 
-    fn outgoing(&self, deadline: Option<Duration>, context: Option<Overruns>) -> Outgoing<'_> {
+    pub(crate) fn path(&self) -> &'static str {
+        self.path
+    }
+
+    pub(crate) fn outgoing(&self, deadline: Option<Duration>, context: Option<Overruns>) -> Outgoing<'_> {
         Outgoing { key: self.key, path: self.path, args: &self.args, encoding: self.encoding, deadline, context }
     }
 }

@@ -42,8 +42,12 @@ pub struct SendHalf<S> {
     /// An item as bytes, if it has not been taken by the line.
     outgoing: Option<Outgoing>,
     scratch: Vec<u8>,
+    /// Of a `Sink` that waits for a stream that the other side has not opened.
+    timer: Timer,
     _items: PhantomData<fn(S)>,
 }
+
+type Timer = Option<Pin<Box<tokio::time::Sleep>>>;
 
 /// The receiving half of a [`MsgStream`]. Dropped before the sending half, it goes on reading, and
 /// throws away what comes.
@@ -180,7 +184,7 @@ impl<S: Data, R: Data> MsgStream<S, R> {
 
 impl<S: Data> SendHalf<S> {
     fn new(shared: Arc<Shared>, encoding: Encoding) -> Self {
-        SendHalf { shared, encoding, outgoing: None, scratch: Vec::new(), _items: PhantomData }
+        SendHalf { shared, encoding, outgoing: None, scratch: Vec::new(), timer: None, _items: PhantomData }
     }
 
     fn core(&self) -> &Arc<ContextCore> {
@@ -309,7 +313,7 @@ impl<S: Data> SendHalf<S> {
         &mut self,
         cx: &mut Context<'_>,
         after: std::time::Duration,
-        timer: &mut Option<Pin<Box<tokio::time::Sleep>>>,
+        timer: &mut Timer,
     ) -> Poll<Result<(), Error>> {
         let core = Arc::clone(self.core());
         core.link.wait_for_room(cx); // before the look: what comes in between wakes us
@@ -524,9 +528,11 @@ impl ContextCore {
 
     /// Whether an item fits what the line takes.
     fn check_item(&self, bytes: usize) -> Result<(), Error> {
-        self.line.check_payload(bytes).map_err(|limit| {
-            Error::Codec(CodecError::too_long(self.link.path, "the stream's item", bytes, limit))
-        })
+        let (path, limit) = (self.link.path, self.line.limit());
+        match crate::msg::frame::fits(path, bytes, limit) {
+            true => Ok(()),
+            false => Err(Error::Codec(CodecError::too_long(path, "the stream's item", bytes, limit))),
+        }
     }
 
     /// The peer sends what can't be decoded: its sender is told by the context's end.

@@ -168,7 +168,9 @@ async fn sleep_for_ever() {
 async fn two_that_fail_are_a_group_and_each_names_its_actor() {
     let error = teamster::open_nursery(async |an| {
         let meeting = an.start_actor("meeting").await?;
-        drop(an.actor("second").run_in_actor(fail_when_cancelled(meeting.clone())));
+        // With time to say so: a backtrace takes a while on a busy machine.
+        let second = an.actor("second").grace(std::time::Duration::from_secs(10));
+        drop(second.run_in_actor(fail_when_cancelled(meeting.clone())));
         drop(an.actor("first").run_in_actor(fail_when_somebody_is_at(meeting)));
         pending::<()>().await;
         Ok(())

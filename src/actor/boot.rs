@@ -18,7 +18,7 @@ use crate::channel::handshake;
 use crate::channel::line::{Line, LineInbox};
 use crate::channel::{CancelLine, Channel};
 use crate::msg::codec;
-use crate::msg::frame::{Encoding, Frame, Hello, LineKind, MAX_FRAME_BYTES, PROTOCOL};
+use crate::msg::frame::{Encoding, Frame, Hello, LineKind, PROTOCOL};
 use crate::msg::ident::{Addr, CancelRequest, Canceller};
 use crate::msg::spec::SpawnSpec;
 use crate::proto::connection::Side;
@@ -219,6 +219,7 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
         depth: spec.depth,
         settings: Settings {
             grace: Duration::from_millis(spec.grace_ms),
+            max_frame_bytes: spec.max_frame_bytes,
             expose: spec.expose.clone(),
             log: spec.log.clone(),
             ..Settings::default()
@@ -258,7 +259,6 @@ async fn live(
     let mut parts = listener::dialled_parts(&actor, &welcome);
     parts.side = Side::Connecting;
     parts.encoding = Encoding::Positional;
-    parts.limit = welcome.max_frame_bytes.min(MAX_FRAME_BYTES);
     parts.control = Some(up as Arc<dyn CancelLine>);
     parts.idle_after = None;
     let line = Channel::new(socket, parts);
@@ -279,7 +279,7 @@ async fn live(
     actor.spawn_driver(listener::listen(Arc::clone(&actor), listener));
     actor.ending().await;
     wind_down(&actor).await;
-    flush(&line).await;
+    flush(&actor, &line).await;
     Ok(())
 }
 
@@ -295,10 +295,12 @@ async fn wind_down(actor: &Arc<Actor>) {
 }
 
 /// Waits until the last frames and log lines have left, or the line has ended.
-async fn flush(line: &Arc<super::DataLine>) {
-    line.wake_driver();
-    while !line.is_flushed() {
+async fn flush(actor: &Actor, line: &Arc<super::DataLine>) {
+    let has_lines = || actor.log_ring.as_ref().is_some_and(|ring| !ring.is_empty()) && line.end().is_none();
+    while !line.is_flushed() || has_lines() {
+        line.wake_driver();
         line.flushed().await;
+        tokio::task::yield_now().await; // it is the driver that takes lines out of the ring
     }
 }
 

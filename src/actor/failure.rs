@@ -42,6 +42,12 @@ impl Failure {
         Failure { inner: Box::new(Inner { what, known }) }
     }
 
+    /// One of our own errors.
+    pub(crate) fn ours(error: Error) -> Failure {
+        let known = Circumstances { type_name: type_name::<Error>().to_owned(), ..Circumstances::default() };
+        Failure::new(What::Ours(error), known)
+    }
+
     pub(crate) fn codec(error: CodecError) -> Failure {
         Failure::new(What::Codec(error), Circumstances::default())
     }

@@ -14,7 +14,7 @@ use crate::channel::driver::{drive, framed};
 use crate::channel::handshake::{self, HandshakeError};
 use crate::channel::line::{Line, LineInbox};
 use crate::channel::{CancelLine, Channel, Parts};
-use crate::msg::frame::{Encoding, Frame, Hello, LineKind, PROTOCOL, Welcome};
+use crate::msg::frame::{Encoding, Frame, Hello, LineKind, MAX_FRAME_BYTES, PROTOCOL, Welcome};
 use crate::msg::spec::Token;
 use crate::proto::connection::Side;
 use crate::transport::uds::{Listener, Socket};
@@ -221,7 +221,7 @@ pub(crate) fn dialled_parts(actor: &Actor, welcome: &Welcome) -> Parts {
         peer: welcome.aid.clone(),
         side: Side::Connecting,
         encoding: if welcome.same_build { Encoding::Positional } else { Encoding::Named },
-        limit: actor.settings.max_frame_bytes,
+        limit: welcome.max_frame_bytes.min(MAX_FRAME_BYTES),
         control: None,
         idle_after: Some(IDLE_AFTER),
         grace: actor.settings.grace,

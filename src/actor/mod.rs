@@ -110,6 +110,8 @@ pub(crate) struct Actor {
     next_child: AtomicU64,
     is_cancelled: AtomicBool,
     is_orphaned: AtomicBool,
+    /// On whose behalf `is_cancelled` was set.
+    cancelled_by: OnceLock<Canceller>,
     ending: SetOnce<Canceller>,
     ends_at: Mutex<Option<Instant>>,
     /// A signal that was sent to this very process, not by its parent: it dies by it in the end.
@@ -179,6 +181,7 @@ impl Actor {
             next_child: AtomicU64::new(1),
             is_cancelled: AtomicBool::new(false),
             is_orphaned: AtomicBool::new(false),
+            cancelled_by: OnceLock::new(),
             ending: SetOnce::new(),
             ends_at: Mutex::new(None),
             own_signal: AtomicI32::new(0),
@@ -241,7 +244,7 @@ impl Actor {
     }
 
     pub(crate) fn canceller(&self) -> Option<Canceller> {
-        self.ending.get().cloned().or_else(|| self.scope.canceller())
+        self.cancelled_by.get().cloned().or_else(|| self.scope.canceller())
     }
 
     /// Resolves when the actor was asked to end.
@@ -264,7 +267,9 @@ impl Actor {
     }
 
     /// The flag first, so that a loop that only looks at it sees it at once.
-    pub(crate) fn flag_cancelled(&self, ends_at: Instant) {
+    pub(crate) fn flag_cancelled(&self, canceller: &Canceller, ends_at: Instant) {
+        // The first request counts.
+        let _ = self.cancelled_by.set(canceller.clone());
         let mut until = self.ends_at.lock();
         *until = Some(until.map_or(ends_at, |before| before.min(ends_at)));
         drop(until);

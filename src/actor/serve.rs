@@ -15,6 +15,7 @@ use super::failure::Failure;
 use super::scope::{End, Scope, Scoped, run_deferred};
 use super::{Actor, DataLine, panics};
 use crate::channel::{Last, LineEnd, Service, Start};
+use crate::error::CodecError;
 use crate::msg::frame::{self, Frame};
 use crate::msg::ident::{CancelRequest, Canceller};
 use crate::msg::remote_error::WireError;
@@ -92,7 +93,7 @@ impl Service for Actor {
             let mut cx = Context::from_waker(Waker::noop());
             if let Poll::Ready(done) = panics::serving(|| task.poll_inline(&mut cx)) {
                 if !scope.has_deferred() {
-                    return self.answer(line, dialog, done, start.deadline);
+                    return self.answer(line, dialog, &scope, done, start.deadline);
                 }
                 end = Some(done);
             }
@@ -152,23 +153,40 @@ impl Actor {
     }
 
     /// Sends the last frame of a dialog. The driver flushes what it finds on its way out.
-    fn answer(&self, line: &DataLine, dialog: u64, end: End<RunResult>, deadline: Option<Duration>) {
+    fn answer(&self, line: &DataLine, dialog: u64, scope: &Scope, end: End<RunResult>, deadline: Option<Duration>) {
+        let (path, limit) = (scope.label, line.limit());
         let failure = match end {
-            End::Value(Ok((bytes, encoding))) => {
+            End::Value(Ok((bytes, encoding))) if frame::fits(path, bytes.len(), limit) => {
                 return line.end_with(dialog, Last::Return(encoding), bytes.into());
             }
-            End::Value(Err(failure)) => failure.into_wire(&self.aid),
+            End::Value(Ok((bytes, _))) => {
+                WireError::Codec(CodecError::too_long(path, "the result", bytes.len(), limit))
+            }
+            End::Value(Err(failure)) => self.failed(scope, failure),
             End::Panicked(payload) => {
                 let note = panics::take_note();
                 let (location, backtrace) = note.map_or((None, None), |note| (note.location, note.backtrace));
-                Failure::from_panic(payload, location, backtrace).into_wire(&self.aid)
+                self.failed(scope, Failure::from_panic(payload, location, backtrace))
             }
             End::Cancelled(Canceller { request: CancelRequest::Deadline, .. }) => {
                 WireError::Deadline { after: deadline.unwrap_or_default() }
             }
             End::Cancelled(canceller) => WireError::Cancelled(canceller),
         };
-        line.end_with(dialog, Last::Error, failure.encode().into());
+        let mut bytes = failure.encode();
+        if !frame::fits(path, bytes.len(), limit) {
+            bytes = WireError::Codec(CodecError::too_long(path, "the error", bytes.len(), limit)).encode();
+        }
+        line.end_with(dialog, Last::Error, bytes.into());
+    }
+
+    fn failed(&self, scope: &Scope, failure: Failure) -> WireError {
+        // The flag that it saw may be the actor's, which is set first.
+        if let Some(canceller) = scope.canceller().or_else(|| self.canceller()) {
+            // Whoever cancelled may be gone: the failure is not lost with the answer.
+            tracing::warn!(endpoint = scope.label, %canceller, ?failure, "it failed while it was being cancelled");
+        }
+        failure.into_wire(&self.aid)
     }
 }
 
@@ -209,13 +227,8 @@ impl Served {
         if !deferred.is_empty() {
             run_deferred(deferred, self.actor.settings.grace).await;
         }
-        if let End::Value(Err(failure)) = &end
-            && let Some(canceller) = self.scope.canceller()
-        {
-            // Whoever cancelled may be gone: the failure is not lost with the answer.
-            tracing::warn!(endpoint = self.scope.label, %canceller, ?failure, "it failed while it was being cancelled");
-        }
-        self.actor.answer(&self.line, self.dialog, end, self.deadline.map(|(_, after)| after));
+        let after = self.deadline.map(|(_, after)| after);
+        self.actor.answer(&self.line, self.dialog, &self.scope, end, after);
         self.line.wake_driver();
     }
 

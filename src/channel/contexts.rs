@@ -179,4 +179,21 @@ impl<S: Service> Channel<S> {
     pub(crate) fn grace(&self) -> std::time::Duration {
         self.grace
     }
+
+    /// Items that this side does not read in time are dropped from now on.
+    pub(crate) fn allow_overruns(&self, link: &Link) {
+        self.grant_now(link, link.allow_overruns());
+    }
+
+    /// Nobody will read what comes: it is thrown away, and its sender is not held up.
+    pub(crate) fn throw_away(&self, link: &Link) {
+        self.grant_now(link, link.throw_away());
+    }
+
+    fn grant_now(&self, link: &Link, grant: Option<u64>) {
+        if let Some(up_to) = grant {
+            self.shared.lock().out.urgent(&Frame::Credit { dialog: link.dialog, up_to });
+            self.flush_soon(false);
+        }
+    }
 }

@@ -259,6 +259,7 @@ impl<S: Service> Channel<S> {
             Frame::Signalled { .. } => return Err(violated(Violation::Misplaced("Signalled"))),
             Frame::EndAsked { .. } => return Err(violated(Violation::Misplaced("EndAsked"))),
             Frame::End { .. } => return Err(violated(Violation::Misplaced("End"))),
+            Frame::Ended { .. } => return Err(violated(Violation::Misplaced("Ended"))),
         }
         Ok(())
     }

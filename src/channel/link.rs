@@ -147,9 +147,6 @@ impl Link {
         self.state.lock().dialog.dropped()
     }
 
-    pub(crate) fn allow_overruns(&self) {
-        self.state.lock().dialog.allow_overruns();
-    }
 
     /// Resolves when no long item is on its way.
     pub(crate) fn poll_long_sent(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -167,6 +164,18 @@ impl Link {
     }
 
     // ---- for the channel
+
+    pub(super) fn allow_overruns(&self) -> Option<u64> {
+        let mut state = self.state.lock();
+        state.dialog.allow_overruns();
+        state.dialog.credit()
+    }
+
+    pub(super) fn throw_away(&self) -> Option<u64> {
+        let mut state = self.state.lock();
+        state.dialog.throw_away();
+        state.dialog.credit()
+    }
 
     pub(super) fn start(&self) -> Result<(), Misuse> {
         self.state.lock().dialog.start()

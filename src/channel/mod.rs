@@ -231,6 +231,11 @@ impl<S: Service> Channel<S> {
         })
     }
 
+    /// Bytes of the largest frame, both ways.
+    pub(crate) fn limit(&self) -> u32 {
+        self.limit
+    }
+
     /// How the line ended, if it has.
     pub(crate) fn end(&self) -> Option<LineEnd> {
         self.shared.lock().end.clone()

@@ -76,6 +76,22 @@ impl CodecError {
         })
     }
 
+    /// The bytes are there and too many for one frame. `value` says whose: "the arguments", "the result".
+    pub(crate) fn too_long(endpoint: &str, value: impl Into<String>, size: usize, limit: u32) -> Self {
+        Self::from_data(CodecData {
+            id: Uuid::new_v4(),
+            step: CodecStep::Encode,
+            endpoint: endpoint.to_owned(),
+            value: value.into(),
+            reads: None,
+            writes: None,
+            path: None,
+            message: format!(
+                "its {size} bytes and a header are over the limit of {limit} bytes a message: send it in parts"
+            ),
+        })
+    }
+
     fn from_data(data: CodecData) -> Self {
         CodecError { inner: Arc::new(data) }
     }

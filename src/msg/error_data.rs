@@ -46,6 +46,16 @@ pub(crate) enum ErrorData {
         aid: Aid,
         grace: Duration,
     },
+    StreamOverrun {
+        endpoint: String,
+        dialog: u64,
+        aid: Aid,
+        window_bytes: u32,
+    },
+    StreamClosed {
+        endpoint: String,
+        aid: Aid,
+    },
     Deadline(Duration),
     NotExposed {
         endpoint: String,
@@ -84,6 +94,10 @@ impl From<&Error> for ErrorData {
             Error::NotStarted { endpoint, aid, reason } => ErrorData::NotStarted { endpoint, aid, reason },
             Error::Unknown { endpoint, aid, reason } => ErrorData::Unknown { endpoint, aid, reason },
             Error::NotStopped { endpoint, aid, grace } => ErrorData::NotStopped { endpoint, aid, grace },
+            Error::StreamOverrun { endpoint, dialog, aid, window_bytes } => {
+                ErrorData::StreamOverrun { endpoint, dialog, aid, window_bytes }
+            }
+            Error::StreamClosed { endpoint, aid } => ErrorData::StreamClosed { endpoint, aid },
             Error::Deadline { after } => ErrorData::Deadline(after),
             Error::NotExposed { endpoint, aid } => ErrorData::NotExposed { endpoint, aid },
             Error::NoSuchEndpoint { endpoint, aid } => ErrorData::NoSuchEndpoint { endpoint, aid },
@@ -129,6 +143,10 @@ impl From<ErrorData> for Error {
             ErrorData::NotStarted { endpoint, aid, reason } => Error::NotStarted { endpoint, aid, reason },
             ErrorData::Unknown { endpoint, aid, reason } => Error::Unknown { endpoint, aid, reason },
             ErrorData::NotStopped { endpoint, aid, grace } => Error::NotStopped { endpoint, aid, grace },
+            ErrorData::StreamOverrun { endpoint, dialog, aid, window_bytes } => {
+                Error::StreamOverrun { endpoint, dialog, aid, window_bytes }
+            }
+            ErrorData::StreamClosed { endpoint, aid } => Error::StreamClosed { endpoint, aid },
             ErrorData::Deadline(after) => Error::Deadline { after },
             ErrorData::NotExposed { endpoint, aid } => Error::NotExposed { endpoint, aid },
             ErrorData::NoSuchEndpoint { endpoint, aid } => Error::NoSuchEndpoint { endpoint, aid },

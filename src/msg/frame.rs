@@ -10,6 +10,7 @@ use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::death::Receipt;
 use super::ident::{Addr, Aid, Canceller};
 use super::spec::Token;
 use read::Reader;
@@ -59,6 +60,9 @@ pub(crate) enum Frame<'a> {
     EndAsked { canceller: Canceller },
     /// End that actor of the tree: on control lines, towards its parent.
     End { aid: Aid, canceller: Canceller },
+    /// The answer to an [`Frame::End`], on control lines, towards the actor that asked: that one is gone.
+    /// Without a receipt: nobody of the tree knows it.
+    Ended { to: Aid, aid: Aid, receipt: Option<Box<Receipt>> },
     /// A log line. Payload: the line as data.
     Log,
     /// Are you there?
@@ -142,6 +146,16 @@ pub(crate) const MAX_HELLO_BYTES: u32 = 64 * 1024;
 /// Default limit of one frame, in bytes. A longer one closes the connection.
 pub(crate) const MAX_FRAME_BYTES: u32 = 1 << 30;
 
+/// The lowest that this limit can be set to, in bytes: a log line always fits.
+pub(crate) const MIN_FRAME_BYTES: u32 = 256 * 1024;
+
+/// Whether one frame can carry so many bytes for a call of `path` on a line with this limit: its header
+/// counts too.
+pub(crate) fn fits(path: &str, payload_bytes: usize, limit: u32) -> bool {
+    let head_bytes = write::HEAD_BYTES + path.len() + write::PATH_MARK_BYTES;
+    payload_bytes.checked_add(head_bytes).is_some_and(|bytes| bytes <= limit as usize)
+}
+
 /// Why bytes are no frame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FrameError {
@@ -185,6 +199,7 @@ mod kind {
     pub(super) const END_ASKED: u8 = 36;
     pub(super) const LOG: u8 = 37;
     pub(super) const END: u8 = 39;
+    pub(super) const ENDED: u8 = 40;
 }
 
 /// Markers of msgpack that both directions know.

@@ -81,7 +81,8 @@ impl<'n> ActorBuilder<'n> {
         self
     }
 
-    /// Which of its log lines travel up: directives such as `info` or `warn,my_crate=debug`.
+    /// Which of its log lines travel up: directives such as `info` or `warn,my_crate=debug`. Those of
+    /// the variable `TEAMSTER_LOG` go before them, in the whole tree.
     pub fn log(mut self, directives: impl Into<String>) -> Self {
         self.options.log = Some(directives.into());
         self
@@ -181,7 +182,7 @@ impl<'n> ActorBuilder<'n> {
     /// Dropping the future ends the actor.
     pub async fn call<E: Endpoint>(self, call: Call<E>) -> Result<E::Output, Error> {
         let nursery = &self.nursery.nursery;
-        let prepared = Prepared::for_child(&call)?;
+        let prepared = Prepared::for_child(&nursery.actor, &call)?;
         let bytes = one_shot::run(nursery, &self.name, self.options, &prepared, Care::OfCaller).await?;
         decode_result::<E>(&bytes)
     }

@@ -17,6 +17,7 @@ use crate::channel::LineEnd;
 use crate::channel::line::LineInbox;
 use crate::discovery::{Names, Registrar};
 use crate::error::{BoxError, Error, SpawnReason};
+use crate::msg::frame::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
 use crate::msg::ident::{Addr, Aid};
 use crate::transport::folder::{Base, FolderError, RootFolder, socket_path};
 use crate::transport::uds::{Listener, bind_at};
@@ -279,6 +280,14 @@ impl RootBuilder {
     /// The variable `TEAMSTER_LOG` goes before it.
     pub fn log(mut self, directives: impl Into<String>) -> Self {
         self.settings.log = Some(directives.into());
+        self
+    }
+
+    /// Bytes of the largest message between actors of this tree: the arguments of one call, or its
+    /// result. Default, and at most: 1 GiB; at least 256 KiB. What is larger is an
+    /// [`Error::Codec`] of whoever would send it.
+    pub fn message_limit(mut self, bytes: u32) -> Self {
+        self.settings.max_frame_bytes = bytes.clamp(MIN_FRAME_BYTES, MAX_FRAME_BYTES);
         self
     }
 

@@ -78,8 +78,10 @@ struct Inbox {
     let_in_bytes: usize,
     overruns: Overruns,
     dropped: u64,
-    /// Nobody will read: what comes is thrown away.
+    /// Nobody will read, and the peer knows: what comes is thrown away.
     is_deaf: bool,
+    /// The same, and the peer does not know.
+    forgets: bool,
 }
 
 /// Items that came together.
@@ -137,6 +139,7 @@ impl<E> Dialog<E> {
                 overruns,
                 dropped: 0,
                 is_deaf: false,
+                forgets: false,
             },
             is_cancelled: false,
             end: None,
@@ -260,6 +263,12 @@ impl<E> Dialog<E> {
         self.inbox.credit.open_wide();
     }
 
+    /// This side reads no more, and says nothing of it: what comes is read and forgotten.
+    pub(crate) fn throw_away(&mut self) {
+        self.inbox.forgets = true;
+        while self.inbox.take().is_some() {}
+    }
+
     /// Items that were dropped because nobody had read them in time.
     pub(crate) fn dropped(&self) -> u64 {
         self.inbox.dropped
@@ -361,6 +370,9 @@ impl Inbox {
         let unread_bytes = items.len().saturating_sub(let_in);
         self.waiting_bytes += unread_bytes;
         self.segments.push_back(Segment { items, unread_bytes });
+        if self.forgets {
+            self.take();
+        }
         if self.overruns == Overruns::DropOldest {
             self.drop_oldest();
         }

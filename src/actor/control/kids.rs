@@ -28,6 +28,8 @@ pub(super) struct Kid {
     /// It has heard a cancel of ours.
     pub(super) has_acknowledged: bool,
     pub(super) signalled: Signalled,
+    /// Actors that asked for its end and are told of it. No more than there are in the tree.
+    pub(super) askers: Vec<Aid>,
 }
 
 /// Whether it got a signal that nobody of the tree had sent.

@@ -16,12 +16,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::Actor;
 use super::child::Child;
 use super::signals::Signals;
 use crate::channel::line::{Line, LineInbox};
+use crate::msg::death::Receipt;
 use crate::msg::frame::Frame;
 use crate::msg::ident::{Addr, Aid, Canceller};
 
@@ -46,8 +47,8 @@ pub(crate) enum Command {
     LineBroken { child: Arc<Child> },
     /// A control line's kernel buffer is full: flush when there is room. `None`: the parent's.
     Blocked { child: Option<u64> },
-    /// End another actor of the tree, wherever it is.
-    EndOther { aid: Aid, canceller: Canceller },
+    /// End another actor of the tree, wherever it is, and tell when it is gone.
+    EndOther { aid: Aid, canceller: Canceller, told: oneshot::Sender<Option<Receipt>> },
     /// End this actor.
     EndSelf { canceller: Canceller, grace: Duration },
     /// The data line to the parent has ended, so the parent has.

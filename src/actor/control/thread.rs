@@ -6,6 +6,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
+use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use super::kids::{self, Descendant, Kid};
 use super::{Command, Control, NameSink};
@@ -14,6 +16,7 @@ use crate::actor::child::Child;
 use crate::actor::clock::Clock;
 use crate::actor::signals::Signals;
 use crate::channel::line::{LineInbox, Rest};
+use crate::msg::death::Receipt;
 use crate::msg::frame::{AckState, Frame};
 use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
 use crate::proto::escalation::{Escalation, childs_share};
@@ -77,6 +80,8 @@ pub(super) struct Thread {
     /// Which child a recorded process further down belongs to.
     descendants: HashMap<u64, u64>,
     next_descendant: u64,
+    /// Who of this actor waits for the end of which other one.
+    waiting: Vec<(Uuid, oneshot::Sender<Option<Receipt>>)>,
     own: Own,
     is_stopping: bool,
 }
@@ -129,6 +134,7 @@ impl Thread {
             kids: HashMap::new(),
             descendants: HashMap::new(),
             next_descendant: 0,
+            waiting: Vec::new(),
             own: Own::default(),
             is_stopping: false,
         })
@@ -252,7 +258,9 @@ impl Thread {
                         kid.end_unasked(now, &canceller);
                     }
                 }
-                Command::EndOther { aid, canceller } => {
+                Command::EndOther { aid, canceller, told } => {
+                    self.waiting.retain(|(_, told)| !told.is_closed());
+                    self.waiting.push((aid.uuid(), told));
                     if !self.end_below(&aid, &canceller) {
                         self.end_above(aid, canceller);
                     }
@@ -309,6 +317,7 @@ impl Thread {
             is_reaped: false,
             has_acknowledged: false,
             signalled: kids::Signalled::default(),
+            askers: Vec::new(),
         };
         if watched.is_err() {
             // Out of memory or over the user's limit of epoll watches: a child that we can't
@@ -412,6 +421,7 @@ impl Thread {
                     self.end_above(aid, canceller);
                 }
             }
+            Received::Ended { to, aid, receipt } => self.tell(to, aid, receipt, From::Child(key)),
         }
     }
 
@@ -430,7 +440,12 @@ impl Thread {
         };
         let grace = self.kids.get(&key).map(|kid| self.own_share(kid.child.grace)).unwrap_or_default();
         match self.kids.get_mut(&key) {
-            Some(kid) if is_it(&kid.child.aid) => kid.cancel(now, canceller, grace, false),
+            Some(kid) if is_it(&kid.child.aid) => {
+                if !kid.askers.contains(&canceller.aid) {
+                    kid.askers.push(canceller.aid.clone());
+                }
+                kid.cancel(now, canceller, grace, false);
+            }
             Some(Kid { line: Some((line, _)), .. }) => {
                 // A broken line has ended that child, and with it what is below.
                 let _ = line.send(&Frame::End { aid: aid.clone(), canceller: canceller.clone() });
@@ -449,6 +464,31 @@ impl Thread {
             && let Some(actor) = self.actor.upgrade()
         {
             self.end_self(canceller, actor.settings.grace);
+        } else {
+            self.tell(canceller.aid, aid, None, From::Here);
+        }
+    }
+
+    /// Tells the actor that had asked for the end of `aid`, wherever in the tree it is. A word never goes
+    /// back to where it came from: whoever sent it did not find that actor.
+    fn tell(&mut self, to: Aid, aid: Aid, receipt: Option<Box<Receipt>>, from: From) {
+        if to == self.aid {
+            for (_, told) in self.waiting.extract_if(.., |(whose, _)| *whose == aid.uuid()) {
+                // Whoever no longer waits is not told.
+                let _ = told.send(receipt.as_deref().cloned());
+            }
+            return;
+        }
+        let below = self.kids.iter().find(|(key, kid)| {
+            let is_below = kid.child.aid == to || kid.below.values().any(|below| below.aid == to);
+            is_below && from != From::Child(**key)
+        });
+        // A line that is broken has ended whoever it led to.
+        match below.map(|(_, kid)| &kid.line) {
+            Some(Some((line, _))) => drop(line.send(&Frame::Ended { to, aid, receipt })),
+            Some(None) => {}
+            None if from == From::Parent => {}
+            None => drop(self.control.send_up(&Frame::Ended { to, aid, receipt })),
         }
     }
 
@@ -521,6 +561,10 @@ impl Thread {
             // Only this thread sets it, once.
             let _ = kid.child.gone.set(());
             self.control.one_gone();
+            let receipt = kid.child.reaped.get().map(|ended| Box::new(ended.receipt.clone()));
+            for asker in kid.askers {
+                self.tell(asker, kid.child.aid.clone(), receipt.clone(), From::Here);
+            }
         }
     }
 
@@ -567,7 +611,7 @@ impl Thread {
     fn end_self(&mut self, canceller: Canceller, grace: Duration) {
         let now = self.clock.now();
         let Some(actor) = self.actor.upgrade() else { return };
-        actor.flag_cancelled(now + grace);
+        actor.flag_cancelled(&canceller, now + grace);
         if self.control.up.is_some() && self.kids.is_empty() && actor.has_nothing_to_do() {
             crate::actor::boot::leave_at_once(&actor);
         }
@@ -615,8 +659,12 @@ impl Thread {
                         let _ = up.send(&Frame::CancelAck { dialog, state });
                     }
                 }
-                // Not below: it has ended meanwhile.
-                Received::End { aid, canceller } => drop(self.end_below(&aid, &canceller)),
+                Received::End { aid, canceller } => {
+                    if !self.end_below(&aid, &canceller) {
+                        self.tell(canceller.aid, aid, None, From::Here); // it has ended meanwhile
+                    }
+                }
+                Received::Ended { to, aid, receipt } => self.tell(to, aid, receipt, From::Parent),
                 _ => {} // the rest only climbs
             }
         }
@@ -650,6 +698,15 @@ enum Received {
     Signalled { signal: i32 },
     EndAsked { canceller: Canceller },
     End { aid: Aid, canceller: Canceller },
+    Ended { to: Aid, aid: Aid, receipt: Option<Box<Receipt>> },
+}
+
+/// Where a word on somebody's end came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum From {
+    Here,
+    Parent,
+    Child(u64),
 }
 
 impl Received {
@@ -663,6 +720,7 @@ impl Received {
             Frame::Signalled { signal } => Received::Signalled { signal },
             Frame::EndAsked { canceller } => Received::EndAsked { canceller },
             Frame::End { aid, canceller } => Received::End { aid, canceller },
+            Frame::Ended { to, aid, receipt } => Received::Ended { to, aid, receipt },
             // Both ends are ours and of one build: anything else is a bug, not an event.
             _ => return None,
         })

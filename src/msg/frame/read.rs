@@ -2,9 +2,11 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::super::death::{ExitKind, Receipt, Rung};
 use super::super::ident::{Addr, Aid, CancelRequest, Canceller};
 use super::super::spec::Token;
 use super::{AckState, Encoding, FALSE, Frame, FrameError, Hello, LineKind, NIL, Stop, TRUE, Welcome, kind};
@@ -369,6 +371,7 @@ impl<'a> Fields<'_, 'a> {
             kind::STARTED => self.started(),
             kind::OPEN => self.uint().map(|dialog| Frame::Open { dialog }),
             kind::STOP => self.stopped(),
+            kind::ENDED => self.ended(),
             kind::LOG => Some(Frame::Log),
             unknown => return Err(FrameError::UnknownKind(unknown)),
         };
@@ -420,6 +423,37 @@ impl<'a> Fields<'_, 'a> {
         Some(Frame::End { aid: self.aid()?, canceller: self.canceller()? })
     }
 
+    fn ended(&mut self) -> Option<Frame<'a>> {
+        let (to, aid) = (self.aid()?, self.aid()?);
+        let whose = aid.clone();
+        let receipt = self.option(|reader| nested(reader, |fields| fields.receipt(whose)))?;
+        Some(Frame::Ended { to, aid, receipt: receipt.map(Box::new) })
+    }
+
+    fn receipt(&mut self, aid: Aid) -> Option<Receipt> {
+        let micros = |reader: &mut Reader<'a>| reader.uint().map(Duration::from_micros);
+        Some(Receipt {
+            aid,
+            asked_by: self.option(|reader| nested(reader, |fields| fields.of_canceller()))?,
+            heard: self.option(micros)?,
+            tasks_gone: self.option(micros)?,
+            reaped: Duration::from_micros(self.uint()?),
+            rung: match self.uint()? {
+                1 => Some(Rung::Cancel),
+                2 => Some(Rung::Sigterm),
+                3 => Some(Rung::Sigkill),
+                _ => None, // none, or one that a later version has added
+            },
+            exit: self.nested(|fields| {
+                Some(match (fields.uint()?, fields.i32()?) {
+                    (0, status) => ExitKind::Status(status),
+                    (1, signal) => ExitKind::Signal(signal),
+                    _ => ExitKind::Unknown,
+                })
+            })?,
+        })
+    }
+
     fn spawn_record(&mut self) -> Option<Frame<'a>> {
         Some(Frame::SpawnRecord { aid: self.aid()?, start_ticks: self.uint()? })
     }
@@ -459,23 +493,25 @@ impl<'a> Fields<'_, 'a> {
     }
 
     fn canceller(&mut self) -> Option<Canceller> {
-        self.nested(|fields| {
-            let aid = fields.aid()?;
-            let request = match fields.uint()? {
-                1 => CancelRequest::Nursery,
-                2 => CancelRequest::NurseryEnd,
-                3 => CancelRequest::Failure,
-                4 => CancelRequest::Dropped,
-                5 => CancelRequest::Deadline,
-                6 => CancelRequest::Signal(fields.i32()?),
-                7 => CancelRequest::ParentLost,
-                8 => CancelRequest::Context,
-                9 => CancelRequest::Itself,
-                // A request that a later version has added ends us all the same.
-                _ => CancelRequest::Actor,
-            };
-            Some(Canceller { aid, request })
-        })
+        self.nested(|fields| fields.of_canceller())
+    }
+
+    fn of_canceller(&mut self) -> Option<Canceller> {
+        let aid = self.aid()?;
+        let request = match self.uint()? {
+            1 => CancelRequest::Nursery,
+            2 => CancelRequest::NurseryEnd,
+            3 => CancelRequest::Failure,
+            4 => CancelRequest::Dropped,
+            5 => CancelRequest::Deadline,
+            6 => CancelRequest::Signal(self.i32()?),
+            7 => CancelRequest::ParentLost,
+            8 => CancelRequest::Context,
+            9 => CancelRequest::Itself,
+            // A request that a later version has added ends us all the same.
+            _ => CancelRequest::Actor,
+        };
+        Some(Canceller { aid, request })
     }
 }
 

@@ -1,9 +1,10 @@
 //! Every frame comes back as it was, and no bytes do harm.
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
+use super::super::death::{ExitKind, Rung};
 use super::super::ident::CancelRequest;
 use super::*;
 
@@ -66,6 +67,28 @@ fn hello() -> impl Strategy<Value = Hello> {
     })
 }
 
+fn receipt() -> impl Strategy<Value = Receipt> {
+    let time = || number().prop_map(Duration::from_micros);
+    let times = (prop::option::of(time()), prop::option::of(time()), time());
+    let rung = prop::option::of(prop_oneof![Just(Rung::Cancel), Just(Rung::Sigterm), Just(Rung::Sigkill)]);
+    let exit = prop_oneof![
+        any::<i32>().prop_map(ExitKind::Status),
+        any::<i32>().prop_map(ExitKind::Signal),
+        Just(ExitKind::Unknown)
+    ];
+    (aid(), prop::option::of(canceller()), times, rung, exit).prop_map(
+        |(aid, asked_by, (heard, tasks_gone, reaped), rung, exit)| Receipt {
+            aid,
+            asked_by,
+            heard,
+            tasks_gone,
+            reaped,
+            rung,
+            exit,
+        },
+    )
+}
+
 /// A frame of any kind: texts are leaked, as a test may.
 fn frame() -> impl Strategy<Value = Frame<'static>> {
     fn leak(text: String) -> &'static str {
@@ -115,6 +138,10 @@ fn frame() -> impl Strategy<Value = Frame<'static>> {
         any::<i32>().prop_map(|signal| Frame::Signalled { signal }),
         canceller().prop_map(|canceller| Frame::EndAsked { canceller }),
         (aid(), canceller()).prop_map(|(aid, canceller)| Frame::End { aid, canceller }),
+        (aid(), aid(), prop::option::of(receipt())).prop_map(|(to, aid, receipt)| {
+            let receipt = receipt.map(|receipt| Box::new(Receipt { aid: aid.clone(), ..receipt }));
+            Frame::Ended { to, aid, receipt }
+        }),
         Just(Frame::Log),
         number().prop_map(|nonce| Frame::Ping { nonce }),
         number().prop_map(|nonce| Frame::Pong { nonce }),
@@ -292,6 +319,15 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         ..hello.clone()
     };
     let welcome = Welcome { protocol: (1, 0), aid: aid.clone(), max_frame_bytes: MAX_FRAME_BYTES, same_build: true };
+    let receipt = Receipt {
+        aid: aid.clone(),
+        asked_by: Some(asked(CancelRequest::Actor)),
+        heard: Some(Duration::from_micros(100)),
+        tasks_gone: None,
+        reaped: Duration::from_millis(200),
+        rung: Some(Rung::Sigkill),
+        exit: ExitKind::Signal(9),
+    };
     let args = b"\x92\x01\x02";
     vec![
         ("hello", Frame::Hello(hello), b""),
@@ -322,6 +358,7 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         ("end_asked", Frame::EndAsked { canceller: asked(CancelRequest::Actor) }, b""),
         ("log", Frame::Log, b""),
         ("end", Frame::End { aid: aid.clone(), canceller: asked(CancelRequest::Actor) }, b""),
+        ("ended", Frame::Ended { to: aid.clone(), aid: aid.clone(), receipt: Some(Box::new(receipt)) }, b""),
     ]
 }
 

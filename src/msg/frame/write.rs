@@ -1,8 +1,10 @@
 //! How does a frame's header become bytes?
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use bytes::BytesMut;
 
+use super::super::death::{ExitKind, Receipt, Rung};
 use super::super::ident::{Addr, Aid, CancelRequest, Canceller};
 use super::{FALSE, Frame, NIL, TRUE, kind};
 
@@ -90,7 +92,10 @@ pub(crate) fn encode_head(frame: &Frame<'_>, payload_bytes: usize, out: &mut Byt
 
 /// Bytes of the longest header that [`encode_head`] builds itself: 4 length, 2 kind, 9 dialog,
 /// 5 endpoint, 1 encoding, 9 deadline, and what makes it even.
-const HEAD_BYTES: usize = 32;
+pub(super) const HEAD_BYTES: usize = 32;
+
+/// Bytes before a path in a Start: msgpack's longest mark of a text.
+pub(super) const PATH_MARK_BYTES: usize = 5;
 
 /// The wire's length of a frame with so many bytes of header and payload.
 #[inline]
@@ -207,6 +212,12 @@ fn encode_rare(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
             w.aid(aid);
             w.canceller(canceller);
         }
+        Frame::Ended { to, aid, receipt } => {
+            w.open(4, kind::ENDED);
+            w.aid(to);
+            w.aid(aid);
+            w.option(receipt.as_deref(), Writer::receipt);
+        }
         Frame::Log => w.open(1, kind::LOG),
         Frame::Ping { nonce } => {
             w.open(2, kind::PING);
@@ -303,6 +314,33 @@ impl Writer {
                 self.bin(path.as_os_str().as_bytes());
             }
         }
+    }
+
+    /// Without its aid: the frame has that.
+    fn receipt(&mut self, receipt: &Receipt) {
+        self.array(6);
+        self.option(receipt.asked_by.as_ref(), Self::canceller);
+        self.option(receipt.heard.as_ref(), Self::micros);
+        self.option(receipt.tasks_gone.as_ref(), Self::micros);
+        self.micros(&receipt.reaped);
+        self.uint(match receipt.rung {
+            None => 0,
+            Some(Rung::Cancel) => 1,
+            Some(Rung::Sigterm) => 2,
+            Some(Rung::Sigkill) => 3,
+        });
+        self.array(2);
+        let (kind, number) = match receipt.exit {
+            ExitKind::Status(status) => (0, status),
+            ExitKind::Signal(signal) => (1, signal),
+            ExitKind::Unknown => (2, 0),
+        };
+        self.uint(kind);
+        self.int(i64::from(number));
+    }
+
+    fn micros(&mut self, time: &Duration) {
+        self.uint(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
     }
 
     fn canceller(&mut self, canceller: &Canceller) {
