@@ -86,6 +86,7 @@ pub use nursery::{ActorBuilder, ActorNursery, Cluster, Guard, OneShot, RootBuild
 pub use portal::{Portal, cancel_self, is_root, parent, this_actor};
 pub use report::{Report, Result};
 pub use spawn::{Output, Resource};
+pub use stream::calls::{ItemStream, StreamCall, StreamEndpoint};
 pub use stream::{MsgStream, RecvHalf, SendHalf, TrySendError};
 pub use teamster_macros::{context, error, main, rpc, test};
 
@@ -98,7 +99,8 @@ pub mod launch {
 pub mod __private {
     //! What the macros' code stands on. Not for use by hand.
     pub use crate::actor::endpoint::{Arg, ENDPOINTS, Layouts, Registration, encodes, register, travels};
-    pub use crate::context::{ContextTypes, is_context, register_context};
+    pub use crate::context::{ContextTypes, register_context};
+    pub use crate::stream::calls::feed;
     pub use crate::actor::failure::{ExactKind, Failure, StdKind, TextKind, probe};
     pub use crate::msg::error_value::{ERRORS, ErrorRegistration, register_error};
     pub use crate::nursery::entry::{MainOptions, main};

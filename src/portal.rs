@@ -263,7 +263,7 @@ impl Portal {
             match actor.line_to(aid, self.inner.addr.as_ref()).await {
                 Ok(line) => line.cancel_actor(grace, asked_by),
                 Err(Error::ActorDied(_)) => {}
-                Err(_) if is_dead_soon(aid).await => {}
+                Err(_) if peers::is_dead_soon(aid).await => {}
                 Err(error) => return Err(error),
             }
             process.reaped().await;

@@ -1,4 +1,6 @@
 //! What does a user hold of a context's stream?
+pub(crate) mod calls;
+
 use std::any::{Any, TypeId, type_name};
 use std::fmt;
 use std::future::poll_fn;

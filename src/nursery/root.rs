@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::scope::{self, ActorNursery};
 use crate::actor::control::{Control, NameSink};
-use crate::actor::current::{self, Current};
+use crate::actor::current;
 use crate::actor::panics::PanicHook;
 use crate::actor::signals::Signals;
 use crate::actor::{Actor, Parts, Settings, boot, listener, log};

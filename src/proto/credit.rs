@@ -86,7 +86,8 @@ impl Receiving {
         self.consumed += bytes as u64;
     }
 
-    pub(crate) fn window(&self) -> u32 {
+    #[cfg(test)]
+    fn window(&self) -> u32 {
         self.window
     }
 

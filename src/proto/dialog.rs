@@ -274,11 +274,6 @@ impl<E> Dialog<E> {
         self.inbox.dropped
     }
 
-    /// Bytes that the peer may have under way or unread here.
-    pub(crate) fn window_bytes(&self) -> u32 {
-        self.inbox.credit.window()
-    }
-
     // ---- the peer speaks
 
     pub(crate) fn on_started(&mut self, dialog: u64) -> Result<(), Violation> {
@@ -353,10 +348,6 @@ impl<E> Dialog<E> {
     /// How the peer's half of the stream ended, if it said so.
     pub(crate) fn their_stop(&self) -> Option<Stop> {
         self.theirs.stop
-    }
-
-    pub(crate) fn is_peer_open(&self) -> bool {
-        self.theirs.is_open
     }
 }
 
