@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::actor::context::{ContextCore, Side};
+use crate::actor::context::ContextCore;
 use crate::actor::endpoint::{
     BoxFuture, Data, Function, Registration, Run, RunResult, Travelling, decode_args, encode_output, layout, path_of,
 };
@@ -176,17 +176,14 @@ impl<S: Data, I: Data, O: Data> Context<S, I, O> {
         let encoding = codec::encode_into(&first, self.started, &mut bytes)
             .map_err(|failure| CodecError::encoding(self.core.link.path, "the first word", failure))
             .map_err(Error::Codec)?;
-        self.core
-            .line
-            .say_started(&self.core.link, encoding, bytes.into())
-            .map_err(|misuse| self.core.misuse(misuse))
+        self.core.line.say_started(&self.core.link, encoding, bytes.into()).map_err(|misuse| self.core.misuse(misuse))
     }
 
     /// Opens this side of the stream.
     ///
     /// # Errors
     ///
-    /// [`Error::Usage`] before [`Context::started`] and the second time.
+    /// [`Error::Usage`] before [`Context::started`], the second time, and when the context was cancelled.
     ///
     /// # Cancel safety
     ///
@@ -212,7 +209,7 @@ impl<S: Data, I: Data, O: Data> Context<S, I, O> {
 
     /// Whether its end was asked for: as [`is_cancelled`](crate::is_cancelled), from anywhere.
     pub fn is_cancelled(&self) -> bool {
-        matches!(&self.core.side, Side::Callee { scope } if scope.is_cancelled())
+        self.core.is_ending_here()
     }
 
     /// Items that this side does not read in time are dropped from now on, the oldest first, and

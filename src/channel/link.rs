@@ -129,6 +129,11 @@ impl Link {
         self.state.lock().dialog.end().cloned()
     }
 
+    /// Whether the user was told of its end.
+    pub(crate) fn is_end_known(&self) -> bool {
+        self.state.lock().dialog.is_end_known()
+    }
+
     /// Whether this side has cancelled it.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.state.lock().dialog.is_cancelled()
@@ -146,7 +151,6 @@ impl Link {
     pub(crate) fn dropped(&self) -> u64 {
         self.state.lock().dialog.dropped()
     }
-
 
     /// Resolves when no long item is on its way.
     pub(crate) fn poll_long_sent(&self, cx: &mut Context<'_>) -> Poll<()> {

@@ -217,11 +217,15 @@ impl Below for Nursery {
     }
 }
 
-/// Registers the nursery with what it stands in.
-pub(crate) fn stand_in(outer: &Scope, nursery: &Arc<Nursery>) {
-    if !nursery.is_shielded {
-        let below: Weak<Nursery> = Arc::downgrade(nursery);
-        outer.add_below(&(below as Weak<dyn Below>));
+/// Registers the nursery with all that it stands in: the body of a context hands no cancel on.
+pub(crate) fn stand_in(outer: &Arc<Scope>, nursery: &Arc<Nursery>) {
+    if nursery.is_shielded {
+        return;
+    }
+    let below: Weak<Nursery> = Arc::downgrade(nursery);
+    let below: Weak<dyn Below> = below;
+    for scope in outer.chain() {
+        scope.add_below(&below);
     }
 }
 

@@ -234,7 +234,8 @@ impl<E> Dialog<E> {
             return None;
         }
         // One long item whose reader waits for it is let in as it arrives.
-        if self.ours.is_open && self.inbox.segments.is_empty() && self.inbox.unfinished_bytes > self.inbox.let_in_bytes {
+        if self.ours.is_open && self.inbox.segments.is_empty() && self.inbox.unfinished_bytes > self.inbox.let_in_bytes
+        {
             self.inbox.credit.open_wide();
             self.inbox.credit.consume(self.inbox.unfinished_bytes - self.inbox.let_in_bytes);
             self.inbox.let_in_bytes = self.inbox.unfinished_bytes;
@@ -343,6 +344,11 @@ impl<E> Dialog<E> {
     pub(crate) fn tell_end(&mut self) -> Option<&E> {
         self.is_end_known = self.end.is_some();
         self.end.as_ref()
+    }
+
+    /// Whether the user was told of the end.
+    pub(crate) fn is_end_known(&self) -> bool {
+        self.is_end_known
     }
 
     /// How the peer's half of the stream ended, if it said so.
