@@ -336,7 +336,7 @@ macro_rules! foreign {
     ($name:ident, $path:literal, $args:ty) => {
         struct $name;
 
-        impl Endpoint for $name {
+        impl teamster::Function for $name {
             type Args = $args;
             type Output = ();
             const NAME: Option<&'static str> = Some($path);
@@ -346,7 +346,9 @@ macro_rules! foreign {
             fn unencodable(_: &$args) -> Option<usize> {
                 None
             }
+        }
 
+        impl Endpoint for $name {
             fn invoke(_: $args) -> impl Future<Output = Result<(), teamster::__private::Failure>> + Send {
                 pending()
             }

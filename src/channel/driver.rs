@@ -322,7 +322,7 @@ impl<S: Service> Channel<S> {
                 Head::Error => self.settle("Error", dialog, woken, || Outcome::Failed(whole)),
                 Head::Yield => match link {
                     Some(link) => {
-                        link.on_piece(bytes).map_err(violated)?;
+                        self.grant(dialog, link.on_piece(bytes).map_err(violated)?)?;
                         self.grant(dialog, link.on_long_item(whole, woken))
                     }
                     None => Ok(()),
