@@ -26,7 +26,7 @@ pub(crate) async fn drive<S: Service>(channel: Arc<Channel<S>>, service: Arc<S>,
     let end = poll_fn(|cx| {
         channel.driver.register(cx.waker());
         channel.driver_is_due.store(false, Ordering::Release);
-        channel.shared.lock().has_written_item = false;
+        channel.shared.lock().note_items();
         let end = channel.poll_line(&service, &mut inbox, cx);
         if end.is_pending()
             && let Some(after) = channel.idle_after
@@ -96,6 +96,7 @@ impl<S: Service> Channel<S> {
                     // Nothing is sent with this: it clears the stale readiness and registers us.
                     let mut woken = Woken::default();
                     let mut shared = self.shared.lock();
+                    shared.out.unblock();
                     let Ok(write) = shared.out.begin_write(&mut woken) else { return false };
                     drop(shared);
                     let (leaving, piece) = write.rest();
