@@ -360,6 +360,49 @@ async fn no_grace_is_a_kill_at_once() -> Result<(), Error> {
     .await
 }
 
+/// What this process's descriptors are.
+fn descriptors() -> Vec<String> {
+    let entries = std::fs::read_dir("/proc/self/fd").expect("we may look at ourselves").flatten();
+    let mut files: Vec<_> = entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect();
+    files.retain(|file| !file.ends_with("fd")); // the one that this list was read from
+    files.sort();
+    files.into_iter().map(|file| file.to_string_lossy().into_owned()).collect()
+}
+
+/// When it returns, nothing of that actor is left in its parent, though somebody still has its portal
+/// and a call of it.
+#[teamster::test]
+async fn a_cancel_returns_when_the_parents_descriptors_are_back() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        an.start_actor("first").await?.cancel_actor().await?; // what is opened once
+        let before = descriptors();
+        for end in 0..30 {
+            let frank = an.start_actor("frank").await?;
+            let mut calls = JoinSet::new();
+            hold_on(&frank, &mut calls, 1).await;
+            let unpolled = frank.clone();
+            let mut call = std::pin::pin!(unpolled.run(hold()));
+            assert!(futures::poll!(call.as_mut()).is_pending());
+            match end % 3 {
+                0 => assert!(frank.cancel_actor().await?.was_graceful()),
+                1 => assert_killed_at_once(&frank.kill_actor().await?),
+                _ => {
+                    let (one, other) = tokio::join!(frank.cancel_actor(), frank.cancel_actor());
+                    assert_eq!(one?, other?);
+                }
+            }
+            assert_eq!(descriptors(), before, "{end}");
+            drop((frank, calls));
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn assert_killed_at_once(receipt: &Receipt) {
+    assert_eq!((receipt.rung, receipt.exit), (Some(Rung::Sigkill), ExitKind::Signal(9)), "{receipt:?}");
+}
+
 #[teamster::test]
 async fn cancelling_what_is_gone_says_so() -> Result<(), Error> {
     teamster::open_nursery(async |an| {

@@ -262,7 +262,7 @@ pub(super) async fn start<'n>(
         () = async { *child.connected.wait().await } => {}
         ended = child.reaped.wait() => {
             late.is_armed = false;
-            child.gone.wait().await;
+            child.gone().await;
             let story = child.story.lock();
             let reason = match (&story.asked, story.boot_timeout, child.refused.get()) {
                 (_, Some(after), _) => SpawnReason::BootTimeout { after },
