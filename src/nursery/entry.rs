@@ -39,7 +39,7 @@ impl MainOptions {
 /// If no runtime can be built.
 #[doc(hidden)]
 pub fn main<T: MainOutcome, F: AsyncFnOnce() -> T>(options: MainOptions, body: F) -> T {
-    crate::actor::boot::boot_if_spawned();
+    crate::actor::boot::boot_or_be_ready();
     let mut builder = match options.multi_thread {
         true => tokio::runtime::Builder::new_multi_thread(),
         false => tokio::runtime::Builder::new_current_thread(),

@@ -395,7 +395,7 @@ impl Drop for User {
 /// ```
 #[must_use = "dropped at once, it waits for nothing"]
 pub fn init() -> Guard {
-    boot::boot_if_spawned();
+    boot::boot_or_be_ready();
     Guard(())
 }
 
