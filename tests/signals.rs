@@ -57,8 +57,36 @@ async fn run(scene: &str) -> Result<(), Error> {
                 .await?;
             }
         }
+        "dropped" => {
+            drop_nursery().await;
+            Ok(()) // what it has left is waited for
+        }
+        "dropped early" => {
+            drop_nursery().await;
+            pending().await
+        }
         other => in_nursery(other.to_owned()).await,
     }
+}
+
+/// Leaves a stuck actor to its end: that takes its grace.
+async fn drop_nursery() {
+    let frank = tokio::sync::Notify::new();
+    let nursery = teamster::open_nursery(async |an| {
+        let portal = an.start_actor("frank").await?;
+        frank.notify_one();
+        Ok(portal.run(block()).await?)
+    });
+    let stuck = async {
+        frank.notified().await;
+        // It answers no more.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    tokio::select! {
+        ended = nursery => panic!("nobody ends it: {ended:?}"),
+        () = stuck => {}
+    }
+    println!("dropped");
 }
 
 /// Says when the body that holds it is dropped: the signal has been heard.
@@ -168,6 +196,19 @@ fn sigint_ends_a_running_call_quietly() {
 #[test]
 fn sigint_ends_a_stuck_call_when_its_grace_is_over() {
     check("blocked", Signal::INT, GRACE + KERNEL);
+}
+
+/// Nobody is left who could return it: it does what it would have done without a tree.
+#[test]
+fn sigint_while_a_dropped_nursery_ends_still_ends_the_program() {
+    for scene in ["dropped", "dropped early"] {
+        let mut program = Program::start(scene);
+        program.says("dropped");
+        program.signal(Signal::INT);
+        program.ends_within(GRACE + KERNEL).assert_quietly_by(2);
+        program.gone_within(Duration::ZERO);
+        program.assert_no_files();
+    }
 }
 
 #[test]
