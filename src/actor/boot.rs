@@ -98,8 +98,9 @@ fn failed(what: &'static str) -> impl FnOnce(io::Error) -> BootError {
 /// Reads the boot message, makes the process what it says, and connects both lines.
 fn prepare() -> Result<(SpawnSpec, OwnedFd, OwnedFd), BootError> {
     let spec = read_spec()?;
-    // The belt: if the parent's spawner thread ends before our control thread watches the line.
-    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+    // A dead parent shows as the end of its lines, to whoever runs: this wakes one that is stopped, or
+    // about to be. An error costs no more than that.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::CONT));
     replace_stdin().map_err(failed("opening /dev/null"))?;
     apply(&spec);
     let connect = || uds::dial(uds_path(&spec.parent_addr));

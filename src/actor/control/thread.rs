@@ -624,8 +624,9 @@ impl Thread {
             kid.cancel(now, &canceller, grace, false);
         }
         actor.wake_cancelled(&canceller);
-        if self.control.up.is_some() {
-            // While its tasks wind down: nobody connects any more, and its parent has less to do.
+        if self.control.up.is_some() && !actor.is_orphaned() {
+            // While its tasks wind down: nobody connects any more, and its parent has less to do. An
+            // orphan's socket stays until its end: by that the next root finds it, if it stands still.
             let Addr::Uds(path) = &actor.addr;
             let _ = std::fs::remove_file(path);
         }
