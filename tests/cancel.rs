@@ -652,6 +652,23 @@ async fn a_stuck_leaf_leaves_its_parent_time_to_reap_it() -> Result<(), Error> {
 }
 
 #[teamster::test(exclusive)]
+async fn what_a_killed_actor_had_started_is_killed_with_it() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let mid = an.actor("mid").grace(Duration::from_secs(30)).start().await?;
+        let (parent, me) = (mid.clone(), teamster::this_actor()?);
+        let mut calls = JoinSet::new();
+        calls.spawn(async move { parent.run(be_parent(Leaf::Holding, me)).await });
+        let leaf = told().await;
+        let receipt = mid.kill_actor().await?;
+        wait_gone(leaf, Duration::ZERO); // at most a zombie that waits for init
+        assert!(receipt.reaped < AT_ONCE, "{receipt:?}");
+        expect_all_cancelled(calls).await;
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test(exclusive)]
 async fn a_failing_root_leaves_no_stuck_leaf() -> Result<(), Error> {
     for stuck in [Leaf::Blocked, Leaf::Spinning, Leaf::Stubborn] {
         let (mut leaf, mut failed_at) = (0, Instant::now());
