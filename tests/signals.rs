@@ -61,6 +61,15 @@ async fn run(scene: &str) -> Result<(), Error> {
             drop_nursery().await;
             Ok(()) // what it has left is waited for
         }
+        "reading" => {
+            // A thread that nothing ends but the end of its input.
+            let reading = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
+            let read = async {
+                println!("ready");
+                reading.await
+            };
+            teamster::open_nursery(async |_an| Ok(read.await.map(drop)?)).await
+        }
         "dropped early" => {
             drop_nursery().await;
             pending().await
@@ -196,6 +205,16 @@ fn sigint_ends_a_running_call_quietly() {
 #[test]
 fn sigint_ends_a_stuck_call_when_its_grace_is_over() {
     check("blocked", Signal::INT, GRACE + KERNEL);
+}
+
+#[test]
+fn sigint_ends_a_program_whose_blocking_thread_does_not_end() {
+    let mut program = Program::start_with("reading", |command| {
+        command.stdin(std::process::Stdio::piped());
+    });
+    program.says("ready");
+    program.signal(Signal::INT);
+    program.ends_within(KERNEL).assert_quietly_by(2);
 }
 
 /// Nobody is left who could return it: it does what it would have done without a tree.
