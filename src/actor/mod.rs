@@ -118,6 +118,8 @@ pub(crate) struct Actor {
     own_signal: AtomicI32,
     /// A signal that interrupted the root.
     interrupted: AtomicI32,
+    /// A nursery has ended with it.
+    is_interruption_told: AtomicBool,
     /// Spawner, output relay, registrar: whatever higher floors keep as long as the actor lives.
     pub(crate) keeps: Mutex<Vec<Box<dyn Keep>>>,
     pub(crate) spawner: OnceLock<Arc<dyn std::any::Any + Send + Sync>>,
@@ -186,6 +188,7 @@ impl Actor {
             ends_at: Mutex::new(None),
             own_signal: AtomicI32::new(0),
             interrupted: AtomicI32::new(0),
+            is_interruption_told: AtomicBool::new(false),
             keeps: Mutex::default(),
             spawner: OnceLock::new(),
         })
@@ -358,6 +361,12 @@ impl Actor {
 
     pub(crate) fn interrupted_by(&self) -> Option<i32> {
         Some(self.interrupted.load(Ordering::Acquire)).filter(|signal| *signal != 0)
+    }
+
+    /// The same, for whoever sees to it that it is acted on: nobody else gets it then.
+    pub(crate) fn take_interruption(&self) -> Option<i32> {
+        let is_first = !self.is_interruption_told.swap(true, Ordering::AcqRel);
+        self.interrupted_by().filter(|_| is_first)
     }
 
     /// Our stdout has no reader any more (`| head -1`): what prints for it has nothing left to do.

@@ -406,6 +406,7 @@ impl<S: Service> Channel<S> {
             self.try_flush(); // as far as the kernel takes it: the peer's log should say why
         }
         self.close(end);
+        self.socket.close();
         let end = self.end().unwrap_or(LineEnd::Eof);
         service.on_end(self, &end);
     }

@@ -83,7 +83,7 @@ impl Nursery {
         if care == Care::OfNursery && ended.death.asked().is_none() && child.connected.get().is_some() {
             self.fail(Error::ActorDied(ended.death.clone()));
         }
-        child.gone.wait().await;
+        child.gone().await;
         child.relayed().await;
         self.book.lock().children.remove(&child.key);
         self.changed.notify_waiters();
