@@ -1,0 +1,18 @@
+//! What can be done with tasks that needs no other process? Tools that work on any tokio runtime.
+//!
+//! None of it needs an actor. In one, it is at home there: a cancel of the dialog or nursery around a tool
+//! reaches what runs in it at once, a [`shield`](crate::shield) holds that up, a
+//! [`deadline`](crate::deadline) goes along, and what is [deferred](crate::defer) is waited for. Outside of
+//! every actor the same works between these tools: a [`CancelScope`] respects the shield inside of it.
+//!
+//! | to | see |
+//! |---|---|
+//! | run tasks that end with a block | [`open_nursery`] |
+//! | stop code by hand or by the clock | [`CancelScope`], [`move_on_after`], [`fail_after`] |
+mod book;
+mod cancel_scope;
+mod nursery;
+mod region;
+
+pub use cancel_scope::{CancelScope, fail_after, move_on_after};
+pub use nursery::{Task, TaskNursery, TaskStatus, open_nursery};
