@@ -283,6 +283,11 @@ pub fn is_cancelled() -> bool {
         || current::alone().is_some_and(|scope| scope.chain().any(|scope| scope.is_cancelled()))
 }
 
+/// Who has asked this code to end, if somebody has and it is known.
+pub(crate) fn canceller_here() -> Option<Canceller> {
+    Place::here().scopes().flat_map(Scope::chain).find_map(|scope| scope.canceller())
+}
+
 /// Resolves when this code has been asked to end.
 ///
 /// Of use inside a [`shield`], and in tasks and threads of your own. Outside of every actor it
@@ -376,11 +381,15 @@ impl Shield {
 
     /// Ends there if one of the scopes was cancelled meanwhile and no shield is left around it.
     pub(crate) async fn leave(self) {
-        let place = self.place.clone();
         drop(self);
-        if place.scopes().flat_map(Scope::chain).any(|scope| scope.must_drop().is_some()) {
-            std::future::pending::<()>().await; // whoever polls the scope drops us here
-        }
+        end_if_cancelled().await;
+    }
+}
+
+/// Goes no further if a scope around was cancelled and no shield is left: whoever polls it drops us here.
+pub(crate) async fn end_if_cancelled() {
+    if Place::here().scopes().flat_map(Scope::chain).any(|scope| scope.must_drop().is_some()) {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -8,11 +8,16 @@
 //! | to | see |
 //! |---|---|
 //! | run tasks that end with a block | [`open_nursery`] |
+//! | use several resources at once, or none | [`gather_contexts`] |
 //! | stop code by hand or by the clock | [`CancelScope`], [`move_on_after`], [`fail_after`] |
 mod book;
 mod cancel_scope;
+mod context;
+mod gather;
 mod nursery;
 mod region;
 
 pub use cancel_scope::{CancelScope, fail_after, move_on_after};
+pub use context::{AsyncContext, BoxedContext, Exit, FnContext, Hold, context_fn};
+pub use gather::gather_contexts;
 pub use nursery::{Task, TaskNursery, TaskStatus, open_nursery};

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::book::{Book, Entry, Refusal};
 use super::region::{Ground, Region};
 use crate::actor::current::Place;
-use crate::actor::scope::{End, Scope};
+use crate::actor::scope::{End, Scope, end_if_cancelled};
 use crate::error::{BoxError, Error};
 use crate::msg::ident::{CancelRequest, Canceller};
 
@@ -104,7 +104,13 @@ where
     .await;
     running.is_armed = false;
     let ended = ended.expect("the loop ends after the body");
-    book.result(ended)
+    match book.result(ended) {
+        Err(Error::Cancelled { canceller }) => {
+            end_if_cancelled().await; // it is the cancel of what is around, and goes on there
+            Err(Error::Cancelled { canceller })
+        }
+        result => result,
+    }
 }
 
 /// After so many tasks that have ended, others of the same thread have their turn: tasks that start
