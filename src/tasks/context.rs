@@ -21,7 +21,8 @@ use crate::portal::Portal;
 /// use: as Python's `@asynccontextmanager` has it. So a scope that takes a body
 /// ([`open_nursery`](crate::open_nursery), say) becomes a context by waiting in that body, and what fails
 /// meanwhile is heard of at once. [`context_fn`] makes one of a closure;
-/// [`gather_contexts`](super::gather_contexts) enters several at once. An [`ActorBuilder`] is one: a
+/// [`gather_contexts`](super::gather_contexts) enters several at once;
+/// [`SharedContexts`](super::SharedContexts) shares one between tasks. An [`ActorBuilder`] is one: a
 /// portal to an actor that is cancelled at the exit.
 ///
 /// # Examples

@@ -9,6 +9,8 @@
 //! |---|---|
 //! | run tasks that end with a block | [`open_nursery`] |
 //! | use several resources at once, or none | [`gather_contexts`] |
+//! | share what is expensive to open | [`SharedContexts::maybe_open_context`] |
+//! | write what is opened and closed | [`AsyncContext`], [`context_fn`] |
 //! | stop code by hand or by the clock | [`CancelScope`], [`move_on_after`], [`fail_after`] |
 mod book;
 mod cancel_scope;
@@ -16,8 +18,10 @@ mod context;
 mod gather;
 mod nursery;
 mod region;
+mod shared;
 
 pub use cancel_scope::{CancelScope, fail_after, move_on_after};
 pub use context::{AsyncContext, BoxedContext, Exit, FnContext, Hold, context_fn};
 pub use gather::gather_contexts;
 pub use nursery::{Task, TaskNursery, TaskStatus, open_nursery};
+pub use shared::{Lease, SharedContexts};

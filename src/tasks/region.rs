@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
+use tokio::runtime::Handle;
 
 use crate::actor::GRACE;
 use crate::actor::current::{self, Place};
@@ -77,6 +78,16 @@ impl Ground {
             (Some(scope), _) => scope.leave_nursery(rest),
             (None, Some(actor)) => actor.spawn(rest),
             (None, None) => tracing::error!("a deferred clean-up was lost: it was dropped outside of every scope"),
+        }
+    }
+
+    /// The same, where what is left over has an owner besides: its end is known to whoever needs it. So
+    /// outside of every scope and actor the runtime may see to it, if there is one.
+    pub(super) fn see_to(&self, rest: BoxFuture<'static, ()>) {
+        match (self.has_heir() || current::actor().is_ok(), Handle::try_current()) {
+            (true, _) => self.leave(rest),
+            (false, Ok(runtime)) => drop(runtime.spawn(rest)),
+            (false, Err(_none)) => {}
         }
     }
 }
