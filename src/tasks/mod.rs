@@ -10,17 +10,23 @@
 //! | run tasks that end with a block | [`open_nursery`] |
 //! | use several resources at once, or none | [`gather_contexts`] |
 //! | share what is expensive to open | [`SharedContexts::maybe_open_context`] |
+//! | read one stream in several places | [`broadcast`] |
+//! | take groups of errors apart | [`split`], [`filter`], [`collapse`] |
 //! | write what is opened and closed | [`AsyncContext`], [`context_fn`] |
 //! | stop code by hand or by the clock | [`CancelScope`], [`move_on_after`], [`fail_after`] |
 mod book;
+mod broadcast;
 mod cancel_scope;
+mod collapse;
 mod context;
 mod gather;
 mod nursery;
 mod region;
 mod shared;
 
+pub use broadcast::{Broadcast, Lag, RecvError, Subscriber, broadcast};
 pub use cancel_scope::{CancelScope, fail_after, move_on_after};
+pub use collapse::{collapse, filter, split};
 pub use context::{AsyncContext, BoxedContext, Exit, FnContext, Hold, context_fn};
 pub use gather::gather_contexts;
 pub use nursery::{Task, TaskNursery, TaskStatus, open_nursery};
