@@ -372,7 +372,11 @@ pub(crate) struct Shield {
 
 impl Shield {
     pub(crate) fn enter() -> Self {
-        let place = Place::here();
+        Shield::at(Place::here())
+    }
+
+    /// The same for the scopes of a place further out.
+    pub(crate) fn at(place: Place) -> Self {
         for scope in place.scopes().flat_map(Scope::chain) {
             scope.state.lock().shields += 1;
         }

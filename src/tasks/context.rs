@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::region::Ground;
+use crate::actor::current::Place;
 use crate::actor::scope::{Shield, canceller_here};
 use crate::error::{BoxError, Error};
 use crate::msg::ident::{CancelRequest, Canceller};
@@ -90,18 +91,19 @@ pub trait AsyncContext: Sized + Send {
 pub struct Hold<V> {
     value: oneshot::Sender<V>,
     exit: oneshot::Receiver<()>,
-    entered: Entered,
+    entered: Arc<Entered>,
 }
 
 impl<V> Hold<V> {
     /// Gives the value to the body and waits until the body is over, and gone. What comes after this
     /// call is the exit.
     ///
-    /// From here on no cancel drops the context: the exit runs to its end, as in a
+    /// From here on no cancel from around drops the context: the exit runs to its end, as in a
     /// [`shield`](crate::shield). Code that waits for something that may never come looks at
-    /// [`cancelled`](crate::cancelled) there.
+    /// [`cancelled`](crate::cancelled) there. A scope that the context has opened itself, and waits in here,
+    /// is cancelled like any other.
     pub async fn until_exit(self, value: V) -> Exit {
-        *self.entered.lock() = Some(Shield::enter());
+        self.entered.enter();
         let is_wanted = self.value.send(value).is_ok();
         match self.exit.await {
             Ok(()) if is_wanted => Exit::Done,
@@ -162,20 +164,18 @@ impl<V> Held<V> {
     }
 }
 
-/// While a context is in use or exits, no cancel drops it.
-type Entered = Arc<Mutex<Option<Shield>>>;
-
 /// A context on its way: its future, and what its user holds.
 pub(super) fn opened<C: AsyncContext>(
     context: C,
 ) -> (impl Future<Output = Result<(), BoxError>> + Send + use<C>, Held<C::Value>) {
     let (value, receiver) = oneshot::channel();
     let (sender, exit) = oneshot::channel();
-    let entered = Entered::default();
-    let hold = Hold { value, exit, entered: Arc::clone(&entered) };
+    let entered = Arc::new(Entered::default());
     let run = async move {
-        let left = Leave(entered);
-        context.open(hold).await?;
+        // Scopes that the context opens in itself are no part of this: what fails in them cuts it off.
+        *entered.place.lock() = Some(Place::here());
+        let left = Leave(Arc::clone(&entered));
+        context.open(Hold { value, exit, entered }).await?;
         match left.leave() {
             true => Ok(()),
             false => Err(Error::Usage("a context ended without having given a value: `hold.until_exit(…)`").into()),
@@ -184,12 +184,26 @@ pub(super) fn opened<C: AsyncContext>(
     (run, Held { value: receiver, exit: sender })
 }
 
-struct Leave(Entered);
+/// While a context is in use or exits, no cancel from around it drops it.
+#[derive(Default)]
+struct Entered {
+    place: Mutex<Option<Place>>,
+    shield: Mutex<Option<Shield>>,
+}
+
+impl Entered {
+    fn enter(&self) {
+        let place = self.place.lock().take();
+        *self.shield.lock() = place.map(Shield::at);
+    }
+}
+
+struct Leave(Arc<Entered>);
 
 impl Leave {
     /// Whether it had been entered.
     fn leave(&self) -> bool {
-        self.0.lock().take().is_some()
+        self.0.shield.lock().take().is_some()
     }
 }
 

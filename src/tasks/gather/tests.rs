@@ -147,12 +147,25 @@ async fn one_that_fails_in_use_cuts_off_the_body() {
             () = sleep(5 * SECOND) => Err("it broke".into()),
         }
     });
-    let broken = gather_contexts([numbered(&log, 1), breaks.boxed()], async |_| {
-        let _body = Drops(log.clone(), "body gone");
-        Ok(pending::<()>().await)
+    // By a scope that it waits in.
+    let breaks_inside = context_fn(async |hold| {
+        let nested = open_nursery(async |tn| {
+            tn.start_soon(async {
+                sleep(5 * SECOND).await;
+                Err::<(), _>("it broke".into())
+            });
+            Ok(hold.until_exit(9).await.ok()?)
+        });
+        Ok(nested.await?)
     });
-    assert_eq!(text_of(broken).await, "it broke");
-    assert_eq!(log.take(), ["1 in", "body gone", "1 cut"]);
+    for breaks in [breaks.boxed(), breaks_inside.boxed()] {
+        let broken = gather_contexts([numbered(&log, 1), breaks], async |_| {
+            let _body = Drops(log.clone(), "body gone");
+            Ok(pending::<()>().await)
+        });
+        assert_eq!(text_of(broken).await, "it broke");
+        assert_eq!(log.take(), ["1 in", "body gone", "1 cut"]);
+    }
 }
 
 #[tokio::test]
