@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::SetOnce;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use self::clock::Clock;
 use self::control::Control;
@@ -205,6 +205,11 @@ impl Actor {
     /// A task of this actor that no dialog owns: the actor's end waits for it.
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn_on(future, &self.runtime);
+    }
+
+    /// A task that ends at the latest when its handle is dropped: the actor's end waits for it too.
+    pub(crate) fn spawn_owned(&self, future: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+        AbortOnDropHandle::new(self.tasks.spawn_on(future, &self.runtime))
     }
 
     /// A task that ends with the actor and is not waited for.

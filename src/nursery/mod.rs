@@ -13,3 +13,4 @@ pub use scope::{ActorNursery, Cluster, open_nursery};
 
 pub(crate) use crate::actor::boot::{boot_if_spawned, boot_or_be_ready};
 pub(crate) use root::finish_roots;
+pub(crate) use supervise::is_consequence;

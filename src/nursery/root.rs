@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::scope::{self, ActorNursery};
 use crate::actor::control::{Control, NameSink};
-use crate::actor::current;
+use crate::actor::current::{self, host_name};
 use crate::actor::panics::PanicHook;
 use crate::actor::signals::Signals;
 use crate::actor::{Actor, Parts, Settings, boot, listener, log};
@@ -216,10 +216,6 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
     current::add_root(id, &actor);
     let parts = RootParts { folder, registrar, listener: listening.abort_handle(), _hook: hook };
     Ok(Arc::new(Root { actor, runtime: id, users: Mutex::new(1), parts: Mutex::new(Some(parts)) }))
-}
-
-fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// The tree's names, filled by the control thread.

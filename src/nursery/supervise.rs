@@ -196,7 +196,7 @@ pub(crate) enum Care {
 }
 
 /// Whether an error only says that something was cancelled: that follows from a first cause.
-pub(super) fn is_consequence(error: &Error) -> bool {
+pub(crate) fn is_consequence(error: &Error) -> bool {
     match error {
         Error::Cancelled { .. } => true,
         Error::Spawn { reason: SpawnReason::Cancelled(_), .. } => true,
