@@ -179,6 +179,15 @@ impl Error {
         as_ours(error).or_else(|| capture::seen_through(error))
     }
 
+    /// The same, as it leaves the actor `here`: what failed in its own code says so from now on.
+    pub(crate) fn leaving(&self, here: &Aid) -> Error {
+        match self {
+            Error::Body(body) if body.actor().is_none() => Error::Body(body.clone().in_actor(here.clone())),
+            Error::Group(group) => Error::Group(group.leaving(here)),
+            other => other.clone(),
+        }
+    }
+
     /// What tells two failures apart: a group holds an id once.
     ///
     /// An error that wraps another one of ours has the id of that one. A variant without a place
@@ -513,6 +522,12 @@ impl Group {
 
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         std::error::Error::source(&self.inner.primary)
+    }
+
+    fn leaving(&self, here: &Aid) -> Group {
+        let primary = self.inner.primary.leaving(here);
+        let others = self.inner.others.iter().map(|other| other.leaving(here)).collect();
+        Group { inner: Arc::new(GroupData { primary, others }) }
     }
 }
 

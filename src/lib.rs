@@ -40,6 +40,7 @@
 //! | boot | [`main`](macro@main), or [`init`] with a runtime of your own; [`root`] for settings |
 //! | call | [`Portal::run`], [`ActorNursery::run_in_actor`], [`ActorBuilder::call`] |
 //! | end things | [`Portal::cancel_actor`], [`ActorNursery::cancel`], [`deadline`], or drop the future |
+//! | run tasks side by side | [`tasks`]: nurseries and cancel scopes, with and without actors |
 //! | clean up | [`shield`], [`defer`], [`on_exit`]; [`is_cancelled`] in loops that never await |
 //! | learn what failed | [`Error`], [`RemoteError`], [`Death`], [`Receipt`] |
 //! | find others | [`find_actor`], [`wait_for_actor`], [`list_actors`], [`discovery`] |
@@ -70,6 +71,7 @@ mod proto;
 mod report;
 mod spawn;
 mod stream;
+pub mod tasks;
 pub mod testing;
 mod transport;
 

@@ -202,6 +202,9 @@ impl Portal {
 
     /// Ends the actor without asking it: SIGKILL at once, for it and its process group.
     ///
+    /// What it had started has no grace either: the actors below it get SIGKILL as soon as it is reaped,
+    /// and are gone when this returns. No clean-up of any of them runs.
+    ///
     /// # Errors
     ///
     /// [`Error::Usage`] if it is not a child of this actor: only its parent may kill it.

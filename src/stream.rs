@@ -44,10 +44,17 @@ pub struct SendHalf<S> {
     /// An item as bytes, if it has not been taken by the line.
     outgoing: Option<Outgoing>,
     scratch: Vec<u8>,
+    /// What was sent since others had their turn.
+    since_turn_bytes: usize,
     /// Of a `Sink` that waits for a stream that the other side has not opened.
     timer: Timer,
     _items: PhantomData<fn(S)>,
 }
+
+/// A sender that never has to wait lets others have their turn after so many bytes: a good write.
+const TURN_BYTES: usize = 64 * 1024;
+/// What an item counts for besides its bytes: small ones take time as well.
+const ITEM_BYTES: usize = 32;
 
 type Timer = Option<Pin<Box<tokio::time::Sleep>>>;
 
@@ -192,7 +199,7 @@ impl<S: Data, R: Data> MsgStream<S, R> {
 
 impl<S: Data> SendHalf<S> {
     fn new(shared: Arc<Shared>, encoding: Encoding) -> Self {
-        SendHalf { shared, encoding, outgoing: None, scratch: Vec::new(), timer: None, _items: PhantomData }
+        SendHalf { shared, encoding, outgoing: None, scratch: Vec::new(), since_turn_bytes: 0, timer: None, _items: PhantomData }
     }
 
     fn core(&self) -> &Arc<ContextCore> {
@@ -213,7 +220,11 @@ impl<S: Data> SendHalf<S> {
         if let Some(result) = self.push()? {
             // Somebody who only sends must let others have their turn.
             if result == Pushed::Sent {
-                tokio::task::coop::consume_budget().await;
+                self.since_turn_bytes += self.scratch.len() + ITEM_BYTES;
+                if self.since_turn_bytes >= TURN_BYTES {
+                    self.since_turn_bytes = 0;
+                    tokio::task::yield_now().await;
+                }
                 return Ok(());
             }
         }
@@ -401,7 +412,10 @@ impl<R: Data> RecvHalf<R> {
 
     /// The next item, if it is here: `recv` without waiting.
     pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<R>, Error>> {
-        // Somebody who only receives must let others have their turn.
+        if self.at < self.taken.len() {
+            return Poll::Ready(self.decode_next().map(Some));
+        }
+        // Somebody who only receives must let others have their turn, once for what came together.
         let turn = ready!(tokio::task::coop::poll_proceed(cx));
         loop {
             if self.at < self.taken.len() {

@@ -552,7 +552,7 @@ macro_rules! foreign {
         #[derive(Debug)]
         struct $name;
 
-        impl Endpoint for $name {
+        impl teamster::Function for $name {
             type Args = ($($ty,)*);
             type Output = $output;
             const NAME: Option<&'static str> = Some($path);
@@ -562,7 +562,9 @@ macro_rules! foreign {
             fn unencodable(_: &Self::Args) -> Option<usize> {
                 None
             }
+        }
 
+        impl Endpoint for $name {
             fn invoke(_: Self::Args) -> impl Future<Output = Result<$output, teamster::__private::Failure>> + Send {
                 async { unreachable!("it is called over there") }
             }

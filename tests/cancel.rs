@@ -16,6 +16,9 @@ const GRACE: Duration = Duration::from_millis(200);
 /// What an end by force may take beyond the grace, at most.
 const KERNEL: Duration = Duration::from_secs(1);
 
+/// A grace that nobody uses up who ends by himself, however busy the machine is.
+const PLENTY: Duration = Duration::from_secs(10);
+
 /// What "at once" may take on a busy machine.
 const AT_ONCE: Duration = Duration::from_millis(150);
 
@@ -360,6 +363,49 @@ async fn no_grace_is_a_kill_at_once() -> Result<(), Error> {
     .await
 }
 
+/// What this process's descriptors are.
+fn descriptors() -> Vec<String> {
+    let entries = std::fs::read_dir("/proc/self/fd").expect("we may look at ourselves").flatten();
+    let mut files: Vec<_> = entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect();
+    files.retain(|file| !file.ends_with("fd")); // the one that this list was read from
+    files.sort();
+    files.into_iter().map(|file| file.to_string_lossy().into_owned()).collect()
+}
+
+/// When it returns, nothing of that actor is left in its parent, though somebody still has its portal
+/// and a call of it.
+#[teamster::test]
+async fn a_cancel_returns_when_the_parents_descriptors_are_back() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        an.start_actor("first").await?.cancel_actor().await?; // what is opened once
+        let before = descriptors();
+        for end in 0..30 {
+            let frank = an.actor("frank").grace(PLENTY).start().await?;
+            let mut calls = JoinSet::new();
+            hold_on(&frank, &mut calls, 1).await;
+            let unpolled = frank.clone();
+            let mut call = std::pin::pin!(unpolled.run(hold()));
+            assert!(futures::poll!(call.as_mut()).is_pending());
+            match end % 3 {
+                0 => assert!(frank.cancel_actor().await?.was_graceful()),
+                1 => assert_killed_at_once(&frank.kill_actor().await?),
+                _ => {
+                    let (one, other) = tokio::join!(frank.cancel_actor(), frank.cancel_actor());
+                    assert_eq!(one?, other?);
+                }
+            }
+            assert_eq!(descriptors(), before, "{end}");
+            drop((frank, calls));
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn assert_killed_at_once(receipt: &Receipt) {
+    assert_eq!((receipt.rung, receipt.exit), (Some(Rung::Sigkill), ExitKind::Signal(9)), "{receipt:?}");
+}
+
 #[teamster::test]
 async fn cancelling_what_is_gone_says_so() -> Result<(), Error> {
     teamster::open_nursery(async |an| {
@@ -472,7 +518,8 @@ async fn leaf() -> Portal {
 /// From a leaf of one branch to one of another, to the root of a branch, upwards and downwards.
 #[teamster::test]
 async fn whoever_in_the_tree_asks_hears_what_it_took() -> Result<(), Error> {
-    teamster::open_nursery(async |an| {
+    let grace = Duration::from_secs(1); // in this test others may be busy
+    let in_tree = async |an: &teamster::ActorNursery| {
         let branches = an.start_actors(["a", "b", "c", "d"]).await?;
         let mut keeping = JoinSet::new();
         let mut leaves = Vec::new();
@@ -491,13 +538,13 @@ async fn whoever_in_the_tree_asks_hears_what_it_took() -> Result<(), Error> {
         stick(d_leaf, &mut calls, Leaf::Spinning).await;
         let receipt = d_leaf.cancel_actor().await?;
         assert_eq!((receipt.rung, receipt.exit), (Some(Rung::Sigkill), ExitKind::Signal(9)), "{receipt:?}");
-        assert!(receipt.heard < Some(receipt.reaped) && receipt.reaped >= GRACE * 3 / 4, "{receipt:?}");
+        assert!(receipt.heard < Some(receipt.reaped) && receipt.reaped >= grace, "{receipt:?}");
         assert_eq!(receipt.asked_by.expect("we did").aid, *teamster::this_actor()?.aid());
         let ended = calls.join_next().await.expect("there is one")?;
         assert!(matches!(&ended, Err(Error::ActorDied(death)) if death.aid() == d_leaf.aid()), "{ended:?}");
         Ok(())
-    })
-    .await
+    };
+    teamster::root().grace(grace).open(in_tree).await
 }
 
 /// It is asked by its data line, which a stuck runtime does not read.
@@ -606,6 +653,23 @@ async fn a_stuck_leaf_leaves_its_parent_time_to_reap_it() -> Result<(), Error> {
         assert_eq!(failed.expect_err("the body failed").to_string(), "the body fails");
     }
     Ok(())
+}
+
+#[teamster::test(exclusive)]
+async fn what_a_killed_actor_had_started_is_killed_with_it() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let mid = an.actor("mid").grace(Duration::from_secs(30)).start().await?;
+        let (parent, me) = (mid.clone(), teamster::this_actor()?);
+        let mut calls = JoinSet::new();
+        calls.spawn(async move { parent.run(be_parent(Leaf::Holding, me)).await });
+        let leaf = told().await;
+        let receipt = mid.kill_actor().await?;
+        wait_gone(leaf, Duration::ZERO); // at most a zombie that waits for init
+        assert!(receipt.reaped < AT_ONCE, "{receipt:?}");
+        expect_all_cancelled(calls).await;
+        Ok(())
+    })
+    .await
 }
 
 #[teamster::test(exclusive)]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use teamster::testing::{KillAtRandom, expect_cancelled, open_dialogs, rounds, seed, state};
+use teamster::testing::{KillAtRandom, expect_cancelled, open_dialogs, rounds, seed, state, wait_gone};
 use teamster::{
     BoxError, CancelRequest, CodecStep, Context, ContextEndpoint, ContextHandle, Error, Outcome, Portal, PortalContext,
     context, current_context, rpc, this_actor,
@@ -1412,6 +1412,73 @@ async fn a_cancel_returns_when_the_callees_own_actors_are_gone() {
         Ok(())
     })
     .await;
+}
+
+/// Its runtime does not get to drop the body.
+#[context]
+async fn gets_stuck_in_a_nursery(ctx: Context<u32>, third: Portal) -> teamster::Result<()> {
+    let block = third.open_context(holds(), async |_, _| {
+        let nursery = teamster::open_nursery(async |an| {
+            ctx.started(an.start_actor("leaf").await?.aid().pid()).await?;
+            heard("go").await;
+            #[expect(clippy::disallowed_methods, reason = "a runtime that is stuck is what this is about")]
+            std::thread::sleep(Duration::from_secs(60));
+            Ok(())
+        });
+        Ok(nursery.await?)
+    });
+    Ok(block.await?)
+}
+
+#[teamster::test]
+async fn a_cancel_reaches_a_nursery_in_a_stuck_body_at_once() {
+    let ended = teamster::open_nursery(async |an| {
+        let (frank, third) = tokio::try_join!(an.start_actor("frank"), an.start_actor("third"))?;
+        let ended = frank
+            .open_context(gets_stuck_in_a_nursery(third.clone()), async |ctx, leaf| {
+                frank.run(say("go".into())).await?;
+                is_stuck(&frank).await;
+                assert!(matches!(ctx.cancel().await, Err(Error::NotStopped { .. })));
+                wait_gone(leaf, AT_ONCE);
+                Ok(())
+            })
+            .await;
+        assert!(matches!(&ended, Err(Error::NotStopped { .. })), "{ended:?}");
+        Ok(())
+    });
+    ended.await.unwrap();
+}
+
+#[context]
+async fn shields_a_nursery(ctx: Context, third: Portal) -> teamster::Result<()> {
+    let block = third.open_context(holds(), async |inner, _| {
+        let nursery = teamster::open_nursery(async |an| {
+            let leaf = an.start_actor("leaf").await?;
+            ctx.started(()).await?;
+            teamster::cancelled().await;
+            assert_eq!(leaf.run(running()).await?, 0, "it still serves");
+            assert!(!inner.has_ended(), "and so does the third");
+            println!("the leaf has answered");
+            Ok(())
+        });
+        Ok(nursery.await?)
+    });
+    Ok(teamster::shield(block).await?)
+}
+
+#[teamster::test]
+async fn a_nursery_in_a_shielded_body_is_its_shields_to_end() {
+    let ended = patient().open(async |an| {
+        let (frank, third) = tokio::try_join!(an.start_actor("frank"), an.start_actor("third"))?;
+        let block = frank.open_context(shields_a_nursery(third.clone()), async |_, ()| {
+            let receipt = frank.cancel_actor().await?;
+            assert!(receipt.was_graceful(), "{receipt:?}");
+            Ok(())
+        });
+        expect_cancelled(block.await);
+        is_empty(&third).await
+    });
+    ended.await.unwrap();
 }
 
 /// Clean-up that needs to await, of a value in the body of a context.

@@ -126,6 +126,58 @@ async fn an_actor_that_cancels_itself_names_itself() {
     assert!(matches!(&result, Ok(()) | Err(Error::ActorDied(_))), "{result:?}");
 }
 
+#[rpc]
+async fn misuse() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let none: [&str; 0] = [];
+        an.start_cluster(none).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[rpc]
+async fn fail_in_a_nursery(beside: Portal) -> Result<u32, Error> {
+    teamster::open_nursery(async |an| {
+        let called = an.actor("further-down").call(relay_failure(beside)).await;
+        called.map_err(|error| anyhow::Error::new(error).context("no luck").into())
+    })
+    .await
+}
+
+#[rpc]
+async fn relay_failure(beside: Portal) -> Result<u32, Error> {
+    beside.run(book(9)).await
+}
+
+/// What an actor returns as a `teamster::Error` is the same variant where it arrives, and knows where
+/// its body failed.
+#[teamster::test]
+async fn an_error_of_ours_arrives_as_its_variant_and_with_its_actor() {
+    teamster::open_nursery(async |an| {
+        let (frank, shop) = tokio::try_join!(an.start_actor("frank"), an.start_actor("shop"))?;
+        for _ in 0..2 {
+            let error = frank.run(misuse()).await.unwrap_err();
+            let told = error.downcast_ref::<Error>();
+            assert!(matches!(told, Some(Error::Usage(text)) if text.contains("at least one actor")), "{error:?}");
+        }
+        let error = frank.run(fail_in_a_nursery(shop.clone())).await.unwrap_err();
+        let Some(Error::Body(body)) = error.downcast_ref::<Error>() else { panic!("{error:?}") };
+        assert_eq!(body.actor(), Some(frank.aid()));
+        assert_eq!(error.downcast_ref::<Full>(), Some(&Full { row: 9 }));
+        // Taken out of its frame, it still says where.
+        let alone = Error::Body(body.clone()).report().to_string();
+        let first = format!("actor {} (pid {}) failed:\n    no luck\n", frank.aid(), frank.aid().pid());
+        assert!(alone.starts_with(&first), "{alone}");
+        assert_eq!(alone.matches("actor frank@").count(), 1, "{alone}");
+        assert!(alone.contains(&format!("actor {} (pid", shop.aid())), "{alone}");
+        assert_eq!(error.report().to_string().matches("actor frank@").count(), 1, "{error:?}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
 // ---- several at once
 
 /// Somebody has come here. One permit: it is kept for who asks later.

@@ -15,6 +15,9 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 #[path = "support/partner.rs"]
 mod partner;
 
+/// A grace that nobody uses up who ends by himself, however busy the machine is.
+const PLENTY: Duration = Duration::from_secs(10);
+
 /// A line of another actor, as the root's subscriber gets it.
 #[derive(Debug, Default)]
 struct Line {
@@ -254,7 +257,7 @@ async fn panic_when_dropped(here: PathBuf) -> std::io::Result<()> {
 async fn what_fails_while_it_is_cancelled_is_one_line() {
     let mut lines = collect();
     teamster::open_nursery(async |an| {
-        let frank = an.actor("frank").log("warn").start().await?;
+        let frank = an.actor("frank").grace(PLENTY).log("warn").start().await?;
         let folder = tempfile::tempdir()?;
         let here = folder.path().join("here");
         for (call, wanted) in [
@@ -309,7 +312,7 @@ async fn what_an_actor_logs_last_is_not_lost() {
     teamster::open_nursery(async |an| {
         for threads in [1, 2] {
             for words in [1, 200] {
-                let frank = an.actor("frank").threads(threads).log("warn").start().await?;
+                let frank = an.actor("frank").grace(PLENTY).threads(threads).log("warn").start().await?;
                 frank.run(have_a_last_word(words)).await?;
                 assert!(frank.cancel_actor().await?.was_graceful());
                 for word in 0..words {
@@ -336,7 +339,7 @@ macro_rules! foreign {
     ($name:ident, $path:literal, $args:ty) => {
         struct $name;
 
-        impl Endpoint for $name {
+        impl teamster::Function for $name {
             type Args = $args;
             type Output = ();
             const NAME: Option<&'static str> = Some($path);
@@ -346,7 +349,9 @@ macro_rules! foreign {
             fn unencodable(_: &$args) -> Option<usize> {
                 None
             }
+        }
 
+        impl Endpoint for $name {
             fn invoke(_: $args) -> impl Future<Output = Result<(), teamster::__private::Failure>> + Send {
                 pending()
             }

@@ -14,7 +14,7 @@ use futures::stream::FuturesUnordered;
 use rustix::process::{Pid, Signal, kill_process};
 use teamster::launch::Launcher;
 use teamster::testing::{LeakCheck, expect_cancelled, wait_gone};
-use teamster::{CancelRequest, Error, Portal, rpc};
+use teamster::{CancelRequest, Error, Portal, SpawnReason, rpc};
 use tokio::sync::Barrier;
 
 #[rpc]
@@ -615,4 +615,39 @@ async fn the_roots_own_hook_runs_when_its_nursery_has_ended() {
     .await
     .unwrap();
     assert!(!path.exists(), "{leaf:?}");
+}
+
+// ---- beside plain tests
+
+/// What the test below runs in one process of libtest: by name, the first one first.
+mod beside {
+    use super::*;
+
+    #[teamster::test]
+    #[ignore = "run by the test below"]
+    async fn a_test_of_ours() {
+        let sum = teamster::open_nursery(async |an| Ok(an.start_actor("frank").await?.run(add(1, 2)).await?)).await;
+        assert_eq!(sum.unwrap(), 3);
+    }
+
+    #[test]
+    #[ignore = "run by the test below"]
+    fn b_plain_test() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let started = runtime.block_on(teamster::open_nursery(async |an| Ok(an.start_actor("frank").await?)));
+        let is_told = matches!(&started, Err(Error::Spawn { reason: SpawnReason::NotInitialised, .. }));
+        assert!(is_told && started.unwrap_err().to_string().contains("teamster::init()"));
+    }
+}
+
+#[test]
+fn a_plain_test_beside_ours_is_told_to_call_init() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = Command::new(std::env::current_exe().expect("we run"))
+        .args(["beside::", "--ignored", "--test-threads=1"])
+        .env("TEAMSTER_DIR", folder.path())
+        .output()
+        .expect("it starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("2 passed"), "{said}");
 }

@@ -38,12 +38,19 @@ pub(crate) fn is_ready() -> bool {
     IS_READY.load(Ordering::Acquire)
 }
 
-/// Becomes the child that this process was started as, and never returns; or returns at once.
-pub(crate) fn boot_if_spawned() {
+/// Becomes the child that this process was started as, and never returns; or returns at once, and this
+/// process can be started as a child from then on.
+pub(crate) fn boot_or_be_ready() {
+    boot_if_spawned();
     IS_READY.store(true, Ordering::Release);
+}
+
+/// The first half of that.
+pub(crate) fn boot_if_spawned() {
     if std::env::var_os(BOOT_VARIABLE).as_deref() != Some(OsStr::new("1")) {
         return;
     }
+    IS_READY.store(true, Ordering::Release); // what could start this child can start its children
     // SAFETY: this is the first thing that `main` does. Where a runtime runs already (`init()` in
     // an async main), its workers have nothing to do yet, and nothing that reads the environment.
     unsafe { std::env::remove_var(BOOT_VARIABLE) };
@@ -92,8 +99,9 @@ fn failed(what: &'static str) -> impl FnOnce(io::Error) -> BootError {
 /// Reads the boot message, makes the process what it says, and connects both lines.
 fn prepare() -> Result<(SpawnSpec, OwnedFd, OwnedFd), BootError> {
     let spec = read_spec()?;
-    // The belt: if the parent's spawner thread ends before our control thread watches the line.
-    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+    // A dead parent shows as the end of its lines, to whoever runs: this wakes one that is stopped, or
+    // about to be. An error costs no more than that.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::CONT));
     replace_stdin().map_err(failed("opening /dev/null"))?;
     apply(&spec);
     let connect = || uds::dial(uds_path(&spec.parent_addr));

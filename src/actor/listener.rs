@@ -142,7 +142,7 @@ async fn child_line(
     let child = expected.child;
     match hello.line {
         LineKind::Control => {
-            let line = Arc::new(Line::new(socket.into_fd())?);
+            let line = Arc::new(Line::new(socket.into_fd().ok_or(HandshakeError::Ended)?)?);
             let inbox = LineInbox::new(&rest);
             // Its token let it in, so it is the first and only one.
             let _ = child.control.set(Arc::clone(&line));
@@ -177,6 +177,8 @@ async fn child_line(
             actor.spawn_driver(async move {
                 drive(channel, Arc::clone(&service), inbox).await;
                 line_of_child_ended(&service, &child).await;
+                // Only this task sets it, once.
+                let _ = child.closed.set(());
             });
         }
     }

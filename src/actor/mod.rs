@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::SetOnce;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use self::clock::Clock;
 use self::control::Control;
@@ -118,6 +118,8 @@ pub(crate) struct Actor {
     own_signal: AtomicI32,
     /// A signal that interrupted the root.
     interrupted: AtomicI32,
+    /// A nursery has ended with it.
+    is_interruption_told: AtomicBool,
     /// Spawner, output relay, registrar: whatever higher floors keep as long as the actor lives.
     pub(crate) keeps: Mutex<Vec<Box<dyn Keep>>>,
     pub(crate) spawner: OnceLock<Arc<dyn std::any::Any + Send + Sync>>,
@@ -186,6 +188,7 @@ impl Actor {
             ends_at: Mutex::new(None),
             own_signal: AtomicI32::new(0),
             interrupted: AtomicI32::new(0),
+            is_interruption_told: AtomicBool::new(false),
             keeps: Mutex::default(),
             spawner: OnceLock::new(),
         })
@@ -202,6 +205,11 @@ impl Actor {
     /// A task of this actor that no dialog owns: the actor's end waits for it.
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn_on(future, &self.runtime);
+    }
+
+    /// A task that ends at the latest when its handle is dropped: the actor's end waits for it too.
+    pub(crate) fn spawn_owned(&self, future: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+        AbortOnDropHandle::new(self.tasks.spawn_on(future, &self.runtime))
     }
 
     /// A task that ends with the actor and is not waited for.
@@ -358,6 +366,12 @@ impl Actor {
 
     pub(crate) fn interrupted_by(&self) -> Option<i32> {
         Some(self.interrupted.load(Ordering::Acquire)).filter(|signal| *signal != 0)
+    }
+
+    /// The same, for whoever sees to it that it is acted on: nobody else gets it then.
+    pub(crate) fn take_interruption(&self) -> Option<i32> {
+        let is_first = !self.is_interruption_told.swap(true, Ordering::AcqRel);
+        self.interrupted_by().filter(|_| is_first)
     }
 
     /// Our stdout has no reader any more (`| head -1`): what prints for it has nothing left to do.

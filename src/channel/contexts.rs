@@ -116,8 +116,9 @@ impl<S: Service> Channel<S> {
         if booked == len && !is_long {
             shared.out.queue_items(dialog, encoding, head, rest);
             // A lone item leaves at once; those of a burst share a write.
-            let at_once = !std::mem::replace(&mut shared.has_written_item, true)
-                || shared.out.waiting_bytes() >= WRITE_AT_BYTES;
+            shared.items_sent += 1;
+            let is_alone = shared.items_sent == 1 && !shared.is_burst;
+            let at_once = is_alone || shared.out.waiting_bytes() >= WRITE_AT_BYTES;
             drop(shared);
             self.flush_soon(at_once);
             return Ok(Sent::Now);

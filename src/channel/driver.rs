@@ -26,7 +26,7 @@ pub(crate) async fn drive<S: Service>(channel: Arc<Channel<S>>, service: Arc<S>,
     let end = poll_fn(|cx| {
         channel.driver.register(cx.waker());
         channel.driver_is_due.store(false, Ordering::Release);
-        channel.shared.lock().has_written_item = false;
+        channel.shared.lock().note_items();
         let end = channel.poll_line(&service, &mut inbox, cx);
         if end.is_pending()
             && let Some(after) = channel.idle_after
@@ -96,6 +96,7 @@ impl<S: Service> Channel<S> {
                     // Nothing is sent with this: it clears the stale readiness and registers us.
                     let mut woken = Woken::default();
                     let mut shared = self.shared.lock();
+                    shared.out.unblock();
                     let Ok(write) = shared.out.begin_write(&mut woken) else { return false };
                     drop(shared);
                     let (leaving, piece) = write.rest();
@@ -322,7 +323,7 @@ impl<S: Service> Channel<S> {
                 Head::Error => self.settle("Error", dialog, woken, || Outcome::Failed(whole)),
                 Head::Yield => match link {
                     Some(link) => {
-                        link.on_piece(bytes).map_err(violated)?;
+                        self.grant(dialog, link.on_piece(bytes).map_err(violated)?)?;
                         self.grant(dialog, link.on_long_item(whole, woken))
                     }
                     None => Ok(()),
@@ -405,6 +406,7 @@ impl<S: Service> Channel<S> {
             self.try_flush(); // as far as the kernel takes it: the peer's log should say why
         }
         self.close(end);
+        self.socket.close();
         let end = self.end().unwrap_or(LineEnd::Eof);
         service.on_end(self, &end);
     }

@@ -169,12 +169,14 @@ impl Link {
 
     // ---- for the channel
 
+    #[must_use = "a grant is to be sent"]
     pub(super) fn allow_overruns(&self) -> Option<u64> {
         let mut state = self.state.lock();
         state.dialog.allow_overruns();
         state.dialog.credit()
     }
 
+    #[must_use = "a grant is to be sent"]
     pub(super) fn throw_away(&self) -> Option<u64> {
         let mut state = self.state.lock();
         state.dialog.throw_away();
@@ -232,6 +234,7 @@ impl Link {
     }
 
     /// What there is to read, and the grant that follows from it.
+    #[must_use = "a grant is to be sent"]
     pub(super) fn read(&self, cx: &mut Context<'_>) -> (Found, Option<u64>) {
         let mut state = self.state.lock();
         let found = state.dialog.read();
@@ -273,6 +276,7 @@ impl Link {
     }
 
     /// The whole of it, whose pieces were told.
+    #[must_use = "a grant is to be sent"]
     pub(super) fn on_long_item(&self, item: Vec<u8>, woken: &mut Woken) -> Option<u64> {
         let mut state = self.state.lock();
         state.dialog.on_items(item);

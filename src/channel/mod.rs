@@ -182,8 +182,10 @@ struct Shared<S: Service> {
     bye_sent: bool,
     /// Dialogs that ended with the last read.
     settled_at_once: usize,
-    /// An item was written at once since the driver last ran: those behind it share the next write.
-    has_written_item: bool,
+    /// Items that were sent since the driver last ran.
+    items_sent: u32,
+    /// They come in bursts: those of one share the driver's write.
+    is_burst: bool,
 }
 
 /// Bytes that may wait in a line's buffer before callers are held back: enough that one write
@@ -221,7 +223,8 @@ impl<S: Service> Channel<S> {
                 lost_paths: Vec::new(),
                 bye_sent: false,
                 settled_at_once: 0,
-                has_written_item: false,
+                items_sent: 0,
+                is_burst: false,
             }),
             driver: AtomicWaker::new(),
             driver_is_due: AtomicBool::new(false),
@@ -496,6 +499,12 @@ impl<S: Service> Shared<S> {
             return served.link.clone();
         }
         self.dialogs.slot(dialog).and_then(|waiting| waiting.link.clone())
+    }
+
+    /// The driver runs: were the items since its last run a burst?
+    fn note_items(&mut self) {
+        self.is_burst = self.items_sent > 1;
+        self.items_sent = 0;
     }
 
     fn wake_room(&mut self) {

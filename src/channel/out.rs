@@ -123,6 +123,8 @@ pub(super) struct Out {
     urgent_len: usize,
     /// Somebody is in `sendmsg` with `leaving`.
     is_writing: bool,
+    /// The kernel's buffer was full: the driver waits for room, and nobody tries before it has some.
+    is_blocked: bool,
     /// The peer takes nothing any more.
     pub(super) is_dead: bool,
     /// Of the non-urgent bytes: all that were ever queued, and all that have left.
@@ -269,6 +271,9 @@ impl Out {
         if self.is_writing {
             return Err(Flush::Done); // the writer looks again before it leaves
         }
+        if self.is_blocked {
+            return Err(Flush::Blocked);
+        }
         self.refill(woken);
         if self.leaving.is_empty() {
             return Err(Flush::Done);
@@ -279,6 +284,11 @@ impl Out {
             piece: std::mem::take(&mut self.piece),
             written: self.written,
         })
+    }
+
+    /// The driver sees whether there is room again.
+    pub(super) fn unblock(&mut self) {
+        self.is_blocked = false;
     }
 
     /// A write came back; an error other than `WouldBlock` means that the peer takes nothing any more.
@@ -293,7 +303,10 @@ impl Out {
                 self.flushed += self.written.max(self.urgent_len) as u64 - before as u64;
                 Ok(())
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Flush::Blocked),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.is_blocked = true;
+                Err(Flush::Blocked)
+            }
             Err(_broken) => {
                 // The driver meets the end of the line when it has read what came before.
                 self.die(woken);

@@ -143,8 +143,9 @@ pub(crate) const PROTOCOL: (u16, u16) = (1, 0);
 /// Bytes of the largest frame before both sides have agreed on more.
 pub(crate) const MAX_HELLO_BYTES: u32 = 64 * 1024;
 
-/// Default limit of one frame, in bytes. A longer one closes the connection.
-pub(crate) const MAX_FRAME_BYTES: u32 = 1 << 30;
+/// Default limit of one frame, and of one payload in pieces, in bytes: 1 GiB and room for headers. A
+/// longer one closes the connection.
+pub(crate) const MAX_FRAME_BYTES: u32 = (1 << 30) + (1 << 16);
 
 /// The lowest that this limit can be set to, in bytes: a log line always fits.
 pub(crate) const MIN_FRAME_BYTES: u32 = 256 * 1024;

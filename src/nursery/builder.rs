@@ -54,8 +54,8 @@ impl<'n> ActorBuilder<'n> {
         ActorBuilder { nursery, name: name.to_owned(), options }
     }
 
-    /// How long it may take to end once it was asked; zero: it is killed at once. Default: this
-    /// actor's own grace, 1 s at the root.
+    /// How long it may take to end once it was asked, and all below it; zero: they are killed at once.
+    /// Default: this actor's own grace, 1 s at the root.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.options.grace = Some(grace);
         self
@@ -262,7 +262,7 @@ pub(super) async fn start<'n>(
         () = async { *child.connected.wait().await } => {}
         ended = child.reaped.wait() => {
             late.is_armed = false;
-            child.gone.wait().await;
+            child.gone().await;
             let story = child.story.lock();
             let reason = match (&story.asked, story.boot_timeout, child.refused.get()) {
                 (_, Some(after), _) => SpawnReason::BootTimeout { after },

@@ -92,7 +92,7 @@ where
 {
     let Current { actor, scope: outer, deadline, context } = place;
     let scope = Scope::new("nursery", Some(Arc::clone(&outer)));
-    let is_shielded = outer.is_shielded_chain();
+    let is_shielded = outer.chain().any(|scope| scope.is_shielded());
     let nursery = Nursery::new(Arc::clone(&actor), Arc::clone(&scope), is_shielded);
     let handle = ActorNursery { nursery: Arc::clone(&nursery) };
     let mut abandon = Abandon { nursery: &nursery, outer: &outer, is_armed: true };

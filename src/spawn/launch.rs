@@ -181,6 +181,7 @@ fn start(
         refused: std::sync::OnceLock::new(),
         reaped: SetOnce::new(),
         gone: SetOnce::new(),
+        closed: SetOnce::new(),
         was_asked: std::sync::atomic::AtomicBool::new(false),
         story: parking_lot::Mutex::default(),
     });

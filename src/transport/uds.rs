@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 
+use parking_lot::RwLock;
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketFlags,
     SocketType, acceptfrom_with, bind, connect, listen, recvmsg, sendmsg, socket_with,
@@ -57,9 +59,16 @@ pub(crate) fn dial(path: &Path) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// A connected socket that a tokio runtime watches.
+/// A connected socket that a tokio runtime watches, until it is closed: its descriptor goes then, whoever
+/// still holds on to it.
 #[derive(Debug)]
 pub(crate) struct Socket {
+    /// Only closing it writes; nobody waits for anything while he reads.
+    open: RwLock<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
     fd: AsyncFd<OwnedFd>,
     /// A duplicate that is watched for room, made when there was none for the first time: the peer's
     /// every read would wake us otherwise, with nothing for us to do.
@@ -69,26 +78,23 @@ pub(crate) struct Socket {
 impl Socket {
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Socket { fd: watch(fd, Interest::READABLE)?, room: OnceLock::new() })
-    }
-
-    fn room(&self) -> io::Result<&AsyncFd<OwnedFd>> {
-        if let Some(room) = self.room.get() {
-            return Ok(room);
-        }
-        let room = watch(rustix::io::fcntl_dupfd_cloexec(self.fd.get_ref(), 0)?, Interest::WRITABLE)?;
-        Ok(self.room.get_or_init(|| room))
+        let open = Open { fd: watch(fd, Interest::READABLE)?, room: OnceLock::new() };
+        Ok(Socket { open: RwLock::new(Some(open)) })
     }
 
     /// Sends what the kernel takes now of `first` and of `second` behind it.
     pub(crate) fn try_send(&self, first: &[u8], second: &[u8]) -> io::Result<usize> {
-        retry_interrupted(|| send_both(self.fd.get_ref().as_fd(), first, second))
+        let open = self.open.read();
+        let fd = open.as_ref().ok_or(Errno::NOTCONN)?.fd.get_ref();
+        retry_interrupted(|| send_both(fd.as_fd(), first, second))
     }
 
     /// Resolves when `try_send` may get further after it has said `WouldBlock`.
     pub(crate) fn poll_send(&self, cx: &mut Context<'_>, first: &[u8], second: &[u8]) -> Poll<io::Result<usize>> {
+        let open = self.open.read();
+        let room = open.as_ref().ok_or(Errno::NOTCONN)?.room()?;
         loop {
-            let mut guard = ready!(self.room()?.poll_write_ready(cx))?;
+            let mut guard = ready!(room.poll_write_ready(cx))?;
             match guard.try_io(|fd| retry_interrupted(|| send_both(fd.get_ref().as_fd(), first, second))) {
                 Ok(result) => return Poll::Ready(result),
                 Err(_would_block) => {}
@@ -97,8 +103,10 @@ impl Socket {
     }
 
     pub(crate) fn poll_recv(&self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let open = self.open.read();
+        let fd = &open.as_ref().ok_or(Errno::NOTCONN)?.fd;
         loop {
-            let mut guard = ready!(self.fd.poll_read_ready(cx))?;
+            let mut guard = ready!(fd.poll_read_ready(cx))?;
             match guard.try_io(|fd| retry_interrupted(|| recv(fd.get_ref().as_fd(), into))) {
                 Ok(Ok(n)) => {
                     // A short read has emptied the socket: what comes later is a new edge, so the
@@ -121,8 +129,10 @@ impl Socket {
         into: &mut Vec<u8>,
         most: usize,
     ) -> Poll<io::Result<usize>> {
+        let open = self.open.read();
+        let fd = &open.as_ref().ok_or(Errno::NOTCONN)?.fd;
         loop {
-            let mut guard = ready!(self.fd.poll_read_ready(cx))?;
+            let mut guard = ready!(fd.poll_read_ready(cx))?;
             let read = guard.try_io(|fd| {
                 retry_interrupted(|| {
                     let room = into.spare_capacity_mut();
@@ -149,17 +159,37 @@ impl Socket {
 
     /// The peer's process and user, as the kernel took them when it connected.
     pub(crate) fn peer(&self) -> io::Result<rustix::net::UCred> {
-        Ok(rustix::net::sockopt::socket_peercred(self.fd.get_ref())?)
+        let open = self.open.read();
+        Ok(rustix::net::sockopt::socket_peercred(open.as_ref().ok_or(Errno::NOTCONN)?.fd.get_ref())?)
     }
 
+    /// Ends it both ways: whoever reads or writes sees that.
     pub(crate) fn shutdown(&self) {
-        // A socket that the peer has closed already can't be shut down, and needs not.
-        let _ = rustix::net::shutdown(self.fd.get_ref(), rustix::net::Shutdown::Both);
+        if let Some(open) = &*self.open.read() {
+            // A socket that the peer has closed already can't be shut down, and needs not.
+            let _ = rustix::net::shutdown(open.fd.get_ref(), rustix::net::Shutdown::Both);
+        }
     }
 
-    /// Takes it out of the runtime, non-blocking as it was.
-    pub(crate) fn into_fd(self) -> OwnedFd {
-        self.fd.into_inner()
+    /// Gives its descriptors back. Nobody waits to read or write any more.
+    pub(crate) fn close(&self) {
+        let open = self.open.write().take();
+        drop(open); // with the lock free
+    }
+
+    /// Takes it out of the runtime, non-blocking as it was. `None`: it was closed.
+    pub(crate) fn into_fd(self) -> Option<OwnedFd> {
+        self.open.into_inner().map(|open| open.fd.into_inner())
+    }
+}
+
+impl Open {
+    fn room(&self) -> io::Result<&AsyncFd<OwnedFd>> {
+        if let Some(room) = self.room.get() {
+            return Ok(room);
+        }
+        let room = watch(rustix::io::fcntl_dupfd_cloexec(self.fd.get_ref(), 0)?, Interest::WRITABLE)?;
+        Ok(self.room.get_or_init(|| room))
     }
 }
 

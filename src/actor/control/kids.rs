@@ -177,8 +177,13 @@ impl Kid {
     /// Collects the exit status, once its process has ended.
     pub(super) fn try_reap(&mut self, now: Instant) -> bool {
         use std::os::fd::AsFd;
+        if !self.has_ended() {
+            return false;
+        }
         // What it leaves behind in its group goes with it, while its zombie still holds the number.
         self.kill_group();
+        // Reaped means, for whoever may see that: its socket file is away. It may have removed it itself.
+        let _ = std::fs::remove_file(&self.child.socket);
         let status =
             rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         let exit = match status {
@@ -189,8 +194,6 @@ impl Kid {
         self.is_reaped = true;
         self.boot_by = None;
         let child = &self.child;
-        // Reaped means: its socket file is away. It may have removed it itself.
-        let _ = std::fs::remove_file(&child.socket);
         let stderr_tail = child.stderr.as_ref().map(|stderr| stderr.drained_tail()).unwrap_or_default();
         let story = child.story.lock();
         let times = self.escalation.times(now);

@@ -109,7 +109,7 @@ impl Thread {
         epoll::add(&epoll, control.as_fd(), Token::Commands.encode(), read)?;
         epoll::add(&epoll, signals.fd(), Token::Signals.encode(), read)?;
         if let Some(up) = &control.up {
-            epoll::add(&epoll, up.as_fd(), Token::Up.encode(), line_events())?;
+            up.with_fd(|fd| epoll::add(&epoll, fd, Token::Up.encode(), line_events())).transpose()?;
             let blocked = Arc::downgrade(&control);
             up.on_blocked(move || {
                 if let Some(control) = blocked.upgrade() {
@@ -222,8 +222,10 @@ impl Thread {
                     let key = child.key;
                     let Some(kid) = self.kids.get_mut(&key) else { continue };
                     // A line that can't be watched is a line that is lost: its child ends.
-                    if epoll::add(&self.epoll, line.as_fd(), Token::Line(key).encode(), line_events()).is_err() {
-                        line.shutdown();
+                    let watched =
+                        line.with_fd(|fd| epoll::add(&self.epoll, fd, Token::Line(key).encode(), line_events()));
+                    if !matches!(watched, Some(Ok(()))) {
+                        line.close();
                     }
                     let control = Arc::downgrade(&self.control);
                     line.on_blocked(move || {
@@ -282,7 +284,8 @@ impl Thread {
         };
         if let Some(line) = line {
             // A line that is gone by now has nothing left to send.
-            let _ = epoll::modify(&self.epoll, line.as_fd(), token.encode(), line_events() | epoll::EventFlags::OUT);
+            let events = line_events() | epoll::EventFlags::OUT;
+            let _ = line.with_fd(|fd| epoll::modify(&self.epoll, fd, token.encode(), events));
         }
     }
 
@@ -350,8 +353,7 @@ impl Thread {
         let is_broken = inbox.drain(|frame| frames.extend(Received::of(frame))).is_err();
         let child = Arc::clone(&kid.child);
         if is_broken || rest == Rest::Ended {
-            let _ = epoll::delete(&self.epoll, line.as_fd());
-            line.shutdown();
+            line.close(); // nobody watches it any more then, either
         } else {
             kid.line = Some((line, inbox));
         }
@@ -532,8 +534,7 @@ impl Thread {
             names.gone(&kid.child.aid);
         }
         if let Some((line, _)) = kid.line.take() {
-            let _ = epoll::delete(&self.epoll, line.as_fd());
-            line.shutdown();
+            line.close();
         }
         let grace = kid.escalation.left(now).unwrap_or(kid.child.grace);
         kid.below_until = Some(now + grace);
@@ -558,12 +559,14 @@ impl Thread {
         if self.kids.get(&key).is_some_and(|kid| kid.is_reaped && kid.below.is_empty())
             && let Some(kid) = self.kids.remove(&key)
         {
+            let Kid { child, pidfd, askers, .. } = kid;
+            drop(pidfd); // closed before anybody hears of the end
             // Only this thread sets it, once.
-            let _ = kid.child.gone.set(());
+            let _ = child.gone.set(());
             self.control.one_gone();
-            let receipt = kid.child.reaped.get().map(|ended| Box::new(ended.receipt.clone()));
-            for asker in kid.askers {
-                self.tell(asker, kid.child.aid.clone(), receipt.clone(), From::Here);
+            let receipt = child.reaped.get().map(|ended| Box::new(ended.receipt.clone()));
+            for asker in askers {
+                self.tell(asker, child.aid.clone(), receipt.clone(), From::Here);
             }
         }
     }
@@ -621,8 +624,9 @@ impl Thread {
             kid.cancel(now, &canceller, grace, false);
         }
         actor.wake_cancelled(&canceller);
-        if self.control.up.is_some() {
-            // While its tasks wind down: nobody connects any more, and its parent has less to do.
+        if self.control.up.is_some() && !actor.is_orphaned() {
+            // While its tasks wind down: nobody connects any more, and its parent has less to do. An
+            // orphan's socket stays until its end: by that the next root finds it, if it stands still.
             let Addr::Uds(path) = &actor.addr;
             let _ = std::fs::remove_file(path);
         }
@@ -669,7 +673,7 @@ impl Thread {
             }
         }
         if is_broken || rest == Rest::Ended {
-            let _ = epoll::delete(&self.epoll, up.as_fd());
+            let _ = up.with_fd(|fd| epoll::delete(&self.epoll, fd));
             self.parent_lost();
         }
     }
