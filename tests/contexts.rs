@@ -462,16 +462,25 @@ async fn cleans_up(ctx: Context<u32>) -> teamster::Result<()> {
 async fn fails_when_cancelled(ctx: Context<u32>) -> teamster::Result<()> {
     let _guard = Guard::new();
     ctx.started(7).await?;
-    heard("go").await;
+    let _telling = get_stuck().await;
     while !teamster::is_cancelled() {
         std::hint::spin_loop();
     }
     Err(std::io::Error::other("the clean-up failed"))?
 }
 
-/// Resolves when the actor's runtime answers no more.
-async fn is_stuck(portal: &Portal) {
-    while tokio::time::timeout(Duration::from_millis(30), portal.run(running())).await.is_ok() {}
+/// Tells the parent that this runtime gets stuck now, and what to keep meanwhile: the word leaves with its
+/// first poll, and no await follows.
+async fn get_stuck() -> impl Future<Output = Result<(), Error>> {
+    let parent = teamster::parent().expect("we are an actor").expect("we are not the root");
+    let mut telling = Box::pin(async move { parent.run(say("stuck".into())).await });
+    assert!(futures::poll!(telling.as_mut()).is_pending());
+    telling
+}
+
+#[expect(clippy::disallowed_methods, reason = "a runtime that is stuck is what this is about")]
+fn block_the_runtime() {
+    std::thread::sleep(Duration::from_secs(60));
 }
 
 #[teamster::test]
@@ -600,11 +609,10 @@ async fn a_cancel_that_we_asked_for_is_absorbed() {
 async fn a_failure_in_the_clean_up_is_not_absorbed() {
     with_one(async |frank| {
         for has_value in [true, false] {
-            frank.run(board::wipe()).await?;
+            board::wipe().await?;
             let ended = frank
                 .open_context(fails_when_cancelled(), async |ctx, _| {
-                    frank.run(say("go".into())).await?;
-                    is_stuck(frank).await;
+                    heard("stuck").await;
                     if has_value {
                         current_context().expect("it is in one").cancel(); // and not waited for
                         return Ok(());
@@ -896,9 +904,8 @@ async fn a_cancel_ends_the_loop_over_the_stream_and_the_line_lives() {
 #[context]
 async fn gets_stuck(ctx: Context<ContextHandle>) -> teamster::Result<()> {
     ctx.started(ctx.handle()).await?;
-    heard("go").await;
-    #[expect(clippy::disallowed_methods, reason = "a runtime that is stuck is what this is about")]
-    std::thread::sleep(Duration::from_secs(60));
+    let _telling = get_stuck().await;
+    block_the_runtime();
     Ok(())
 }
 
@@ -908,8 +915,7 @@ async fn a_stuck_task_is_said_not_to_have_stopped() {
         let frank = an.start_actor("frank").await?;
         let mut asked = Instant::now();
         let block = frank.open_context(gets_stuck(), async |ctx, _| {
-            frank.run(say("go".into())).await?;
-            is_stuck(&frank).await;
+            heard("stuck").await;
             asked = Instant::now();
             let cancelled = ctx.cancel().await;
             assert!(matches!(&cancelled, Err(Error::NotStopped { .. })), "{cancelled:?}");
@@ -931,8 +937,7 @@ async fn a_stuck_task_is_said_not_to_have_stopped_by_its_handle_too() {
         let (frank, third) = tokio::try_join!(an.start_actor("frank"), an.start_actor("third"))?;
         let ended = frank
             .open_context(gets_stuck(), async |ctx, theirs| {
-                frank.run(say("go".into())).await?;
-                is_stuck(&frank).await;
+                heard("stuck").await;
                 for handle in [ctx.handle(), theirs] {
                     let cancelled = at_once("it is told", handle.cancel()).await;
                     assert!(
@@ -1420,9 +1425,8 @@ async fn gets_stuck_in_a_nursery(ctx: Context<u32>, third: Portal) -> teamster::
     let block = third.open_context(holds(), async |_, _| {
         let nursery = teamster::open_nursery(async |an| {
             ctx.started(an.start_actor("leaf").await?.aid().pid()).await?;
-            heard("go").await;
-            #[expect(clippy::disallowed_methods, reason = "a runtime that is stuck is what this is about")]
-            std::thread::sleep(Duration::from_secs(60));
+            let _telling = get_stuck().await;
+            block_the_runtime();
             Ok(())
         });
         Ok(nursery.await?)
@@ -1436,8 +1440,7 @@ async fn a_cancel_reaches_a_nursery_in_a_stuck_body_at_once() {
         let (frank, third) = tokio::try_join!(an.start_actor("frank"), an.start_actor("third"))?;
         let ended = frank
             .open_context(gets_stuck_in_a_nursery(third.clone()), async |ctx, leaf| {
-                frank.run(say("go".into())).await?;
-                is_stuck(&frank).await;
+                heard("stuck").await;
                 assert!(matches!(ctx.cancel().await, Err(Error::NotStopped { .. })));
                 wait_gone(leaf, AT_ONCE);
                 Ok(())
@@ -1729,9 +1732,9 @@ async fn hops(ctx: Context, mut to: Vec<Portal>, stuck: String) -> teamster::Res
     let block = next.open_context(hops(to, stuck.clone()), async |_, ()| {
         ctx.started(()).await?;
         if this_actor()?.aid().name() == stuck {
-            heard("go").await;
-            #[expect(clippy::disallowed_methods, reason = "a runtime that is stuck is what this is about")]
-            std::thread::sleep(Duration::from_secs(60));
+            heard("go").await; // the first word has left by then
+            let _telling = get_stuck().await;
+            block_the_runtime();
         }
         pending::<()>().await;
         Ok(())
@@ -1739,7 +1742,7 @@ async fn hops(ctx: Context, mut to: Vec<Portal>, stuck: String) -> teamster::Res
     Ok(block.await?)
 }
 
-const DEADLINE: Duration = Duration::from_millis(1500);
+const DEADLINE: Duration = Duration::from_secs(2);
 
 /// Three hops, and what befalls one of them before the deadline. Those that can end by their own clocks.
 async fn check_deadline(stuck: &str, befalls: impl AsyncFnOnce(&[Portal]) -> Result<(), BoxError>, ends: &[usize]) {
@@ -1789,7 +1792,12 @@ async fn a_deadline_holds_over_three_hops() {
 
 #[teamster::test]
 async fn a_deadline_holds_when_the_middle_one_is_stuck() {
-    check_deadline("b", async |row| Ok(row[1].run(say("go".into())).await?), &[0, 2]).await;
+    let stick = async |row: &[Portal]| {
+        row[1].run(say("go".into())).await?;
+        heard("stuck").await;
+        Ok(())
+    };
+    check_deadline("b", stick, &[0, 2]).await;
 }
 
 #[teamster::test]
