@@ -176,10 +176,7 @@ impl<S: Data, I: Data, O: Data> Context<S, I, O> {
         let encoding = codec::encode_into(&first, self.started, &mut bytes)
             .map_err(|failure| CodecError::encoding(self.core.link.path, "the first word", failure))
             .map_err(Error::Codec)?;
-        self.core
-            .line
-            .say_started(&self.core.link, encoding, bytes.into())
-            .map_err(|misuse| self.core.misuse(misuse))
+        self.core.line.say_started(&self.core.link, encoding, bytes.into()).map_err(|misuse| self.core.misuse(misuse))
     }
 
     /// Opens this side of the stream.

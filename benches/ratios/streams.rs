@@ -216,11 +216,7 @@ impl Callee {
     }
 
     /// Runs `body` while `transfers` huge messages come on the same line.
-    pub(crate) async fn under_load<T>(
-        &self,
-        transfers: usize,
-        body: impl AsyncFnOnce() -> Result<T>,
-    ) -> Result<T> {
+    pub(crate) async fn under_load<T>(&self, transfers: usize, body: impl AsyncFnOnce() -> Result<T>) -> Result<T> {
         let loads = try_join_all((0..transfers).map(|_| self.portal.context(huge()))).await?;
         let mut streams = Vec::new();
         for load in &loads {

@@ -112,11 +112,9 @@ impl ContextCore {
                 let path = self.link.path;
                 let error = match lost(child, &self.peer, path, left, &end).await {
                     Lost::Failed(error) => error,
-                    Lost::Again => Error::NotStarted {
-                        endpoint: path.to_owned(),
-                        aid: self.peer.clone(),
-                        reason: end.to_string(),
-                    },
+                    Lost::Again => {
+                        Error::NotStarted { endpoint: path.to_owned(), aid: self.peer.clone(), reason: end.to_string() }
+                    }
                 };
                 Ending::Failed(self.loss.get_or_init(|| error).clone())
             }
@@ -161,11 +159,9 @@ impl ContextCore {
         let end = poll_fn(|cx| self.link.poll_watch(cx));
         match tokio::time::timeout(grace + ANSWER_WITHIN, end).await {
             Ok(_end) => Ok(()),
-            Err(_elapsed) => Err(Error::NotStopped {
-                endpoint: self.link.path.to_owned(),
-                aid: self.peer.clone(),
-                grace,
-            }),
+            Err(_elapsed) => {
+                Err(Error::NotStopped { endpoint: self.link.path.to_owned(), aid: self.peer.clone(), grace })
+            }
         }
     }
 
@@ -205,7 +201,9 @@ impl ContextCore {
         Error::Usage(match misuse {
             Misuse::StartedTwice => "`started` was called twice: a context says its first word once",
             Misuse::StreamBeforeStarted => "the stream was opened before `started`: call `ctx.started(…)` first",
-            Misuse::SecondStream => "a context has one stream, and it was opened already: split it, or open another context",
+            Misuse::SecondStream => {
+                "a context has one stream, and it was opened already: split it, or open another context"
+            }
             Misuse::Cancelled => "this side has cancelled the context: it can't open a stream any more",
             Misuse::Ended => "the context has ended: it can't open a stream any more",
             Misuse::Finished => "this side has finished its stream: it can't send any more",

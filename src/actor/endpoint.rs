@@ -301,8 +301,7 @@ pub(crate) enum Run {
 }
 
 /// As [`RunFn`], with the callee's side of the context.
-pub(crate) type ContextFn =
-    fn(&[u8], Encoding, Arc<ContextCore>) -> Result<BoxFuture<'static, RunResult>, CodecError>;
+pub(crate) type ContextFn = fn(&[u8], Encoding, Arc<ContextCore>) -> Result<BoxFuture<'static, RunResult>, CodecError>;
 
 /// Decodes the arguments and makes the task, which gives the result as bytes.
 ///

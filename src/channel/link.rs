@@ -147,7 +147,6 @@ impl Link {
         self.state.lock().dialog.dropped()
     }
 
-
     /// Resolves when no long item is on its way.
     pub(crate) fn poll_long_sent(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state.lock();

@@ -234,7 +234,8 @@ impl<E> Dialog<E> {
             return None;
         }
         // One long item whose reader waits for it is let in as it arrives.
-        if self.ours.is_open && self.inbox.segments.is_empty() && self.inbox.unfinished_bytes > self.inbox.let_in_bytes {
+        if self.ours.is_open && self.inbox.segments.is_empty() && self.inbox.unfinished_bytes > self.inbox.let_in_bytes
+        {
             self.inbox.credit.open_wide();
             self.inbox.credit.consume(self.inbox.unfinished_bytes - self.inbox.let_in_bytes);
             self.inbox.let_in_bytes = self.inbox.unfinished_bytes;
