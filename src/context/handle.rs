@@ -106,7 +106,7 @@ impl ContextHandle {
     }
 }
 
-#[crate::rpc(name = "teamster.cancel_context")]
+#[teamster::rpc(name = "teamster.cancel_context")]
 async fn cancel_by_handle(number: u64, canceller: Canceller) -> Result<(), Error> {
     let actor = current::actor()?;
     let core = actor.context_handles.lock().find(number);
