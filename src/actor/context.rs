@@ -159,9 +159,12 @@ impl ContextCore {
         let end = poll_fn(|cx| self.link.poll_watch(cx));
         match tokio::time::timeout(grace + ANSWER_WITHIN, end).await {
             Ok(_end) => Ok(()),
-            Err(_elapsed) => {
-                Err(Error::NotStopped { endpoint: self.link.path.to_owned(), aid: self.peer.clone(), grace })
-            }
+            Err(_elapsed) => Err(Error::NotStopped {
+                endpoint: self.link.path.to_owned(),
+                aid: self.peer.clone(),
+                grace,
+                heard: self.link.heard().is_some(),
+            }),
         }
     }
 
