@@ -60,6 +60,7 @@
 extern crate self as teamster; // the macros' paths, in here too
 
 mod actor;
+mod broadcast;
 mod channel;
 mod context;
 pub mod discovery;
@@ -78,7 +79,9 @@ mod transport;
 pub use actor::endpoint::{BoxFuture, Call, Data, Endpoint, Fallible, Function};
 pub use actor::on_exit;
 pub use actor::scope::{cancelled, deadline, defer, is_cancelled, shield};
-pub use context::{Context, ContextCall, ContextEndpoint, ContextHandle, CurrentContext, Outcome, PortalContext, current_context};
+pub use context::{
+    Context, ContextCall, ContextEndpoint, ContextHandle, CurrentContext, Outcome, PortalContext, current_context,
+};
 pub use discovery::{find_actor, find_actors, list_actors, wait_for_actor};
 pub use error::{BodyError, BoxError, CodecError, CodecStep, Error, Group, RemoteError, SpawnReason};
 pub use msg::death::{Death, ExitKind, Receipt, Rung};
@@ -101,11 +104,11 @@ pub mod launch {
 pub mod __private {
     //! What the macros' code stands on. Not for use by hand.
     pub use crate::actor::endpoint::{Arg, ENDPOINTS, Layouts, Registration, encodes, register, travels};
-    pub use crate::context::{ContextTypes, register_context};
-    pub use crate::stream::calls::feed;
     pub use crate::actor::failure::{ExactKind, Failure, StdKind, TextKind, probe};
+    pub use crate::context::{ContextTypes, register_context};
     pub use crate::msg::error_value::{ERRORS, ErrorRegistration, register_error};
     pub use crate::nursery::entry::{MainOptions, main};
+    pub use crate::stream::calls::feed;
     pub use crate::testing::harness::{TestOptions, test};
     pub use linkme;
 }

@@ -277,7 +277,7 @@ impl Portal {
             biased; // its end is the answer, whatever its line says
             () = process.reaped() => Ok(()),
             ended = tokio::time::timeout(within, asked) => ended.unwrap_or_else(|_elapsed| {
-                Err(Error::NotStopped { endpoint: "cancel_actor".to_owned(), aid: aid.clone(), grace: within })
+                Err(Error::NotStopped { endpoint: "cancel_actor".to_owned(), aid: aid.clone(), grace: within, heard: false })
             }),
         }
     }

@@ -1,5 +1,6 @@
 //! What does a user hold of a context's stream?
 pub(crate) mod calls;
+mod fan_out;
 
 use std::any::{Any, TypeId, type_name};
 use std::fmt;
@@ -68,6 +69,8 @@ pub struct RecvHalf<R> {
     /// How it ended, while that is being found out.
     ending: Option<BoxFuture<'static, Result<(), Error>>>,
     end: Option<Result<(), Error>>,
+    /// Once it is fanned out, it is a subscriber as the others are.
+    fanned_out: Option<Box<dyn fan_out::FannedOut<R>>>,
     _items: PhantomData<fn() -> R>,
 }
 
@@ -199,7 +202,15 @@ impl<S: Data, R: Data> MsgStream<S, R> {
 
 impl<S: Data> SendHalf<S> {
     fn new(shared: Arc<Shared>, encoding: Encoding) -> Self {
-        SendHalf { shared, encoding, outgoing: None, scratch: Vec::new(), since_turn_bytes: 0, timer: None, _items: PhantomData }
+        SendHalf {
+            shared,
+            encoding,
+            outgoing: None,
+            scratch: Vec::new(),
+            since_turn_bytes: 0,
+            timer: None,
+            _items: PhantomData,
+        }
     }
 
     fn core(&self) -> &Arc<ContextCore> {
@@ -394,7 +405,7 @@ enum Pushed {
 
 impl<R: Data> RecvHalf<R> {
     fn new(shared: Arc<Shared>) -> Self {
-        RecvHalf { shared, taken: Bytes::new(), at: 0, ending: None, end: None, _items: PhantomData }
+        RecvHalf { shared, taken: Bytes::new(), at: 0, ending: None, end: None, fanned_out: None, _items: PhantomData }
     }
 
     /// As [`MsgStream::recv`].
@@ -414,6 +425,9 @@ impl<R: Data> RecvHalf<R> {
     pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<R>, Error>> {
         if self.at < self.taken.len() {
             return Poll::Ready(self.decode_next().map(Some));
+        }
+        if let Some(fanned_out) = &mut self.fanned_out {
+            return fanned_out.poll_recv(cx);
         }
         // Somebody who only receives must let others have their turn, once for what came together.
         let turn = ready!(tokio::task::coop::poll_proceed(cx));
@@ -440,6 +454,16 @@ impl<R: Data> RecvHalf<R> {
                 }
             }
         }
+    }
+
+    /// The reading itself, in another half of its own.
+    fn take_below(&mut self) -> RecvHalf<R> {
+        let mut below = RecvHalf::new(Arc::clone(&self.shared));
+        below.taken = std::mem::take(&mut self.taken);
+        below.at = std::mem::take(&mut self.at);
+        below.ending = self.ending.take();
+        below.end = self.end.take();
+        below
     }
 
     fn decode_next(&mut self) -> Result<R, Error> {
@@ -490,7 +514,8 @@ impl<R: Data> RecvHalf<R> {
 
     /// As [`MsgStream::dropped`].
     pub fn dropped(&self) -> u64 {
-        self.shared.core.link.dropped()
+        let lagged = self.fanned_out.as_ref().map_or(0, |fanned_out| fanned_out.lost());
+        self.shared.core.link.dropped() + lagged
     }
 }
 
@@ -505,7 +530,7 @@ impl<S> Drop for SendHalf<S> {
 
 impl<R> Drop for RecvHalf<R> {
     fn drop(&mut self) {
-        if Arc::strong_count(&self.shared) > 1 {
+        if self.fanned_out.is_none() && Arc::strong_count(&self.shared) > 1 {
             self.shared.core.line.throw_away(&self.shared.core.link);
         }
     }

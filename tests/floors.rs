@@ -11,7 +11,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("transport", &["transport/"]),
     ("channel", &["channel/"]),
     ("actor", &["actor/"]),
-    ("call", &["portal.rs"]),
+    ("call", &["portal.rs", "context.rs", "context/", "stream.rs", "stream/", "broadcast.rs", "broadcast/"]),
     ("finding", &["discovery/"]),
     ("spawn", &["spawn/"]),
     ("nursery", &["nursery/"]),

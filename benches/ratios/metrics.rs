@@ -116,16 +116,22 @@ async fn ping_pong(budget: Budget, cpu: Option<usize>) -> Result<Measured> {
 
 /// One way, each side on a processor of its own, as all that follows.
 async fn small_items(budget: Budget) -> Result<Measured> {
-    streams(budget, "small", async |callee| callee.small_items_per_second(ITEMS).await, async |raw| {
-        raw.small_items_per_second(ITEMS).await
-    })
+    streams(
+        budget,
+        "small",
+        async |callee| callee.small_items_per_second(ITEMS).await,
+        async |raw| raw.small_items_per_second(ITEMS).await,
+    )
     .await
 }
 
 async fn framed_items(budget: Budget) -> Result<Measured> {
-    streams(budget, "framed", async |callee| callee.small_items_per_second(ITEMS).await, async |raw| {
-        raw.framed_items_per_second(ITEMS).await
-    })
+    streams(
+        budget,
+        "framed",
+        async |callee| callee.small_items_per_second(ITEMS).await,
+        async |raw| raw.framed_items_per_second(ITEMS).await,
+    )
     .await
 }
 
@@ -134,9 +140,12 @@ async fn bulk(budget: Budget) -> Result<Measured> {
 }
 
 async fn bulk_both_ways(budget: Budget) -> Result<Measured> {
-    streams(budget, "both", async |callee| callee.bulk_both_ways(MESSAGES).await, async |raw| {
-        raw.bulk_both_ways(MESSAGES).await
-    })
+    streams(
+        budget,
+        "both",
+        async |callee| callee.bulk_both_ways(MESSAGES).await,
+        async |raw| raw.bulk_both_ways(MESSAGES).await,
+    )
     .await
 }
 
@@ -150,12 +159,8 @@ async fn streams(
         let nest = Nest::new()?;
         let callee = ours.callee(Some(1)).await?;
         let mut raw = Raw::start(&nest, role, Some(1))?;
-        alternate(
-            budget,
-            async || Ok(vec![ours_side(&callee).await?]),
-            async || Ok(vec![raw_side(&mut raw).await?]),
-        )
-        .await
+        alternate(budget, async || Ok(vec![ours_side(&callee).await?]), async || Ok(vec![raw_side(&mut raw).await?]))
+            .await
     })
     .await
 }

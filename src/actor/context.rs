@@ -27,8 +27,6 @@ pub(crate) struct ContextCore {
     pub(crate) side: Side,
     /// Milliseconds that an item waits for a stream that the other side has not opened.
     overrun_after_ms: AtomicU64,
-    /// When its end was first asked for, on this side.
-    asked_at: OnceLock<Instant>,
     /// What the loss of its line was found to be: asked once, for it has an id.
     loss: OnceLock<Error>,
     handle: OnceLock<u64>,
@@ -64,7 +62,6 @@ impl ContextCore {
             peer: line.peer.clone(),
             side,
             overrun_after_ms: AtomicU64::new(0),
-            asked_at: OnceLock::new(),
             loss: OnceLock::new(),
             handle: OnceLock::new(),
         };
@@ -136,23 +133,13 @@ impl ContextCore {
     /// This actor asks for the context's end. From the opener it is a request to the callee alone;
     /// from the callee it is one to its own task.
     pub(crate) fn cancel(&self) {
-        self.is_asked();
+        self.link.asks();
         match &self.side {
             Side::Opener { .. } => self.line.ask_to_end(&self.link, &self.our_cancel()),
             Side::Callee { scope } => {
                 scope.cancel(&canceller(&self.actor.aid, CancelRequest::Itself));
             }
         }
-    }
-
-    /// Its grace begins with the first request.
-    fn is_asked(&self) -> Instant {
-        *self.asked_at.get_or_init(Instant::now)
-    }
-
-    /// Whether its end was asked for on this side.
-    pub(crate) fn was_asked(&self) -> bool {
-        self.asked_at.get().is_some()
     }
 
     /// Whether an error is the cancel that this side has asked for through this context.
@@ -172,7 +159,7 @@ impl ContextCore {
 
     /// A third actor asks for the context's end.
     pub(crate) fn cancel_for(&self, canceller: &Canceller) {
-        self.is_asked();
+        self.link.asks();
         match &self.side {
             Side::Opener { .. } => self.line.ask_for(&self.link, canceller),
             Side::Callee { scope } => scope.cancel(canceller),
@@ -181,7 +168,7 @@ impl ContextCore {
 
     /// Waits until the callee has ended, at most its grace after it was asked.
     pub(crate) async fn stopped(&self) -> Result<(), Error> {
-        self.stopped_by(self.is_asked() + self.line.grace() + ANSWER_WITHIN).await
+        self.stopped_by(self.link.asks() + self.line.grace() + ANSWER_WITHIN).await
     }
 
     async fn stopped_by(&self, at: Instant) -> Result<(), Error> {
@@ -192,6 +179,7 @@ impl ContextCore {
                 endpoint: self.link.path.to_owned(),
                 aid: self.peer.clone(),
                 grace: self.line.grace(),
+                heard: self.link.heard().is_some(),
             }),
         }
     }
@@ -202,7 +190,7 @@ impl ContextCore {
         if self.link.end().is_some() {
             return;
         }
-        self.is_asked();
+        self.link.asks();
         self.line.ask_to_end(&self.link, &canceller(&self.actor.aid, request));
         let scope = super::current::with_current(|current| current.map(|current| Arc::clone(&current.scope)));
         if let Some(scope) = scope {
@@ -213,7 +201,7 @@ impl ContextCore {
     /// Waits for a context that was given up. Not as long as whoever waits for us, who would say
     /// that we have not stopped.
     pub(crate) async fn given_up(&self) {
-        if let Err(error) = self.stopped_by(self.is_asked() + self.line.grace()).await {
+        if let Err(error) = self.stopped_by(self.link.asks() + self.line.grace()).await {
             tracing::warn!(%error, "a context that was given up has not ended");
         }
     }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::current::Current;
 use super::context::{ContextCore, Side};
+use super::current::Current;
 use super::endpoint::{Endpoints, Found, Registration, Run, RunResult};
 use super::failure::Failure;
 use super::scope::{End, Scope, Scoped, run_deferred};

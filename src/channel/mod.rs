@@ -30,8 +30,8 @@ use crate::transport::uds::Socket;
 pub(crate) use contexts::{ItemBytes, Sent};
 pub(crate) use inbox::Inbox;
 use link::{Link, LinkEnd, Woken};
-pub(crate) use out::{Head, LONG_BYTES, Payload};
 use out::{Flush, Long, Out, Turn};
+pub(crate) use out::{Head, LONG_BYTES, Payload};
 
 /// What serves the dialogs that a peer opens: the actor, a floor up.
 pub(crate) trait Service: Send + Sync + Sized + 'static {

@@ -205,9 +205,7 @@ impl Out {
         }
         let before = self.waiting.len();
         match self.last_yield {
-            Some(last)
-                if last.dialog == dialog && last.encoding == encoding && before - last.start < YIELD_BYTES =>
-            {
+            Some(last) if last.dialog == dialog && last.encoding == encoding && before - last.start < YIELD_BYTES => {
                 self.waiting.extend_from_slice(head);
                 self.waiting.extend_from_slice(items);
                 let length = (self.waiting.len() - last.start - 4) as u32;
@@ -292,7 +290,12 @@ impl Out {
     }
 
     /// A write came back; an error other than `WouldBlock` means that the peer takes nothing any more.
-    pub(super) fn end_write(&mut self, write: Write, result: &io::Result<usize>, woken: &mut Woken) -> Result<(), Flush> {
+    pub(super) fn end_write(
+        &mut self,
+        write: Write,
+        result: &io::Result<usize>,
+        woken: &mut Woken,
+    ) -> Result<(), Flush> {
         self.is_writing = false;
         self.leaving = write.leaving;
         self.piece = write.piece;

@@ -115,13 +115,14 @@ impl ContextHandle {
             }),
             Ok(ended) => ended,
             Err(_elapsed) => {
-                Err(Error::NotStopped { endpoint: self.endpoint.clone(), aid: self.holder.aid().clone(), grace })
+                let (endpoint, aid) = (self.endpoint.clone(), self.holder.aid().clone());
+                Err(Error::NotStopped { endpoint, aid, grace, heard: false })
             }
         }
     }
 }
 
-#[crate::rpc(name = "teamster.cancel_context")]
+#[teamster::rpc(name = "teamster.cancel_context")]
 async fn cancel_by_handle(number: u64, canceller: Canceller) -> Result<(), Error> {
     let actor = current::actor()?;
     let core = actor.context_handles.lock().find(number);

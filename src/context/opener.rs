@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{ContextCall, ContextEndpoint, ContextHandle};
 use crate::actor::Actor;
@@ -160,6 +160,12 @@ impl<E: ContextEndpoint> PortalContext<E> {
     pub async fn cancel(&self) -> Result<(), Error> {
         self.core().cancel();
         self.core().stopped().await
+    }
+
+    /// How long after the first cancel of this side the other actor had acknowledged it. A busy, or stuck,
+    /// runtime over there does not hold that up, where the two are parent and child.
+    pub fn heard(&self) -> Option<Duration> {
+        self.core().link.heard()
     }
 
     /// Whether this side has cancelled it.
@@ -321,6 +327,7 @@ impl Portal {
     /// # Ok(())
     /// # }
     /// ```
+    #[expect(clippy::missing_panics_doc, reason = "whoever asks for a context gets one")]
     pub async fn context<E: ContextEndpoint>(&self, call: ContextCall<E>) -> Result<PortalContext<E>, Error> {
         let actor = self.actor()?;
         let mut line = self.line(&actor).await?;
@@ -438,7 +445,7 @@ async fn conclude<T>(
     Ok(match ended {
         End::Value(Ok(value)) => {
             core.body_is_over();
-            if core.was_asked()
+            if core.link.was_asked()
                 && let Err(not_stopped) = core.stopped().await
             {
                 return Ok(Err(not_stopped));

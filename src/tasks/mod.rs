@@ -15,7 +15,6 @@
 //! | write what is opened and closed | [`AsyncContext`], [`context_fn`] |
 //! | stop code by hand or by the clock | [`CancelScope`], [`move_on_after`], [`fail_after`] |
 mod book;
-mod broadcast;
 mod cancel_scope;
 mod collapse;
 mod context;
@@ -24,7 +23,7 @@ mod nursery;
 mod region;
 mod shared;
 
-pub use broadcast::{Broadcast, Lag, RecvError, Subscriber, broadcast};
+pub use crate::broadcast::{Broadcast, Lag, RecvError, Subscriber, broadcast};
 pub use cancel_scope::{CancelScope, fail_after, move_on_after};
 pub use collapse::{collapse, filter, split};
 pub use context::{AsyncContext, BoxedContext, Exit, FnContext, Hold, context_fn};

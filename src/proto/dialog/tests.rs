@@ -393,7 +393,8 @@ impl Model {
             if self.lines.iter().all(VecDeque::is_empty) && self.rest == [0; 2] {
                 return;
             }
-            let blocked_for_good = [0, 1].iter().all(|&from| self.rest[from] == 0 || !self.sides[1 - from].ours.is_open);
+            let blocked_for_good =
+                [0, 1].iter().all(|&from| self.rest[from] == 0 || !self.sides[1 - from].ours.is_open);
             if self.lines.iter().all(VecDeque::is_empty) && blocked_for_good {
                 return;
             }

@@ -165,7 +165,7 @@ impl<T: Clone + Send, E: Clone + Send> Subscriber<T, E> {
         self.lost
     }
 
-    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, RecvError<E>>> {
+    pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, RecvError<E>>> {
         loop {
             match self.core.next(self.id, cx) {
                 Next::Read(result) => return Poll::Ready(result),
