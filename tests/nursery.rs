@@ -256,8 +256,8 @@ struct NeverBoots;
 
 impl Launcher for NeverBoots {
     fn command(&self) -> Command {
-        let mut command = Command::new("/bin/sleep");
-        command.arg("60");
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec sleep 60"]); // what else it is given is of no interest to it
         command
     }
 }
