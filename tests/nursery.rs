@@ -169,17 +169,104 @@ async fn cancelled_from_three_tasks_it_ends_once() {
     assert_eq!(expect_cancelled(result).request, CancelRequest::Nursery);
 }
 
+/// S1.22
 #[teamster::test]
-async fn an_empty_cluster_is_refused_and_the_nursery_goes_on() {
-    teamster::open_nursery(async |an| {
-        let none: [&str; 0] = [];
-        assert!(matches!(an.start_cluster(none).await, Err(Error::Usage(_))));
-        let cluster = an.start_cluster(2).await?;
-        assert_eq!(cluster["worker-1"].run(add(1, 1)).await?, 2);
-        Ok(())
+async fn an_empty_cluster_is_refused_while_another_is_up() {
+    for do_pass_on in [false, true] {
+        let mut pids = Vec::new();
+        let ended = teamster::open_nursery(async |an| {
+            let cluster = an.start_cluster(2).await?;
+            pids.extend(cluster.values().map(|portal| portal.aid().pid()));
+            let none: [&str; 0] = [];
+            let refused = an.start_cluster(none).await;
+            assert!(matches!(refused, Err(Error::Usage(_))), "{refused:?}");
+            if do_pass_on {
+                refused?;
+            }
+            assert_eq!(cluster["worker-1"].run(add(1, 1)).await?, 2);
+            Ok(())
+        })
+        .await;
+        assert!(matches!((&ended, do_pass_on), (Ok(()), false) | (Err(Error::Usage(_)), true)), "{ended:?}");
+        assert_eq!(pids.len(), 2);
+        pids.iter().for_each(|pid| wait_gone(*pid, Duration::ZERO));
+    }
+}
+
+/// S1.21
+#[teamster::test]
+async fn a_cluster_is_gone_when_the_bodys_error_is_returned() {
+    let mut pids = Vec::new();
+    let ended = teamster::open_nursery(async |an| {
+        let cluster = an.start_cluster(["ann", "bob", "eve"]).await?;
+        pids.extend(cluster.values().map(|portal| portal.aid().pid()));
+        Err::<(), _>("the body failed".into())
+    })
+    .await;
+    assert_eq!(ended.unwrap_err().to_string(), "the body failed");
+    assert_eq!(pids.len(), 3);
+    pids.iter().for_each(|pid| wait_gone(*pid, Duration::ZERO));
+}
+
+/// It can't become bytes.
+#[derive(serde::Deserialize)]
+struct Secret;
+
+impl serde::Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("it is a secret"))
+    }
+}
+
+#[rpc]
+async fn keep(secret: Secret) {
+    let Secret = secret;
+}
+
+/// S1.14: what the compiler lets pass, and can't be sent.
+#[teamster::test]
+async fn a_call_that_can_not_be_sent_starts_nobody() {
+    let error = teamster::open_nursery(async |an| {
+        let check = LeakCheck::new();
+        let refused = an.actor("x").call(keep(Secret)).await;
+        assert!(matches!(&refused, Err(Error::Codec(codec)) if codec.message() == "it is a secret"), "{refused:?}");
+        let handle = an.run_in_actor(keep(Secret));
+        assert_eq!(an.portals(), []);
+        assert_eq!(check.left(), [""; 0], "no thread of a spawner, no pipe");
+        Ok(handle.await?)
     })
     .await
-    .unwrap();
+    .unwrap_err();
+    assert!(matches!(&error, Error::Codec(_)), "{error:?}");
+}
+
+#[rpc]
+async fn work(number: u32) -> u32 {
+    if number == 2 {
+        std::process::exit(3);
+    }
+    number * number
+}
+
+/// S1.26: a pool by hand, whose owner sees to each job.
+#[teamster::test]
+async fn a_worker_that_dies_fails_its_own_job_alone() {
+    let done = teamster::open_nursery(async |an| {
+        let mut jobs: FuturesUnordered<_> =
+            (0..4).map(|number| async move { (number, an.actor("worker").call(work(number)).await) }).collect();
+        let mut done = Vec::new();
+        while let Some((number, result)) = jobs.next().await {
+            match result {
+                Ok(square) => done.push((number, square)),
+                Err(Error::ActorDied(death)) if number == 2 => assert_eq!(death.status(), Some(3)),
+                Err(other) => panic!("{number}: {other:?}"),
+            }
+        }
+        done.sort_unstable();
+        Ok(done)
+    })
+    .await;
+    assert_eq!(done.unwrap(), [(0, 0), (1, 1), (3, 9)]);
 }
 
 #[teamster::test(flavor = "multi_thread")]
