@@ -420,6 +420,9 @@ async fn a_one_shot_is_named_after_its_function_unless_a_name_is_given() {
     .unwrap();
 }
 
+/// A grace that nobody uses up who ends by himself, however busy the machine is.
+const PLENTY: Duration = Duration::from_secs(10);
+
 /// Where actors of a test meet, in its root.
 static TWO: LazyLock<Barrier> = LazyLock::new(|| Barrier::new(2));
 static MANY: LazyLock<Barrier> = LazyLock::new(|| Barrier::new(CROWD));
@@ -589,7 +592,7 @@ async fn keep_for_the_task(path: PathBuf, ending: Ending, begun: Portal) -> team
 #[rpc]
 async fn be_keepers_parent(folder: PathBuf, ending: Ending, begun: Portal) -> teamster::Result<()> {
     teamster::open_nursery(async |an| {
-        let keeper = an.start_actor("keeper").await?;
+        let keeper = an.actor("keeper").grace(PLENTY).start().await?;
         keeper.run(keep_for_the_actor(folder.join("actor"))).await?;
         keeper.run(keep_for_the_task(folder.join("task"), ending, begun.clone())).await?;
         Ok(())
@@ -617,7 +620,7 @@ async fn end_keeper(folder: &Path, ending: Ending) -> Result<(), Error> {
             futures::try_join!(call, killed)?;
             return Ok(());
         }
-        let keeper = an.start_actor("keeper").await?;
+        let keeper = an.actor("keeper").grace(PLENTY).start().await?;
         keeper.run(keep_for_the_actor(folder.join("actor"))).await?;
         let call = keeper.run(keep_for_the_task(folder.join("task"), ending, root().await?));
         let ended = async {
