@@ -31,6 +31,8 @@
 //! }
 //! ```
 //!
+//! `docs/guide.md` goes through all of it, chapter by chapter.
+//!
 //! # Where to go
 //!
 //! | to | see |
@@ -100,6 +102,11 @@ pub mod __private {
     pub use crate::testing::harness::{TestOptions, test};
     pub use linkme;
 }
+
+/// The programs of the guide: `cargo test` compiles them.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide.md")]
+struct Guide;
 
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
