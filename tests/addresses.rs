@@ -359,8 +359,9 @@ async fn end_and_look(mut running: partner::Running, ending: Ending) -> Result<(
     Ok(())
 }
 
+/// After a killed root, the next one sweeps what is left of its files.
 const ENDINGS: [Ending; 6] =
-    [Ending::Value, Ending::Error, Ending::Raised, Ending::Signalled, Ending::SignalledInACall, Ending::Killed];
+    [Ending::Killed, Ending::Error, Ending::Raised, Ending::Signalled, Ending::SignalledInACall, Ending::Value];
 
 #[teamster::test]
 async fn who_has_ended_is_not_found_where_we_keep_the_names() -> Result<(), Error> {
