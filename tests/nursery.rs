@@ -610,7 +610,8 @@ async fn end_keeper(folder: &Path, ending: Ending) -> Result<(), Error> {
     let root = async || teamster::this_actor();
     teamster::open_nursery(async |an| {
         if ending == Ending::ParentLost {
-            let parent = an.start_actor("parent").await?;
+            // What is below it has its grace, when it is dead.
+            let parent = an.actor("parent").grace(PLENTY).start().await?;
             let call = parent.run(be_keepers_parent(folder.to_owned(), ending, root().await?));
             let killed = async {
                 TWO.wait().await;
