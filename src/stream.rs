@@ -21,7 +21,7 @@ use crate::channel::{Head, ItemBytes, LONG_BYTES, Sent};
 use crate::error::{CodecError, Error};
 use crate::msg::codec;
 use crate::msg::frame::{Encoding, Stop};
-use crate::proto::dialog::{Found, Role};
+use crate::proto::dialog::{Found, Misuse, Role};
 
 /// One side's handle to a context's two-way stream: it sends `S` and receives `R`.
 ///
@@ -126,6 +126,9 @@ impl<S: fmt::Debug> std::error::Error for TrySendError<S> {
 
 impl<S: Data, R: Data> MsgStream<S, R> {
     pub(crate) fn open(core: &Arc<ContextCore>, encoding: Encoding) -> Result<Self, Error> {
+        if core.is_ending_here() {
+            return Err(core.misuse(Misuse::Cancelled));
+        }
         core.line.open_stream(&core.link).map_err(|misuse| core.misuse(misuse))?;
         let shared = Arc::new(Shared { core: Arc::clone(core) });
         Ok(MsgStream { sending: SendHalf::new(Arc::clone(&shared), encoding), receiving: RecvHalf::new(shared) })
@@ -541,7 +544,8 @@ impl ContextCore {
         }
         match self.link.end() {
             None | Some(LinkEnd::Returned(_) | LinkEnd::Here) => Ok(()),
-            Some(LinkEnd::Failed(_) | LinkEnd::Lost(..)) => match self.watched_ending().await {
+            Some(LinkEnd::Failed(_) | LinkEnd::Lost(..)) => match self.ending().await {
+                Ending::Failed(error) if self.is_ours(&error) => Ok(()), // on our behalf, when our body was over
                 Ending::Failed(error) => Err(error),
                 Ending::Returned(_) => Ok(()),
             },
@@ -579,13 +583,12 @@ impl ContextCore {
         }
     }
 
-    /// The peer sends what can't be decoded: its sender is told by the context's end.
+    /// The peer sends what can't be decoded: its sender is told by the context's end. That of a
+    /// callee is its own error's to bring about; until then it holds up nobody.
     fn undecodable(&self) {
-        if self.role() == Role::Opener {
-            self.cancel_for(&crate::actor::peers::canceller(
-                &self.actor.aid,
-                crate::msg::ident::CancelRequest::Failure,
-            ));
+        match self.role() {
+            Role::Opener => self.cancel(),
+            Role::Callee => self.line.throw_away(&self.link),
         }
     }
 }

@@ -243,6 +243,9 @@ pub(crate) fn encode_args<E: Function>(
     codec::encode_into(args, want, out).map_err(|mut failure| {
         let arg = E::unencodable(args).and_then(|index| E::ARGS.get(index));
         failure.type_name = arg.map_or(failure.type_name, |arg| (arg.type_name)());
+        if let Some((_arg, rest)) = argument_at(E::ARGS, &failure.path) {
+            failure.path = rest.to_owned();
+        }
         CodecError::encoding(path_of::<E>(), value_named(arg), failure)
     })
 }
@@ -507,7 +510,7 @@ mod tests {
     fn arguments_that_do_not_decode_name_the_one_that_is_wrong() {
         let told = run_with("shop.size", &("ab", (vec!["x"],))).expect_err("a text is no byte");
         let wanted = "the argument `order` of shop.size could not be decoded as \
-                      `teamster::actor::endpoint::tests::Order`, at `[0][0]`: ";
+                      `teamster::actor::endpoint::tests::Order`, at `items[0]`: ";
         assert!(told.starts_with(wanted), "{told}");
         let told = run_with("shop.size", &7).expect_err("a number is no tuple");
         assert!(told.starts_with("the arguments of shop.size could not be decoded as `("), "{told}");
@@ -543,7 +546,8 @@ mod tests {
             let _unused = secret;
         }
         let mut bytes = vec![1];
-        let refused = keep(1, Unencodable).encode_args(Encoding::Named, &mut bytes).expect_err("it refuses");
+        let refused =
+            encode_args::<keep>(&keep(1, Unencodable).args, Encoding::Named, &mut bytes).expect_err("it refuses");
         assert_eq!((refused.value(), refused.message()), ("the argument `secret`", "it is a secret"));
         assert_eq!(refused.writer_type(), Some("teamster::actor::endpoint::tests::Unencodable"));
     }

@@ -164,6 +164,7 @@ impl<S: Service> Channel<S> {
         link.cancel(&mut woken);
         let mut shared = self.shared.lock();
         if shared.end.is_none() && shared.dialogs.ask(link.dialog) {
+            link.asks();
             self.send_cancel(shared, link.dialog, canceller);
         }
     }
@@ -172,6 +173,7 @@ impl<S: Service> Channel<S> {
     pub(crate) fn ask_for(&self, link: &Link, canceller: &Canceller) {
         let mut shared = self.shared.lock();
         if shared.end.is_none() && shared.dialogs.ask(link.dialog) {
+            link.asks();
             self.send_cancel(shared, link.dialog, canceller);
         }
     }
@@ -195,6 +197,13 @@ impl<S: Service> Channel<S> {
         if let Some(up_to) = grant {
             self.shared.lock().out.urgent(&Frame::Credit { dialog: link.dialog, up_to });
             self.flush_soon(false);
+        }
+    }
+
+    /// The peer has heard a cancel of ours, whichever line that came by.
+    pub(crate) fn on_cancel_ack(&self, dialog: u64) {
+        if let Some(link) = self.shared.lock().link(dialog) {
+            link.on_cancel_ack();
         }
     }
 }

@@ -346,6 +346,11 @@ impl<E> Dialog<E> {
         self.end.as_ref()
     }
 
+    /// Whether the user was told of the end.
+    pub(crate) fn is_end_known(&self) -> bool {
+        self.is_end_known
+    }
+
     /// How the peer's half of the stream ended, if it said so.
     pub(crate) fn their_stop(&self) -> Option<Stop> {
         self.theirs.stop
