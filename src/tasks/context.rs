@@ -279,8 +279,13 @@ impl<V, F> fmt::Debug for FnContext<V, F> {
 
 /// A context whose type is hidden: see [`AsyncContext::boxed`].
 pub struct BoxedContext<'a, V> {
-    open: Box<dyn FnOnce(Hold<V>) -> BoxFuture<'a, Result<(), BoxError>> + Send + 'a>,
+    open: Box<dyn Open<'a, V> + 'a>,
 }
+
+/// A context's `open`, its type hidden.
+trait Open<'a, V>: FnOnce(Hold<V>) -> BoxFuture<'a, Result<(), BoxError>> + Send {}
+
+impl<'a, V, F: FnOnce(Hold<V>) -> BoxFuture<'a, Result<(), BoxError>> + Send> Open<'a, V> for F {}
 
 impl<V: Send> AsyncContext for BoxedContext<'_, V> {
     type Value = V;

@@ -114,7 +114,7 @@ impl<T: Data + Clone> TopicStream<T> {
         self.station.shared.state.lock().readers.get(&self.id).map_or(0, |reader| reader.lost)
     }
 
-    fn poll_recv(&mut self, cx: &Context<'_>) -> Poll<Result<Option<(Arc<str>, T)>, Error>> {
+    fn poll_recv(&mut self, cx: &Context<'_>) -> Poll<Result<Option<Message<T>>, Error>> {
         self.poll(cx, |reader, end| match (reader.queue.pop_front(), end) {
             (Some(message), _) => Some(Ok(Some(message))),
             (None, Some(end)) => Some(end.clone().map(|()| None)),
@@ -183,8 +183,13 @@ impl<T> fmt::Debug for TopicStream<T> {
 /// The hubs that this actor follows: the publisher, the hub's name, the type of its messages.
 #[derive(Default)]
 struct Stations {
-    open: Mutex<HashMap<(Uuid, String, TypeId), Weak<dyn Any + Send + Sync>>>,
+    open: Mutex<HashMap<StationKey, Weak<dyn Any + Send + Sync>>>,
 }
+
+type StationKey = (Uuid, String, TypeId);
+
+/// A topic, and what was published on it.
+type Message<T> = (Arc<str>, T);
 
 /// One hub, followed for all of its subscribers here. Dropped with the last of them.
 struct Station<T> {
