@@ -543,7 +543,8 @@ mod tests {
             let _unused = secret;
         }
         let mut bytes = vec![1];
-        let refused = encode_args::<keep>(&keep(1, Unencodable).args, Encoding::Named, &mut bytes).expect_err("it refuses");
+        let refused =
+            encode_args::<keep>(&keep(1, Unencodable).args, Encoding::Named, &mut bytes).expect_err("it refuses");
         assert_eq!((refused.value(), refused.message()), ("the argument `secret`", "it is a secret"));
         assert_eq!(refused.writer_type(), Some("teamster::actor::endpoint::tests::Unencodable"));
     }

@@ -146,7 +146,7 @@ fn trailing<T>(left: usize) -> DecodeFailure {
 #[cold]
 #[inline(never)]
 fn locate<T: DeserializeOwned>(bytes: &[u8], first: de::Error) -> DecodeFailure {
-    let (path, error) = match serde_path_to_error::deserialize::<_, T>(&mut de::Deserializer::new(bytes)) {
+    let (path, error) = match serde_path_to_error::deserialize::<_, T>(&mut de::Deserializer::naming_fields(bytes)) {
         Err(error) => (error.path().to_string(), error.into_inner()),
         // Its `Deserialize` has changed its mind: the first answer stands.
         Ok(_) => (String::new(), first),

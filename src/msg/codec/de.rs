@@ -36,12 +36,19 @@ impl de::Error for Error {
 pub(super) struct Deserializer<'de> {
     bytes: &'de [u8],
     depth: u16,
+    /// Structs by position are read as maps: to say the name of a field.
+    names_fields: bool,
 }
 
 impl<'de> Deserializer<'de> {
     #[inline]
     pub(super) fn new(bytes: &'de [u8]) -> Self {
-        Deserializer { bytes, depth: MAX_DEPTH }
+        Deserializer { bytes, depth: MAX_DEPTH, names_fields: false }
+    }
+
+    /// The same, for those who want to know where it fails.
+    pub(super) fn naming_fields(bytes: &'de [u8]) -> Self {
+        Deserializer { names_fields: true, ..Deserializer::new(bytes) }
     }
 
     #[inline]
@@ -200,7 +207,7 @@ impl<'de> Deserializer<'de> {
             more => &SOMES[usize::from(more - 1)],
         };
         let depth = self.depth.checked_sub(1).ok_or_else(too_deep)?;
-        visitor.visit_some(&mut Deserializer { bytes: inside, depth })
+        visitor.visit_some(&mut Deserializer { bytes: inside, depth, names_fields: self.names_fields })
     }
 
     /// A sequence, for a visitor that wants one: bytes are a sequence of numbers to it.
@@ -217,7 +224,10 @@ impl<'de> Deserializer<'de> {
         match self.peek()? {
             marker @ 0x90..=0x9f if usize::from(marker & 0x0f) == fields.len() => {
                 self.byte()?;
-                self.seq(fields.len(), visitor)
+                match self.names_fields {
+                    false => self.seq(fields.len(), visitor),
+                    true => self.deeper(|this| visitor.visit_map(Named { deserializer: this, fields: fields.iter() })),
+                }
             }
             0x90..=0x9f | 0xdc | 0xdd => self.positions(fields, visitor),
             _ => self.elements(visitor),
@@ -500,6 +510,24 @@ impl<'de> de::MapAccess<'de> for Tag<'_, 'de> {
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
         self.key.take().map(|key| seed.deserialize(key.into_deserializer())).transpose()
+    }
+
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Error> {
+        seed.deserialize(&mut *self.deserializer)
+    }
+}
+
+/// The fields of a struct by position, with their names.
+struct Named<'d, 'de> {
+    deserializer: &'d mut Deserializer<'de>,
+    fields: std::slice::Iter<'static, &'static str>,
+}
+
+impl<'de> de::MapAccess<'de> for Named<'_, 'de> {
+    type Error = Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
+        self.fields.next().map(|field| seed.deserialize(field.into_deserializer())).transpose()
     }
 
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Error> {
