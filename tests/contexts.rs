@@ -1,7 +1,6 @@
 //! Do two linked tasks begin, end, fail and cancel together, in every order?
 #![allow(
     clippy::disallowed_methods,
-    clippy::unit_arg,
     clippy::unnecessary_operation,
     clippy::never_loop,
     clippy::while_immutable_condition,

@@ -65,8 +65,8 @@ impl<S: Service> Channel<S> {
     }
 
     /// The callee's first word.
-    pub(crate) fn say_started(&self, link: &Link, encoding: Encoding, first: Payload) -> Result<(), Misuse> {
-        link.start()?;
+    pub(crate) fn say_started(&self, link: &Arc<Link>, encoding: Encoding, first: Payload) -> Result<(), Misuse> {
+        link.start(matches!(first, Payload::Long(_)))?;
         let dialog = link.dialog;
         let mut shared = self.shared.lock();
         match first {
@@ -75,7 +75,7 @@ impl<S: Service> Channel<S> {
             }
             Payload::Long(first) => {
                 shared.out.queue(&Frame::Started { dialog, encoding, left: first.len() as u64 }, &[]);
-                shared.out.queue_long(Long::value(dialog, first));
+                shared.out.queue_long(Long::first_word(link, first));
             }
         }
         drop(shared);
@@ -135,12 +135,8 @@ impl<S: Service> Channel<S> {
             ItemBytes::Long { head, rest } => (*head, rest.clone()),
         };
         shared.out.queue(&Frame::Yield { dialog, encoding, left: len as u64 }, &[]);
-        let is_dead = shared.out.is_dead;
         shared.out.queue_long(Long::item(link, head, rest, booked));
         drop(shared);
-        if is_dead {
-            link.long_is_sent(&mut Woken::default());
-        }
         self.flush_soon(true);
         Ok(if booked == len { Sent::Now } else { Sent::Piecewise })
     }
@@ -169,9 +165,12 @@ impl<S: Service> Channel<S> {
     /// Sends no more items, or does not even read any more.
     pub(crate) fn stop_stream(&self, link: &Link, how: Stop) {
         let mut woken = Woken::default();
-        let Some(how) = link.stop(how, &mut woken) else { return };
+        let (Some(how), grant) = link.stop(how, &mut woken) else { return };
         let mut shared = self.shared.lock();
         shared.out.queue_stop(link.dialog, how);
+        if let Some(up_to) = grant {
+            shared.out.urgent(&Frame::Credit { dialog: link.dialog, up_to });
+        }
         drop(shared);
         self.flush_soon(false);
     }
@@ -179,12 +178,9 @@ impl<S: Service> Channel<S> {
     /// Asks for the end of a context that we opened, and goes on waiting for it.
     pub(crate) fn ask_to_end(&self, link: &Link, canceller: &Canceller) {
         let mut woken = Woken::default();
-        link.cancel(&mut woken);
-        let mut shared = self.shared.lock();
-        if shared.end.is_none() && shared.dialogs.ask(link.dialog) {
-            link.asks();
-            self.send_cancel(shared, link.dialog, canceller);
-        }
+        // The task may have something to say while it ends: nobody hears it, and it is not held up.
+        self.grant_now(link, link.cancel(&mut woken));
+        self.ask_for(link, canceller);
     }
 
     /// The same on behalf of a third actor: for our own user it is not a cancel of ours.
@@ -192,6 +188,7 @@ impl<S: Service> Channel<S> {
         let mut shared = self.shared.lock();
         if shared.end.is_none() && shared.dialogs.ask(link.dialog) {
             link.asks();
+            shared.out.forget_args(link.dialog);
             self.send_cancel(shared, link.dialog, canceller);
         }
     }

@@ -1,4 +1,3 @@
-#![allow(clippy::unit_arg, reason = "a body gives what its last call gave, also where that is nothing")]
 use std::cell::RefCell;
 use std::future::pending;
 use std::panic::AssertUnwindSafe;
