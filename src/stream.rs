@@ -45,6 +45,8 @@ pub struct SendHalf<S> {
     /// An item as bytes, if it has not been taken by the line.
     outgoing: Option<Outgoing>,
     scratch: Vec<u8>,
+    /// Credit that is booked for items to come.
+    reserved: usize,
     /// What was sent since others had their turn.
     since_turn_bytes: usize,
     /// Of a `Sink` that waits for a stream that the other side has not opened.
@@ -207,6 +209,7 @@ impl<S: Data> SendHalf<S> {
             encoding,
             outgoing: None,
             scratch: Vec::new(),
+            reserved: 0,
             since_turn_bytes: 0,
             timer: None,
             _items: PhantomData,
@@ -274,7 +277,8 @@ impl<S: Data> SendHalf<S> {
         Ok(())
     }
 
-    fn stop(&self) {
+    fn stop(&mut self) {
+        self.reserved = 0; // what comes after this is told that it is a mistake
         self.core().line.stop_stream(&self.core().link, Stop::Finished);
     }
 
@@ -310,7 +314,7 @@ impl<S: Data> SendHalf<S> {
         if let ItemBytes::Long { rest, .. } = &item {
             core.check_item(rest.len())?;
         }
-        let sent = match core.line.send_item(&core.link, self.encoding, &item) {
+        let sent = match core.line.send_item(&core.link, self.encoding, &item, &mut self.reserved) {
             Ok(sent) => sent,
             Err(misuse) => {
                 self.outgoing = None;
@@ -357,7 +361,7 @@ impl<S: Data> SendHalf<S> {
             Some(Outgoing::Short) => ItemBytes::Short(&self.scratch),
             Some(Outgoing::Long { head, rest }) => ItemBytes::Long { head: *head, rest: rest.clone() },
         };
-        match core.line.send_item(&core.link, self.encoding, &item) {
+        match core.line.send_item(&core.link, self.encoding, &item, &mut self.reserved) {
             Err(misuse) => {
                 self.outgoing = None;
                 Poll::Ready(Err(core.misuse(misuse)))

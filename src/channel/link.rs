@@ -240,13 +240,17 @@ impl Link {
         is_first
     }
 
-    /// Asks for room for an item. Where it is a long one, the next ones wait for it.
-    pub(super) fn room(&self, bytes: usize, is_long: bool) -> Result<Sendable, Misuse> {
+    /// Asks for room for an item. Where it is a long one, the next ones wait for it. For those that follow
+    /// a short one, some room is reserved along with it.
+    pub(super) fn room(&self, bytes: usize, is_long: bool, reserved: &mut usize) -> Result<Sendable, Misuse> {
         let mut state = self.state.lock();
         if state.is_sending_long {
             return Ok(Sendable::Behind);
         }
-        let room = state.dialog.room(bytes)?;
+        let room = state.dialog.room(bytes - *reserved)?;
+        if room == Room::Now && !is_long {
+            *reserved = state.dialog.reserve(RESERVED_BYTES);
+        }
         state.is_sending_long = room == Room::Pieces || (room == Room::Now && is_long);
         Ok(Sendable::Room(room))
     }
@@ -340,6 +344,9 @@ impl Link {
         }
     }
 }
+
+/// Bytes of credit that a sender of short items takes at a time: it asks once for many of them.
+const RESERVED_BYTES: usize = 2 * 1024;
 
 fn wait(waiting: &mut Vec<Waker>, cx: &mut Context<'_>) {
     if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {

@@ -193,6 +193,11 @@ impl<E> Dialog<E> {
         })
     }
 
+    /// Books at most `wanted` bytes for items that are to come.
+    pub(crate) fn reserve(&mut self, wanted: usize) -> usize {
+        self.sending.take_up_to(wanted)
+    }
+
     /// Books at most `wanted` bytes of an item that goes piece by piece; `None`: drop the rest.
     pub(crate) fn room_for_piece(&mut self, wanted: usize) -> Option<usize> {
         self.is_heard().then(|| self.sending.take_up_to(wanted))
