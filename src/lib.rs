@@ -41,6 +41,9 @@
 //! | start actors | [`open_nursery`], [`ActorNursery`], [`ActorBuilder`] for everything about one |
 //! | boot | [`main`](macro@main), or [`init`] with a runtime of your own; [`root`] for settings |
 //! | call | [`Portal::run`], [`ActorNursery::run_in_actor`], [`ActorBuilder::call`] |
+//! | link tasks across actors | [`context`](macro@context), [`Portal::open_context`], [`Portal::context`] |
+//! | stream between them | [`MsgStream`], [`Portal::stream`]; [`MsgStream::subscribe`] for several readers |
+//! | publish by topic | [`tasks::Topics`] |
 //! | end things | [`Portal::cancel_actor`], [`ActorNursery::cancel`], [`deadline`], or drop the future |
 //! | run tasks side by side | [`tasks`]: nurseries and cancel scopes, with and without actors |
 //! | clean up | [`shield`], [`defer`], [`on_exit`]; [`is_cancelled`] in loops that never await |

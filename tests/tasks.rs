@@ -333,7 +333,8 @@ async fn of_five_contexts_the_third_fails_to_start_and_the_others_are_cancelled(
         // In use: the third fails, the body is cut off, the others are cancelled.
         let error = gather_contexts(with(Some(Fails::InUse)), async |contexts| {
             contexts[2].open_stream().await?.finish().await?;
-            Ok(pending::<()>().await)
+            pending::<()>().await;
+            Ok(())
         });
         assert_eq!(error.await.unwrap_err().downcast_ref::<TaskFailed>(), Some(&TaskFailed(3)));
         assert_eq!(std::fs::read_to_string(&file)?.lines().count(), 10);

@@ -48,7 +48,7 @@ impl<T: Data + Clone> TopicStream<T> {
                     let follow = follow(Arc::clone(&shared), portal.clone(), hub.to_owned());
                     let task = actor.spawn_owned_driver(follow);
                     let station = Arc::new(Station { shared, _task: task });
-                    let weak: Weak<dyn Any + Send + Sync> = Arc::<Station<T>>::downgrade(&station) as Weak<_>;
+                    let weak: Weak<AnyStation> = Arc::<Station<T>>::downgrade(&station) as Weak<_>;
                     open.insert(key, weak);
                     (TopicStream { station, id, has_ended: false }, change)
                 }
@@ -114,7 +114,7 @@ impl<T: Data + Clone> TopicStream<T> {
         self.station.shared.state.lock().readers.get(&self.id).map_or(0, |reader| reader.lost)
     }
 
-    fn poll_recv(&mut self, cx: &Context<'_>) -> Poll<Result<Option<Message<T>>, Error>> {
+    fn poll_recv(&mut self, cx: &Context<'_>) -> Poll<Received<T>> {
         self.poll(cx, |reader, end| match (reader.queue.pop_front(), end) {
             (Some(message), _) => Some(Ok(Some(message))),
             (None, Some(end)) => Some(end.clone().map(|()| None)),
@@ -180,16 +180,18 @@ impl<T> fmt::Debug for TopicStream<T> {
 
 // ---- what the subscribers of one actor share
 
-/// The hubs that this actor follows: the publisher, the hub's name, the type of its messages.
+type Received<T> = Result<Option<(Arc<str>, T)>, Error>;
+
+/// The hubs that this actor follows.
 #[derive(Default)]
 struct Stations {
-    open: Mutex<HashMap<StationKey, Weak<dyn Any + Send + Sync>>>,
+    open: Mutex<HashMap<Followed, Weak<AnyStation>>>,
 }
 
-type StationKey = (Uuid, String, TypeId);
+/// The publisher, the hub's name, the type of its messages.
+type Followed = (Uuid, String, TypeId);
 
-/// A topic, and what was published on it.
-type Message<T> = (Arc<str>, T);
+type AnyStation = dyn Any + Send + Sync;
 
 /// One hub, followed for all of its subscribers here. Dropped with the last of them.
 struct Station<T> {
