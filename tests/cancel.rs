@@ -387,7 +387,7 @@ async fn a_cancel_returns_when_the_parents_descriptors_are_back() -> Result<(), 
             let mut call = std::pin::pin!(unpolled.run(hold()));
             assert!(futures::poll!(call.as_mut()).is_pending());
             match end % 3 {
-                0 => assert!(frank.cancel_actor().await?.was_graceful()),
+                0 => assert_eq!(frank.cancel_actor().await?.exit, ExitKind::Status(0)),
                 1 => assert_killed_at_once(&frank.kill_actor().await?),
                 _ => {
                     let (one, other) = tokio::join!(frank.cancel_actor(), frank.cancel_actor());
