@@ -88,7 +88,8 @@ impl<E: ContextEndpoint> ContextCall<E> {
 
     /// Items that this side does not read in time are dropped, the oldest first, and counted
     /// ([`MsgStream::dropped`]), instead of making their sender wait: for feeds of which the newest
-    /// matters. Some 256 KiB of them are kept.
+    /// matters. Some 256 KiB of them are kept, and the newest item however long it is. Before this side has
+    /// opened its stream, an item of more than 1 MiB waits for that all the same.
     pub fn allow_overruns(mut self) -> Self {
         self.overruns = Overruns::DropOldest;
         self
@@ -268,7 +269,7 @@ fn serve<E: ContextEndpoint>(
             .or_at(E::LOCATION));
         }
         let result = encode_output::<E>(&output, want)?;
-        // A long item that `send` has taken goes before the result.
+        // A long first word goes before the result, and so does a long item that `send` has taken.
         poll_fn(|cx| core.link.poll_long_sent(cx)).await;
         Ok(result)
     }))

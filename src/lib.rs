@@ -31,6 +31,8 @@
 //! }
 //! ```
 //!
+//! `docs/guide.md` goes through all of it, chapter by chapter.
+//!
 //! # Where to go
 //!
 //! | to | see |
@@ -85,7 +87,7 @@ pub use context::{
 pub use discovery::{find_actor, find_actors, list_actors, wait_for_actor};
 pub use error::{BodyError, BoxError, CodecError, CodecStep, Error, Group, RemoteError, SpawnReason};
 pub use msg::death::{Death, ExitKind, Receipt, Rung};
-pub use msg::ident::{Addr, Aid, CancelRequest, Canceller};
+pub use msg::ident::{Addr, AddrError, Aid, CancelRequest, Canceller};
 pub use nursery::entry::MainOutcome;
 pub use nursery::{ActorBuilder, ActorNursery, Cluster, Guard, OneShot, RootBuilder, init, open_nursery, root};
 pub use portal::{Portal, cancel_self, is_root, parent, this_actor};
@@ -112,6 +114,11 @@ pub mod __private {
     pub use crate::testing::harness::{TestOptions, test};
     pub use linkme;
 }
+
+/// The programs of the guide: `cargo test` compiles them.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide.md")]
+struct Guide;
 
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

@@ -45,10 +45,14 @@ pub struct SendHalf<S> {
     /// An item as bytes, if it has not been taken by the line.
     outgoing: Option<Outgoing>,
     scratch: Vec<u8>,
+    /// Credit that is booked for items to come.
+    reserved: usize,
     /// What was sent since others had their turn.
     since_turn_bytes: usize,
     /// Of a `Sink` that waits for a stream that the other side has not opened.
     timer: Timer,
+    /// Of a `Sink` whose item nobody takes: why, while that is being found out.
+    closing: Option<BoxFuture<'static, Error>>,
     _items: PhantomData<fn(S)>,
 }
 
@@ -207,8 +211,10 @@ impl<S: Data> SendHalf<S> {
             encoding,
             outgoing: None,
             scratch: Vec::new(),
+            reserved: 0,
             since_turn_bytes: 0,
             timer: None,
+            closing: None,
             _items: PhantomData,
         }
     }
@@ -228,18 +234,22 @@ impl<S: Data> SendHalf<S> {
     /// As there.
     pub async fn send(&mut self, item: S) -> Result<(), Error> {
         self.encode(&item)?;
-        if let Some(result) = self.push()? {
-            // Somebody who only sends must let others have their turn.
-            if result == Pushed::Sent {
-                self.since_turn_bytes += self.scratch.len() + ITEM_BYTES;
-                if self.since_turn_bytes >= TURN_BYTES {
-                    self.since_turn_bytes = 0;
-                    tokio::task::yield_now().await;
-                }
-                return Ok(());
-            }
+        if self.push()? != Pushed::Sent {
+            return self.push_slowly().await;
         }
-        self.push_slowly().await
+        if self.is_turn_over() {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Somebody who only sends must let others have their turn.
+    fn is_turn_over(&mut self) -> bool {
+        let is_over = self.since_turn_bytes >= TURN_BYTES;
+        if is_over {
+            self.since_turn_bytes = 0;
+        }
+        is_over
     }
 
     /// As [`MsgStream::try_send`].
@@ -249,14 +259,15 @@ impl<S: Data> SendHalf<S> {
     /// As there.
     pub fn try_send(&mut self, item: S) -> Result<(), TrySendError<S>> {
         self.encode(&item).map_err(TrySendError::Failed)?;
-        match self.push() {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => {
-                self.outgoing = None;
-                Err(TrySendError::Full(item))
-            }
-            Err(error) => Err(TrySendError::Failed(error)),
+        let pushed = self.push().map_err(TrySendError::Failed)?;
+        if matches!(pushed, Pushed::Sent | Pushed::Piecewise) {
+            return Ok(());
         }
+        self.outgoing = None;
+        Err(match pushed {
+            Pushed::Nobody => TrySendError::Failed(self.core().stream_closed()),
+            _ => TrySendError::Full(item),
+        })
     }
 
     /// As [`MsgStream::finish`].
@@ -274,7 +285,8 @@ impl<S: Data> SendHalf<S> {
         Ok(())
     }
 
-    fn stop(&self) {
+    fn stop(&mut self) {
+        self.reserved = 0; // what comes after this is told that it is a mistake
         self.core().line.stop_stream(&self.core().link, Stop::Finished);
     }
 
@@ -299,18 +311,21 @@ impl<S: Data> SendHalf<S> {
         Ok(())
     }
 
-    /// Hands the item to the line, if there is room. `None`: there is none now.
-    fn push(&mut self) -> Result<Option<Pushed>, Error> {
+    /// Hands the item to the line, if there is room.
+    fn push(&mut self) -> Result<Pushed, Error> {
         let core = &self.shared.core;
         let item = match &self.outgoing {
-            None | Some(Outgoing::Piecewise) => return Ok(Some(Pushed::Sent)),
+            None | Some(Outgoing::Piecewise) => return Ok(Pushed::Sent),
             Some(Outgoing::Short) => ItemBytes::Short(&self.scratch),
             Some(Outgoing::Long { head, rest }) => ItemBytes::Long { head: *head, rest: rest.clone() },
         };
-        if let ItemBytes::Long { rest, .. } = &item {
-            core.check_item(rest.len())?;
+        if let ItemBytes::Long { rest, .. } = &item
+            && let Err(too_long) = core.check_item(rest.len())
+        {
+            self.outgoing = None;
+            return Err(too_long);
         }
-        let sent = match core.line.send_item(&core.link, self.encoding, &item) {
+        let sent = match core.line.send_item(&core.link, self.encoding, &item, &mut self.reserved) {
             Ok(sent) => sent,
             Err(misuse) => {
                 self.outgoing = None;
@@ -320,13 +335,15 @@ impl<S: Data> SendHalf<S> {
         Ok(match sent {
             Sent::Now | Sent::InTransit => {
                 self.outgoing = None;
-                Some(Pushed::Sent)
+                self.since_turn_bytes += self.scratch.len() + ITEM_BYTES;
+                Pushed::Sent
             }
             Sent::Piecewise => {
                 self.outgoing = Some(Outgoing::Piecewise);
-                Some(Pushed::Piecewise)
+                Pushed::Piecewise
             }
-            Sent::Behind | Sent::NoReader | Sent::Gone => None,
+            Sent::Behind | Sent::NoReader => Pushed::NoRoom,
+            Sent::Gone => Pushed::Nobody,
         })
     }
 
@@ -357,7 +374,7 @@ impl<S: Data> SendHalf<S> {
             Some(Outgoing::Short) => ItemBytes::Short(&self.scratch),
             Some(Outgoing::Long { head, rest }) => ItemBytes::Long { head: *head, rest: rest.clone() },
         };
-        match core.line.send_item(&core.link, self.encoding, &item) {
+        match core.line.send_item(&core.link, self.encoding, &item, &mut self.reserved) {
             Err(misuse) => {
                 self.outgoing = None;
                 Poll::Ready(Err(core.misuse(misuse)))
@@ -401,6 +418,9 @@ enum Pushed {
     Sent,
     /// It is taken, and its sender waits until it has left.
     Piecewise,
+    NoRoom,
+    /// Nobody reads any more.
+    Nobody,
 }
 
 impl<R: Data> RecvHalf<R> {
@@ -423,6 +443,9 @@ impl<R: Data> RecvHalf<R> {
 
     /// The next item, if it is here: `recv` without waiting.
     pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<R>, Error>> {
+        if self.shared.core.link.is_cancelled() {
+            (self.taken, self.at) = (Bytes::new(), 0); // we have asked for the end: this is it
+        }
         if self.at < self.taken.len() {
             return Poll::Ready(self.decode_next().map(Some));
         }
@@ -558,11 +581,14 @@ impl ContextCore {
             self.end_unheard();
             tokio::task::yield_now().await; // the task ends here, but for a shield
         }
-        let closed = || Error::StreamClosed { endpoint: self.link.path.to_owned(), aid: self.peer.clone() };
         if self.link.is_cancelled() {
-            return closed();
+            return self.stream_closed();
         }
-        self.stream_end().await.err().unwrap_or_else(closed)
+        self.stream_end().await.err().unwrap_or_else(|| self.stream_closed())
+    }
+
+    fn stream_closed(&self) -> Error {
+        Error::StreamClosed { endpoint: self.link.path.to_owned(), aid: self.peer.clone() }
     }
 
     fn overrun(&self) -> Error {
@@ -631,7 +657,11 @@ impl<S: Data, R> Sink<S> for MsgStream<S, R> {
 
 impl<S: Data> Sink<S> for SendHalf<S> {
     type Error = Error;
-    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.is_turn_over() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         self.poll_flush(cx)
     }
     fn start_send(mut self: Pin<&mut Self>, item: S) -> Result<(), Error> {
@@ -639,17 +669,22 @@ impl<S: Data> Sink<S> for SendHalf<S> {
         self.push().map(drop)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let after = self.core().overrun_after();
         let this = &mut *self;
-        let mut timer = this.timer.take();
-        let pushed = this.poll_push(cx, after, &mut timer);
-        this.timer = timer.filter(|_| pushed.is_pending());
-        ready!(pushed)?;
-        if this.outgoing.is_some() {
-            let endpoint = this.core().link.path.to_owned();
-            let aid = this.core().peer.clone();
-            this.outgoing = None;
-            return Poll::Ready(Err(Error::StreamClosed { endpoint, aid }));
+        if this.closing.is_none() {
+            let after = this.core().overrun_after();
+            let mut timer = this.timer.take();
+            let pushed = this.poll_push(cx, after, &mut timer);
+            this.timer = timer.filter(|_| pushed.is_pending());
+            ready!(pushed)?;
+            if this.outgoing.take().is_some() {
+                let core = Arc::clone(this.core());
+                this.closing = Some(async move { core.closed().await }.boxed());
+            }
+        }
+        if let Some(closing) = &mut this.closing {
+            let why = ready!(closing.as_mut().poll(cx));
+            this.closing = None;
+            return Poll::Ready(Err(why));
         }
         Poll::Ready(Ok(()))
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rmp::encode::{write_array_len, write_bin, write_bool, write_nil, write_sint, write_str, write_uint};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use teamster::launch::Launcher;
-use teamster::{ActorNursery, Addr, Error, Portal, open_nursery, rpc};
+use teamster::{ActorNursery, Addr, Context, Error, Portal, context, open_nursery, rpc};
 
 #[path = "support/partner.rs"]
 mod partner;
@@ -192,6 +192,90 @@ async fn a_foreign_client_hears_what_is_wrong_with_its_call() -> Result<(), Erro
 
 fn bye() -> Vec<u8> {
     frame(b"\x92\x03\xa4done", &[])
+}
+
+/// Reads all that comes.
+#[context]
+async fn listens(ctx: Context<(), u64, u64>) -> teamster::Result<()> {
+    ctx.started(()).await?;
+    let mut stream = ctx.open_stream().await?;
+    while stream.recv().await?.is_some() {}
+    Ok(())
+}
+
+/// Opens no stream.
+#[context]
+async fn waits(ctx: Context<(), u64, u64>) -> teamster::Result<()> {
+    ctx.started(()).await?;
+    std::future::pending().await
+}
+
+/// A header of numbers alone.
+fn numbers(header: &[u64], payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_array_len(&mut out, header.len() as u32).expect("a Vec takes all");
+    for number in header {
+        write_uint(&mut out, *number).expect("a Vec takes all");
+    }
+    frame(&out, payload)
+}
+
+/// Frames of a context that the page docs/wire.md does not allow.
+#[teamster::test]
+async fn a_peer_that_breaks_the_rules_of_a_stream_loses_its_line_alone() -> Result<(), Error> {
+    const STARTED: u64 = 18;
+    const OPEN: u64 = 19;
+    const YIELD: u64 = 20;
+    const STOP: u64 = 21;
+    const RETURN: u64 = 22;
+    const CREDIT: u64 = 26;
+    const PART: u64 = 27;
+    open_nursery(async |an| {
+        let frank = an.start_actor("frank").await?;
+        let (reads, holds) = (listens().endpoint(), waits().endpoint());
+        let check = async |endpoint: &str, frames: Vec<Vec<u8>>, wanted: &str| {
+            let mut parts = vec![hello(&PEER), start(endpoint, &[0x90])];
+            parts.extend(frames);
+            let answer = say(path(&frank), parts).await;
+            assert!(answer.contains(wanted), "{wanted:?} is not in {answer:?}");
+        };
+        let open = || numbers(&[OPEN, 1], &[]);
+        let item = || numbers(&[YIELD, 1, 0], &[7]);
+        for endpoint in [reads, holds] {
+            check(endpoint, vec![numbers(&[YIELD, 9, 0], &[7])], "Yield for the dialog 9, which is not open").await;
+            check(endpoint, vec![item()], "Yield for the dialog 1, where it has no place now").await;
+            check(endpoint, vec![open(), open()], "Open for the dialog 1, where it has no place now").await;
+            check(endpoint, vec![open(), numbers(&[PART, 1, 0], &[7])], "Part for the dialog 1, where").await;
+            check(endpoint, vec![numbers(&[PART, 9, 0], &[7])], "Part for the dialog 9, which is not open").await;
+            let long = || numbers(&[YIELD, 1, 0, 100], &[0xc5, 0, 100]);
+            check(endpoint, vec![open(), long(), numbers(&[PART, 1, 90], &[7])], "Part for the dialog 1, where").await;
+            check(endpoint, vec![open(), long(), numbers(&[PART, 1, 0], &[7; 200])], "Part for the dialog 1").await;
+            let endless = numbers(&[YIELD, 1, 0, u64::MAX], &[7]);
+            check(endpoint, vec![open(), endless], "is over the limit").await;
+            let stop = |how: u64| numbers(&[STOP, 1, how], &[]);
+            check(endpoint, vec![stop(0)], "Stop for the dialog 1, where").await;
+            check(endpoint, vec![open(), stop(0), item()], "Yield for the dialog 1, where").await;
+            check(endpoint, vec![numbers(&[STARTED, 1, 0], &[7])], "Started for the dialog 1, where").await;
+            check(endpoint, vec![numbers(&[STARTED, 9, 0], &[7])], "Started for the dialog 9, which is not").await;
+            check(endpoint, vec![numbers(&[CREDIT, 9, 7], &[])], "Credit for the dialog 9, which is not").await;
+            check(endpoint, vec![numbers(&[RETURN, 1, 0], &[7])], "Return for the dialog 1, which is not open").await;
+            check(endpoint, vec![numbers(&[STOP, 1, 7], &[])], "malformed").await;
+        }
+        // The first stops of both were one: with another the dialog may have ended, and what comes then is dropped.
+        let stops = vec![open(), numbers(&[STOP, 1, 0], &[]), numbers(&[STOP, 1, 0], &[])];
+        check(holds, stops, "Stop for the dialog 1, where").await;
+        let flood = vec![open(), numbers(&[YIELD, 1, 0], &[7; 16 * 1024]), item()];
+        check(holds, flood, "more items in the dialog 1 than it was granted").await;
+        let long = vec![open(), numbers(&[YIELD, 1, 0, 20_000], &[0xc5]), numbers(&[PART, 1, 1], &[7; 19_999])];
+        check(holds, long, "more items in the dialog 1 than it was granted").await;
+        // A call has no stream.
+        let call = add(1, 2).endpoint();
+        let answer = say(path(&frank), vec![hello(&PEER), start(call, &[0x92, 1, 2]), open(), bye()]).await;
+        assert!(answer.contains("\u{16}\u{1}"), "no Return of the dialog 1 in {answer:?}");
+        goes_on(an, &frank).await?;
+        Ok(())
+    })
+    .await
 }
 
 /// A peer that gives the line up with a call on it: whether that ran is not known, so it is not made again.

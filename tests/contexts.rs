@@ -1,4 +1,11 @@
 //! Do two linked tasks begin, end, fail and cancel together, in every order?
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unnecessary_operation,
+    clippy::never_loop,
+    clippy::while_immutable_condition,
+    reason = "tasks that the test's end waits for; bodies that stand for what a user may write"
+)]
 use std::future::pending;
 use std::pin::pin;
 use std::sync::LazyLock;

@@ -65,8 +65,8 @@ impl<S: Service> Channel<S> {
     }
 
     /// The callee's first word.
-    pub(crate) fn say_started(&self, link: &Link, encoding: Encoding, first: Payload) -> Result<(), Misuse> {
-        link.start()?;
+    pub(crate) fn say_started(&self, link: &Arc<Link>, encoding: Encoding, first: Payload) -> Result<(), Misuse> {
+        link.start(matches!(first, Payload::Long(_)))?;
         let dialog = link.dialog;
         let mut shared = self.shared.lock();
         match first {
@@ -75,7 +75,7 @@ impl<S: Service> Channel<S> {
             }
             Payload::Long(first) => {
                 shared.out.queue(&Frame::Started { dialog, encoding, left: first.len() as u64 }, &[]);
-                shared.out.queue_long(Long::value(dialog, first));
+                shared.out.queue_long(Long::first_word(link, first));
             }
         }
         drop(shared);
@@ -98,44 +98,58 @@ impl<S: Service> Channel<S> {
         Ok(())
     }
 
-    /// Sends one item, if there is room for it.
-    pub(crate) fn send_item(&self, link: &Arc<Link>, encoding: Encoding, item: &ItemBytes<'_>) -> Result<Sent, Misuse> {
+    /// Sends one item, if there is room for it. `reserved`: bytes that its sender has booked already.
+    pub(crate) fn send_item(
+        &self,
+        link: &Arc<Link>,
+        encoding: Encoding,
+        item: &ItemBytes<'_>,
+        reserved: &mut usize,
+    ) -> Result<Sent, Misuse> {
         let (head, rest) = item.parts();
         let len = head.len() + rest.len();
+        if len <= *reserved {
+            *reserved -= len;
+            self.queue_short(link.dialog, encoding, head, rest);
+            return Ok(Sent::Now);
+        }
         let is_long = len > LONG_BYTES;
-        let booked = match link.room(len, is_long)? {
+        let booked = match link.room(len, is_long, reserved)? {
             Sendable::Behind => return Ok(Sent::Behind),
             Sendable::Room(Room::NoReader) => return Ok(Sent::NoReader),
             Sendable::Room(Room::Gone) => return Ok(Sent::Gone),
             Sendable::Room(Room::InTransit) => return Ok(Sent::InTransit),
             Sendable::Room(Room::Now) => len,
-            Sendable::Room(Room::Pieces) => 0,
+            // Nothing may go between its pieces: what was reserved for short ones is the first of its own.
+            Sendable::Room(Room::Pieces) => std::mem::take(reserved),
         };
         let dialog = link.dialog;
-        let mut shared = self.shared.lock();
         if booked == len && !is_long {
-            shared.out.queue_items(dialog, encoding, head, rest);
-            // A lone item leaves at once; those of a burst share a write.
-            shared.items_sent += 1;
-            let is_alone = shared.items_sent == 1 && !shared.is_burst;
-            let at_once = is_alone || shared.out.waiting_bytes() >= WRITE_AT_BYTES;
-            drop(shared);
-            self.flush_soon(at_once);
+            self.queue_short(dialog, encoding, head, rest);
             return Ok(Sent::Now);
         }
+        *reserved = 0;
+        let mut shared = self.shared.lock();
         let (head, rest) = match item {
             ItemBytes::Short(item) => (Head::default(), Bytes::copy_from_slice(item)),
             ItemBytes::Long { head, rest } => (*head, rest.clone()),
         };
         shared.out.queue(&Frame::Yield { dialog, encoding, left: len as u64 }, &[]);
-        let is_dead = shared.out.is_dead;
         shared.out.queue_long(Long::item(link, head, rest, booked));
         drop(shared);
-        if is_dead {
-            link.long_is_sent(&mut Woken::default());
-        }
         self.flush_soon(true);
         Ok(if booked == len { Sent::Now } else { Sent::Piecewise })
+    }
+
+    fn queue_short(&self, dialog: u64, encoding: Encoding, head: &[u8], rest: &[u8]) {
+        let mut shared = self.shared.lock();
+        shared.out.queue_items(dialog, encoding, head, rest);
+        // A lone item leaves at once; those of a burst share a write.
+        shared.items_sent += 1;
+        let is_alone = shared.items_sent == 1 && !shared.is_burst;
+        let at_once = is_alone || shared.out.waiting_bytes() >= WRITE_AT_BYTES;
+        drop(shared);
+        self.flush_soon(at_once);
     }
 
     /// What there is to read. Registers `cx` where there is nothing yet.
@@ -151,9 +165,12 @@ impl<S: Service> Channel<S> {
     /// Sends no more items, or does not even read any more.
     pub(crate) fn stop_stream(&self, link: &Link, how: Stop) {
         let mut woken = Woken::default();
-        let Some(how) = link.stop(how, &mut woken) else { return };
+        let (Some(how), grant) = link.stop(how, &mut woken) else { return };
         let mut shared = self.shared.lock();
         shared.out.queue_stop(link.dialog, how);
+        if let Some(up_to) = grant {
+            shared.out.urgent(&Frame::Credit { dialog: link.dialog, up_to });
+        }
         drop(shared);
         self.flush_soon(false);
     }
@@ -161,12 +178,9 @@ impl<S: Service> Channel<S> {
     /// Asks for the end of a context that we opened, and goes on waiting for it.
     pub(crate) fn ask_to_end(&self, link: &Link, canceller: &Canceller) {
         let mut woken = Woken::default();
-        link.cancel(&mut woken);
-        let mut shared = self.shared.lock();
-        if shared.end.is_none() && shared.dialogs.ask(link.dialog) {
-            link.asks();
-            self.send_cancel(shared, link.dialog, canceller);
-        }
+        // The task may have something to say while it ends: nobody hears it, and it is not held up.
+        self.grant_now(link, link.cancel(&mut woken));
+        self.ask_for(link, canceller);
     }
 
     /// The same on behalf of a third actor: for our own user it is not a cancel of ours.
@@ -174,6 +188,7 @@ impl<S: Service> Channel<S> {
         let mut shared = self.shared.lock();
         if shared.end.is_none() && shared.dialogs.ask(link.dialog) {
             link.asks();
+            shared.out.forget_args(link.dialog);
             self.send_cancel(shared, link.dialog, canceller);
         }
     }

@@ -168,7 +168,6 @@ impl<S: Service> Channel<S> {
         }
         // Of a dialog that has ended: it is read as well, and thrown away.
         let mut bytes = self.shared.lock().dialogs.assembling(dialog).map(std::mem::take).unwrap_or_default();
-        bytes.reserve(piece_bytes);
         bytes.extend_from_slice(&inbox.unhandled()[head..]);
         inbox.handled(head + here);
         inbox.direct = Some(Direct { dialog, left, bytes, piece_bytes, missing: piece_bytes - here });
@@ -387,9 +386,9 @@ impl<S: Service> Channel<S> {
         let mut shared = self.shared.lock();
         let link = shared.link(dialog);
         let slot = shared.dialogs.on_end(kind, dialog).map_err(violated)?;
+        // Whatever our side still has to say, nobody hears it.
+        shared.out.forget_long(dialog, woken);
         if let Some(link) = link {
-            // Whatever our side still has to say, nobody hears it.
-            shared.out.forget_long(dialog, woken);
             let end = match outcome() {
                 Outcome::Returned(bytes) => LinkEnd::Returned(bytes.into()),
                 Outcome::Failed(bytes) => LinkEnd::Failed(bytes.into()),

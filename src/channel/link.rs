@@ -1,4 +1,5 @@
 //! What is one context, seen from the line? Its state, and who waits for what in it.
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,8 @@ pub(crate) struct Link {
     pub(crate) dialog: u64,
     /// The endpoint's path.
     pub(crate) path: &'static str,
+    /// As the state says: for readers, who ask at every item.
+    is_cancelled: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -24,7 +27,7 @@ struct State {
     dialog: Dialog<LinkEnd>,
     /// What the callee said first.
     first: Option<Bytes>,
-    /// A long item is on its way: the next one waits.
+    /// A long payload is on its way: the next one waits.
     is_sending_long: bool,
     /// When this side asked for its end, and how long after that the peer had heard it.
     asked_at: Option<Instant>,
@@ -79,6 +82,7 @@ impl Link {
         Link {
             dialog,
             path,
+            is_cancelled: AtomicBool::new(false),
             state: Mutex::new(State {
                 dialog: Dialog::new(role, overruns),
                 first: None,
@@ -142,7 +146,7 @@ impl Link {
 
     /// Whether this side has cancelled it.
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.state.lock().dialog.is_cancelled()
+        self.is_cancelled.load(Ordering::Acquire)
     }
 
     pub(crate) fn has_started(&self) -> bool {
@@ -158,7 +162,7 @@ impl Link {
         self.state.lock().dialog.dropped()
     }
 
-    /// Resolves when no long item is on its way.
+    /// Resolves when no long payload is on its way.
     pub(crate) fn poll_long_sent(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state.lock();
         if !state.is_sending_long {
@@ -212,8 +216,12 @@ impl Link {
         state.dialog.credit()
     }
 
-    pub(super) fn start(&self) -> Result<(), Misuse> {
-        self.state.lock().dialog.start()
+    /// The first word may leave. Where it is a long one, items and the result wait for it.
+    pub(super) fn start(&self, is_long: bool) -> Result<(), Misuse> {
+        let mut state = self.state.lock();
+        state.dialog.start()?;
+        state.is_sending_long = is_long;
+        Ok(())
     }
 
     /// Opens this side's stream: whether an Open is to be sent, and a grant with it.
@@ -223,30 +231,36 @@ impl Link {
         Ok((state.dialog.end().is_none(), state.dialog.credit()))
     }
 
-    pub(super) fn stop(&self, how: Stop, woken: &mut Woken) -> Option<Stop> {
+    /// What Stop is to be sent, and a grant with it: what waits in front of it may need room.
+    pub(super) fn stop(&self, how: Stop, woken: &mut Woken) -> (Option<Stop>, Option<u64>) {
         let mut state = self.state.lock();
         woken.0.append(&mut state.wakers.reader);
-        state.dialog.stop(how)
+        (state.dialog.stop(how), state.dialog.credit())
     }
 
-    /// Marks it as cancelled by this side: whether a Cancel is to be sent.
-    pub(super) fn cancel(&self, woken: &mut Woken) -> bool {
+    /// Marks it as cancelled by this side, which reads no more.
+    #[must_use = "a grant is to be sent"]
+    pub(super) fn cancel(&self, woken: &mut Woken) -> Option<u64> {
         let mut state = self.state.lock();
-        let is_first = state.dialog.cancel();
-        if is_first {
+        if state.dialog.cancel() {
+            self.is_cancelled.store(state.dialog.is_cancelled(), Ordering::Release);
             woken.0.append(&mut state.wakers.reader);
             woken.0.append(&mut state.wakers.writer);
         }
-        is_first
+        state.dialog.credit()
     }
 
-    /// Asks for room for an item. Where it is a long one, the next ones wait for it.
-    pub(super) fn room(&self, bytes: usize, is_long: bool) -> Result<Sendable, Misuse> {
+    /// Asks for room for an item. Where it is a long one, the next ones wait for it. For those that follow
+    /// a short one, some room is reserved along with it.
+    pub(super) fn room(&self, bytes: usize, is_long: bool, reserved: &mut usize) -> Result<Sendable, Misuse> {
         let mut state = self.state.lock();
         if state.is_sending_long {
             return Ok(Sendable::Behind);
         }
-        let room = state.dialog.room(bytes)?;
+        let room = state.dialog.room(bytes - *reserved)?;
+        if room == Room::Now && !is_long {
+            *reserved = state.dialog.reserve(RESERVED_BYTES);
+        }
         state.is_sending_long = room == Room::Pieces || (room == Room::Now && is_long);
         Ok(Sendable::Room(room))
     }
@@ -255,7 +269,7 @@ impl Link {
         self.state.lock().dialog.room_for_piece(wanted)
     }
 
-    /// The long item is out of our hands.
+    /// The long payload is out of our hands.
     pub(super) fn long_is_sent(&self, woken: &mut Woken) {
         let mut state = self.state.lock();
         state.is_sending_long = false;
@@ -340,6 +354,9 @@ impl Link {
         }
     }
 }
+
+/// Bytes of credit that a sender of short items takes at a time: it asks once for many of them.
+const RESERVED_BYTES: usize = 2 * 1024;
 
 fn wait(waiting: &mut Vec<Waker>, cx: &mut Context<'_>) {
     if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {

@@ -24,7 +24,8 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::msg::frame::{AckState, Encoding, Frame};
 use crate::msg::ident::{Aid, Canceller};
-use crate::proto::connection::{Connection, IdHasher, Left, Side, Violation};
+use crate::msg::remote_error::WireError;
+use crate::proto::connection::{CancelVerdict, Connection, IdHasher, Left, Side, Violation};
 use crate::proto::dialog::{Overruns, Role};
 use crate::transport::uds::Socket;
 pub(crate) use contexts::{ItemBytes, Sent};
@@ -322,6 +323,7 @@ impl<S: Service> Channel<S> {
         if shared.end.is_some() || !shared.dialogs.cancel(dialog) {
             return;
         }
+        shared.out.forget_args(dialog);
         self.send_cancel(shared, dialog, canceller);
     }
 
@@ -412,8 +414,14 @@ impl<S: Service> Channel<S> {
         let mut shared = self.shared.lock();
         let verdict = shared.dialogs.on_cancel(dialog, canceller)?;
         let state = verdict.state();
-        if let crate::proto::connection::CancelVerdict::Asked(served) = verdict {
-            S::cancel(&served.task, canceller);
+        match verdict {
+            CancelVerdict::Asked(served) => S::cancel(&served.task, canceller),
+            CancelVerdict::NotWhole => {
+                drop(shared);
+                self.end_with(dialog, Last::Error, WireError::Cancelled(canceller.clone()).encode().into());
+                self.wake_driver();
+            }
+            CancelVerdict::Starting | CancelVerdict::Ended => {}
         }
         Ok(state)
     }
@@ -442,7 +450,8 @@ impl<S: Service> Channel<S> {
     }
 
     pub(crate) fn wake_driver(&self) {
-        if !self.driver_is_due.swap(true, Ordering::AcqRel) {
+        // A look costs less than a swap, and those of a burst find it set.
+        if !self.driver_is_due.load(Ordering::Acquire) && !self.driver_is_due.swap(true, Ordering::AcqRel) {
             self.driver.wake();
         }
     }

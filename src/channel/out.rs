@@ -46,29 +46,38 @@ pub(super) struct Long {
     /// The first bytes, which lie apart from the rest: a `bin`'s length.
     pub(super) head: Head,
     pub(super) rest: Bytes,
-    /// An item waits for credit, a value does not.
-    pub(super) item: Option<Item>,
+    /// Of a context, which has other payloads to send: it is told when this one has left.
+    link: Option<Arc<Link>>,
+    /// Of an item, which waits for credit, as a value does not: bytes for which there is some already.
+    booked: Option<usize>,
     /// How the stream stops behind it.
     pub(super) then: Option<Stop>,
 }
 
 impl Long {
-    /// A value: the arguments, the first word, the result, an error.
+    /// A value behind which the dialog sends nothing: the arguments, the result, an error.
     pub(super) fn value(dialog: u64, rest: Bytes) -> Long {
-        Long { dialog, head: Head::default(), rest, item: None, then: None }
+        Long { dialog, head: Head::default(), rest, link: None, booked: None, then: None }
+    }
+
+    pub(super) fn first_word(link: &Arc<Link>, rest: Bytes) -> Long {
+        Long { link: Some(Arc::clone(link)), ..Long::value(link.dialog, rest) }
     }
 
     pub(super) fn item(link: &Arc<Link>, head: Head, rest: Bytes, booked: usize) -> Long {
-        let item = Item { link: Arc::clone(link), booked };
-        Long { dialog: link.dialog, head, rest, item: Some(item), then: None }
+        Long { head, booked: Some(booked), ..Long::first_word(link, rest) }
     }
-}
 
-#[derive(Debug)]
-pub(super) struct Item {
-    pub(super) link: Arc<Link>,
-    /// Bytes for which there is credit already.
-    pub(super) booked: usize,
+    fn is_item(&self) -> bool {
+        self.booked.is_some()
+    }
+
+    /// It is out of our hands.
+    fn is_sent(&self, woken: &mut Woken) {
+        if let Some(link) = &self.link {
+            link.long_is_sent(woken);
+        }
+    }
 }
 
 /// A few bytes.
@@ -223,14 +232,15 @@ impl Out {
     }
 
     pub(super) fn queue_long(&mut self, long: Long) {
-        if !self.is_dead {
-            self.long.push_back(long);
+        match self.is_dead {
+            true => long.is_sent(&mut Woken::default()), // its sender is not waiting yet
+            false => self.long.push_back(long),
         }
     }
 
     /// The stream of `dialog` stops: behind a long item of its own, if one is here.
     pub(super) fn queue_stop(&mut self, dialog: u64, how: Stop) {
-        match self.long.iter_mut().find(|long| long.dialog == dialog && long.item.is_some()) {
+        match self.long.iter_mut().find(|long| long.dialog == dialog && long.is_item()) {
             Some(long) => long.then = Some(how),
             None => _ = self.queue(&Frame::Stop { dialog, how }, &[]),
         }
@@ -238,12 +248,21 @@ impl Out {
 
     /// Drops what is left of a long payload of this dialog.
     pub(super) fn forget_long(&mut self, dialog: u64, woken: &mut Woken) {
+        self.forget(|long| long.dialog == dialog, woken);
+    }
+
+    /// Drops what is left of its arguments.
+    pub(super) fn forget_args(&mut self, dialog: u64) {
+        self.forget(|long| long.dialog == dialog && !long.is_item(), &mut Woken::default());
+    }
+
+    fn forget(&mut self, is_meant: impl Fn(&Long) -> bool, woken: &mut Woken) {
         self.long.retain(|long| {
-            let stays = long.dialog != dialog;
-            if !stays && let Some(item) = &long.item {
-                item.link.long_is_sent(woken);
+            let is_forgotten = is_meant(long);
+            if is_forgotten {
+                long.is_sent(woken);
             }
-            stays
+            !is_forgotten
         });
     }
 
@@ -255,9 +274,7 @@ impl Out {
     pub(super) fn die(&mut self, woken: &mut Woken) {
         self.is_dead = true;
         for long in self.long.drain(..) {
-            if let Some(item) = &long.item {
-                item.link.long_is_sent(woken);
-            }
+            long.is_sent(woken);
         }
     }
 
@@ -348,16 +365,15 @@ impl Out {
             let Some(mut long) = self.long.pop_front() else { return };
             let total = long.head.as_slice().len() + long.rest.len();
             let wanted = total.min(PIECE_BYTES);
-            let allowed = match &mut long.item {
-                None => Some(wanted),
-                Some(item) if item.booked >= wanted => Some(wanted),
-                Some(item) => item.link.room_for_piece(wanted - item.booked).map(|more| item.booked + more),
+            let allowed = match (long.booked, &long.link) {
+                (Some(booked), Some(link)) if booked < wanted => {
+                    link.room_for_piece(wanted - booked).map(|more| booked + more)
+                }
+                _ => Some(wanted),
             };
             let Some(bytes) = allowed else {
                 // Nobody reads it any more, nor waits for its end.
-                if let Some(item) = &long.item {
-                    item.link.long_is_sent(woken);
-                }
+                long.is_sent(woken);
                 if let Some(how) = long.then {
                     self.queue(&Frame::Stop { dialog: long.dialog, how }, &[]);
                 }
@@ -365,15 +381,11 @@ impl Out {
             };
             // Less than its first bytes is not worth a frame, nor possible.
             if bytes < long.head.as_slice().len().max(1) {
-                if let Some(item) = &mut long.item {
-                    item.booked = bytes;
-                }
+                long.booked = long.booked.map(|_| bytes);
                 self.long.push_back(long);
                 continue;
             }
-            if let Some(item) = &mut long.item {
-                item.booked = item.booked.saturating_sub(bytes);
-            }
+            long.booked = long.booked.map(|booked| booked.saturating_sub(bytes));
             let before = self.leaving.len();
             let left = (total - bytes) as u64;
             frame::encode_head(&Frame::Part { dialog: long.dialog, left }, bytes, &mut self.leaving);
@@ -385,9 +397,7 @@ impl Out {
                 self.long.push_back(long);
                 return;
             }
-            if let Some(item) = &long.item {
-                item.link.long_is_sent(woken);
-            }
+            long.is_sent(woken);
             if let Some(how) = long.then {
                 self.queue(&Frame::Stop { dialog: long.dialog, how }, &[]);
             }

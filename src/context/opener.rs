@@ -298,7 +298,7 @@ impl Portal {
         let body = Linked { body: Scoped::new(inside, Box::pin(body(&ctx, first))), core: &core, scope: &scope };
         let ended = body.await;
         let result = conclude(&core, ended).await;
-        left.is_gone().await;
+        left.ended().await;
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
@@ -408,7 +408,7 @@ struct LeftBehind<'a> {
 }
 
 impl LeftBehind<'_> {
-    async fn is_gone(self) {
+    async fn ended(self) {
         if self.scope.has_deferred() {
             run_deferred(self.scope.take_deferred(), self.actor.settings.grace).await;
         }

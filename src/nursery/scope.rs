@@ -305,7 +305,8 @@ impl ActorNursery {
     /// The actors that it holds now, those that are still starting left out.
     pub fn portals(&self) -> Vec<Portal> {
         let actor: &Arc<Actor> = &self.nursery.actor;
-        self.nursery.children().into_iter().map(|child| Portal::to_child(Arc::clone(actor), child)).collect()
+        let living = self.nursery.children().into_iter().filter(|child| child.reaped.get().is_none());
+        living.map(|child| Portal::to_child(Arc::clone(actor), child)).collect()
     }
 }
 

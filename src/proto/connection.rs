@@ -131,6 +131,8 @@ pub(crate) enum CancelVerdict<'a, S> {
     Asked(&'a S),
     /// One that is about to run: it is told when it does.
     Starting,
+    /// One whose arguments have not all come: it never runs, and is to be answered with an Error.
+    NotWhole,
     /// None: it is over, or has not begun and never will.
     Ended,
 }
@@ -138,7 +140,7 @@ pub(crate) enum CancelVerdict<'a, S> {
 impl<S> CancelVerdict<'_, S> {
     pub(crate) fn state(&self) -> AckState {
         match self {
-            CancelVerdict::Asked(_) | CancelVerdict::Starting => AckState::Asked,
+            CancelVerdict::Asked(_) | CancelVerdict::Starting | CancelVerdict::NotWhole => AckState::Asked,
             CancelVerdict::Ended => AckState::Ended,
         }
     }
@@ -324,6 +326,11 @@ impl<O, S, E: Clone> Connection<O, S, E> {
         }
     }
 
+    fn is_open(&self, dialog: u64) -> bool {
+        let is_served = self.served.contains_key(&dialog) || self.starting.contains_key(&dialog);
+        is_served || self.opened.contains_key(&dialog)
+    }
+
     /// A payload begins of which `left` bytes come in pieces. It takes the place of one that was
     /// not finished.
     pub(crate) fn begin(
@@ -355,10 +362,10 @@ impl<O, S, E: Clone> Connection<O, S, E> {
     /// A piece of `bytes` has been put there, and `left` follow.
     pub(crate) fn on_piece(&mut self, dialog: u64, bytes: usize, left: u64) -> Result<Piece<E>, Violation> {
         let Some(assembling) = self.assembling.get_mut(&dialog) else {
-            return if self.has_been(dialog) {
-                Ok(Piece::Dropped)
-            } else {
-                Err(Violation::NotOpen { kind: "Part", dialog })
+            return match (self.is_open(dialog), self.has_been(dialog)) {
+                (true, _) => Err(Violation::OutOfOrder { kind: "Part", dialog }),
+                (false, true) => Ok(Piece::Dropped),
+                (false, false) => Err(Violation::NotOpen { kind: "Part", dialog }),
             };
         };
         if assembling.left.checked_sub(bytes as u64) != Some(left) {
@@ -381,6 +388,10 @@ impl<O, S, E: Clone> Connection<O, S, E> {
             return Ok(CancelVerdict::Ended);
         }
         if let Some(cancelled) = self.starting.get_mut(&dialog) {
+            if self.assembling.remove(&dialog).is_some() {
+                self.starting.remove(&dialog);
+                return Ok(CancelVerdict::NotWhole);
+            }
             cancelled.get_or_insert_with(|| canceller.clone());
             return Ok(CancelVerdict::Starting);
         }
@@ -465,6 +476,18 @@ mod tests {
     }
 
     #[test]
+    fn a_call_whose_arguments_have_not_all_come_ends_with_its_cancel() {
+        let mut a = Conn::new(Side::Connecting);
+        a.on_start(2).unwrap();
+        let head = Head::Start { endpoint: "here".to_owned(), encoding: Encoding::Named, deadline_us: None };
+        a.begin(2, head, b"some", 100, 1000).unwrap();
+        assert!(matches!(a.on_cancel(2, &someone()), Ok(CancelVerdict::NotWhole)));
+        assert!(a.is_idle());
+        assert_eq!(a.on_piece(2, 50, 50), Ok(Piece::Dropped));
+        assert_eq!(a.on_cancel(2, &someone()).unwrap().state(), AckState::Ended);
+    }
+
+    #[test]
     fn ids_rise_and_sides_do_not_meet() {
         let (mut a, mut b) = (Conn::new(Side::Connecting), Conn::new(Side::Accepting));
         assert_eq!([a.open("x"), a.open("y")], [1, 3]);
@@ -535,7 +558,7 @@ mod tests {
             }
             a.on_piece(1, bytes.len(), left)
         };
-        assert_eq!(piece(&mut a, b"none began", 0), Ok(Piece::Dropped));
+        assert_eq!(piece(&mut a, b"none began", 0), Err(Violation::OutOfOrder { kind: "Part", dialog: 1 }));
         a.begin(1, Head::Yield, b"ab", 4, 100).unwrap();
         assert_eq!(piece(&mut a, b"cd", 2), Ok(Piece::More { is_item: true }));
         assert_eq!(piece(&mut a, b"e", 0), Err(Violation::OutOfOrder { kind: "Part", dialog: 1 }));

@@ -70,7 +70,7 @@ pub(crate) struct Dialog<E> {
 struct Inbox {
     credit: Receiving,
     segments: VecDeque<Segment>,
-    /// Unread bytes in all segments.
+    /// Bytes in all segments.
     waiting_bytes: usize,
     /// Bytes that have arrived of an item that goes on.
     unfinished_bytes: usize,
@@ -78,9 +78,8 @@ struct Inbox {
     let_in_bytes: usize,
     overruns: Overruns,
     dropped: u64,
-    /// Nobody will read, and the peer knows: what comes is thrown away.
-    is_deaf: bool,
-    /// The same, and the peer does not know.
+    /// Nobody will read: what comes is thrown away, and its sender is not held up. It may have something to
+    /// say in front of its end, or not know that nobody listens.
     forgets: bool,
 }
 
@@ -138,7 +137,6 @@ impl<E> Dialog<E> {
                 let_in_bytes: 0,
                 overruns,
                 dropped: 0,
-                is_deaf: false,
                 forgets: false,
             },
             is_cancelled: false,
@@ -193,6 +191,11 @@ impl<E> Dialog<E> {
         })
     }
 
+    /// Books at most `wanted` bytes for items that are to come.
+    pub(crate) fn reserve(&mut self, wanted: usize) -> usize {
+        self.sending.take_up_to(wanted)
+    }
+
     /// Books at most `wanted` bytes of an item that goes piece by piece; `None`: drop the rest.
     pub(crate) fn room_for_piece(&mut self, wanted: usize) -> Option<usize> {
         self.is_heard().then(|| self.sending.take_up_to(wanted))
@@ -210,7 +213,7 @@ impl<E> Dialog<E> {
             return None;
         }
         if how != Stop::Finished {
-            self.inbox.deafen();
+            self.inbox.throw_away();
         }
         let concerns = self.ours.is_open || how == Stop::BodyOver;
         self.ours.stop = Some(how);
@@ -222,7 +225,7 @@ impl<E> Dialog<E> {
         if let Some(items) = self.inbox.take() {
             return Found::Items(items);
         }
-        if self.theirs.stop.is_some() || self.end.is_some() || self.is_cancelled || self.inbox.is_deaf {
+        if self.theirs.stop.is_some() || self.end.is_some() || self.is_cancelled || self.inbox.forgets {
             return Found::End;
         }
         Found::Nothing
@@ -230,18 +233,18 @@ impl<E> Dialog<E> {
 
     /// The offset to grant to the peer, if one is due.
     pub(crate) fn credit(&mut self) -> Option<u64> {
-        if self.inbox.is_deaf || self.end.is_some() || self.theirs.stop.is_some() {
+        if self.end.is_some() || self.theirs.stop.is_some() {
+            return None;
+        }
+        let holds_up = !self.inbox.forgets && self.inbox.overruns == Overruns::Wait;
+        if holds_up && !self.ours.is_open {
             return None;
         }
         // One long item whose reader waits for it is let in as it arrives.
-        if self.ours.is_open && self.inbox.segments.is_empty() && self.inbox.unfinished_bytes > self.inbox.let_in_bytes
-        {
-            self.inbox.credit.open_wide();
-            self.inbox.credit.consume(self.inbox.unfinished_bytes - self.inbox.let_in_bytes);
-            self.inbox.let_in_bytes = self.inbox.unfinished_bytes;
+        if !holds_up || self.inbox.segments.is_empty() {
+            self.inbox.let_in();
         }
-        let reads = self.ours.is_open || self.inbox.overruns == Overruns::DropOldest;
-        if reads { self.inbox.credit.grant() } else { None }
+        self.inbox.credit.grant()
     }
 
     /// This side cancels the context: whether it is the first to, and a Cancel is to be sent.
@@ -250,7 +253,7 @@ impl<E> Dialog<E> {
             return false;
         }
         self.is_cancelled = true;
-        self.inbox.deafen();
+        self.inbox.throw_away();
         true
     }
 
@@ -266,8 +269,7 @@ impl<E> Dialog<E> {
 
     /// This side reads no more, and says nothing of it: what comes is read and forgotten.
     pub(crate) fn throw_away(&mut self) {
-        self.inbox.forgets = true;
-        while self.inbox.take().is_some() {}
+        self.inbox.throw_away();
     }
 
     /// Items that were dropped because nobody had read them in time.
@@ -361,11 +363,11 @@ impl Inbox {
     fn push(&mut self, items: Vec<u8>) {
         let let_in = std::mem::take(&mut self.let_in_bytes);
         self.unfinished_bytes = 0;
-        if self.is_deaf {
-            return;
+        let mut unread_bytes = items.len().saturating_sub(let_in);
+        if self.overruns == Overruns::DropOldest {
+            self.credit.consume(std::mem::take(&mut unread_bytes)); // what is dropped for it makes the room
         }
-        let unread_bytes = items.len().saturating_sub(let_in);
-        self.waiting_bytes += unread_bytes;
+        self.waiting_bytes += items.len();
         self.segments.push_back(Segment { items, unread_bytes });
         if self.forgets {
             self.take();
@@ -375,40 +377,58 @@ impl Inbox {
         }
     }
 
+    /// What has come of an unfinished item needs no credit any more.
+    fn let_in(&mut self) {
+        if self.unfinished_bytes > self.let_in_bytes {
+            self.credit.open_wide();
+            self.credit.consume(self.unfinished_bytes - self.let_in_bytes);
+            self.let_in_bytes = self.unfinished_bytes;
+        }
+    }
+
     fn take(&mut self) -> Option<Vec<u8>> {
         let segment = self.segments.pop_front()?;
-        self.waiting_bytes -= segment.unread_bytes;
+        self.waiting_bytes -= segment.items.len();
         self.credit.consume(segment.unread_bytes);
         Some(segment.items)
     }
 
-    /// Keeps a quarter of what may be under way, so that the sender is never held up.
+    /// Keeps so much, and the newest item however long it is.
     fn drop_oldest(&mut self) {
         const KEPT_BYTES: usize = WINDOW_BYTES as usize / 4;
         while self.waiting_bytes > KEPT_BYTES {
+            let is_last = self.segments.len() == 1;
             let Some(front) = self.segments.front_mut() else { return };
             let mut end = 0;
-            while end < front.items.len() && self.waiting_bytes - end.min(front.unread_bytes) > KEPT_BYTES {
+            while end < front.items.len() && self.waiting_bytes - end > KEPT_BYTES {
                 let rest = &front.items[end..];
                 // What is no value has no end: it takes the rest of its segment along.
-                end += codec::value_len(rest).unwrap_or(rest.len());
+                let len = codec::value_len(rest).unwrap_or(rest.len());
+                if is_last && len == rest.len() {
+                    break;
+                }
+                end += len;
                 self.dropped += 1;
+            }
+            if end == 0 {
+                return;
             }
             if end == front.items.len() {
                 self.take();
             } else {
                 front.items.drain(..end);
-                front.unread_bytes -= end;
                 self.waiting_bytes -= end;
-                self.credit.consume(end);
+                // Of those that came before overruns were allowed.
+                let unread_bytes = front.unread_bytes.min(end);
+                front.unread_bytes -= unread_bytes;
+                self.credit.consume(unread_bytes);
             }
         }
     }
 
-    fn deafen(&mut self) {
-        self.is_deaf = true;
-        self.segments.clear();
-        self.waiting_bytes = 0;
+    fn throw_away(&mut self) {
+        self.forgets = true;
+        while self.take().is_some() {}
     }
 }
 

@@ -59,6 +59,9 @@ pub(crate) fn dial(path: &Path) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Room that is made for one read, in bytes: several times what a local socket holds.
+const READ_BYTES: usize = 1 << 20;
+
 /// A connected socket that a tokio runtime watches, until it is closed: its descriptor goes then, whoever
 /// still holds on to it.
 #[derive(Debug)]
@@ -122,7 +125,7 @@ impl Socket {
         }
     }
 
-    /// Appends at most `most` bytes to `into`, whose free room they are read to as it is.
+    /// Appends at most `most` bytes to `into`, which grows with what comes and not with what may.
     pub(crate) fn poll_recv_more(
         &self,
         cx: &mut Context<'_>,
@@ -131,12 +134,14 @@ impl Socket {
     ) -> Poll<io::Result<usize>> {
         let open = self.open.read();
         let fd = &open.as_ref().ok_or(Errno::NOTCONN)?.fd;
+        let most = most.min(READ_BYTES);
+        into.reserve(most);
         loop {
             let mut guard = ready!(fd.poll_read_ready(cx))?;
             let read = guard.try_io(|fd| {
                 retry_interrupted(|| {
                     let room = into.spare_capacity_mut();
-                    let room = &mut room[..most.min(isize::MAX as usize)];
+                    let room = &mut room[..most];
                     let flags = RecvFlags::DONTWAIT;
                     let ((read, _rest), _) = rustix::net::recv(fd.get_ref(), room, flags)?;
                     Ok(read.len())

@@ -672,7 +672,8 @@ impl Thread {
                     }
                 }
                 Received::End { aid, canceller } => {
-                    if !self.end_below(&aid, &canceller) {
+                    let is_below = self.end_below(&aid, &canceller);
+                    if !is_below {
                         self.tell(canceller.aid, aid, None, From::Here); // it has ended meanwhile
                     }
                 }
