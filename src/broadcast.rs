@@ -176,7 +176,8 @@ impl<T: Clone + Send, E: Clone + Send> Subscriber<T, E> {
                     }
                 }
                 Next::Wait => return Poll::Pending,
-                Next::Poll(source) => self.core.poll_source(source),
+                // Not asked again in this poll, also if it has been woken meanwhile: so have we.
+                Next::Poll(source) => ready!(self.core.poll_source(source)),
             }
         }
     }
@@ -307,10 +308,11 @@ impl<T: Clone, E: Clone> Core<T, E> {
 
     /// Polls the source, with no lock held, and puts it back. Also if it panics: whoever polls it next
     /// meets that too.
-    fn poll_source(&self, mut source: BoxStream<T, E>) {
+    fn poll_source(&self, mut source: BoxStream<T, E>) -> Poll<()> {
         let waker = Waker::from(Arc::clone(&self.signal));
         let mut cx = Context::from_waker(&waker);
         let polled = catch_unwind(AssertUnwindSafe(|| source.as_mut().poll_next(&mut cx)));
+        let has_come = if matches!(polled, Ok(Poll::Pending)) { Poll::Pending } else { Poll::Ready(()) };
         let mut state = self.state.lock();
         let mut evicted = None;
         let mut panic = None;
@@ -320,7 +322,7 @@ impl<T: Clone, E: Clone> Core<T, E> {
             Ok(Poll::Ready(None)) => state.end = Some(Ok(())),
             Ok(Poll::Pending) if !self.signal.is_due() => {
                 state.source = Source::Here(source);
-                return;
+                return has_come;
             }
             Ok(Poll::Pending) => {} // it was woken while it was out
             Err(payload) => panic = Some(payload),
@@ -342,6 +344,7 @@ impl<T: Clone, E: Clone> Core<T, E> {
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
+        has_come
     }
 }
 

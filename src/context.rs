@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::actor::context::{ContextCore, Side};
+use crate::actor::context::ContextCore;
 use crate::actor::endpoint::{
     BoxFuture, Data, Function, Registration, Run, RunResult, Travelling, decode_args, encode_output, layout, path_of,
 };
@@ -184,7 +184,7 @@ impl<S: Data, I: Data, O: Data> Context<S, I, O> {
     ///
     /// # Errors
     ///
-    /// [`Error::Usage`] before [`Context::started`] and the second time.
+    /// [`Error::Usage`] before [`Context::started`], the second time, and when the context was cancelled.
     ///
     /// # Cancel safety
     ///
@@ -210,7 +210,7 @@ impl<S: Data, I: Data, O: Data> Context<S, I, O> {
 
     /// Whether its end was asked for: as [`is_cancelled`](crate::is_cancelled), from anywhere.
     pub fn is_cancelled(&self) -> bool {
-        matches!(&self.core.side, Side::Callee { scope } if scope.is_cancelled())
+        self.core.is_ending_here()
     }
 
     /// Items that this side does not read in time are dropped from now on, the oldest first, and

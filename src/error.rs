@@ -86,6 +86,8 @@ pub enum Error {
         aid: Aid,
         /// How long we waited.
         grace: Duration,
+        /// Whether it has acknowledged the cancel.
+        heard: bool,
     },
     /// The other side has not opened its stream, and what may wait there is full.
     StreamOverrun {
@@ -280,8 +282,9 @@ impl Error {
             Error::Unknown { endpoint, aid, reason } => {
                 write!(f, "{endpoint} on {aid}: the line was lost, and whether it ran is not known: {reason}")
             }
-            Error::NotStopped { endpoint, aid, grace } => {
-                write!(f, "{endpoint} on {aid} did not stop within {grace:?} after its cancel")
+            Error::NotStopped { endpoint, aid, grace, heard } => {
+                let heard = if *heard { "acknowledged" } else { "not acknowledged" };
+                write!(f, "{endpoint} on {aid} did not stop within {grace:?} after its cancel, which was {heard}")
             }
             Error::StreamOverrun { endpoint, dialog, aid, window_bytes } => write!(
                 f,

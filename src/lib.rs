@@ -31,6 +31,8 @@
 //! }
 //! ```
 //!
+//! `docs/guide.md` goes through all of it, chapter by chapter.
+//!
 //! # Where to go
 //!
 //! | to | see |
@@ -39,6 +41,9 @@
 //! | start actors | [`open_nursery`], [`ActorNursery`], [`ActorBuilder`] for everything about one |
 //! | boot | [`main`](macro@main), or [`init`] with a runtime of your own; [`root`] for settings |
 //! | call | [`Portal::run`], [`ActorNursery::run_in_actor`], [`ActorBuilder::call`] |
+//! | link tasks across actors | [`context`](macro@context), [`Portal::open_context`], [`Portal::context`] |
+//! | stream between them | [`MsgStream`], [`Portal::stream`]; [`MsgStream::subscribe`] for several readers |
+//! | publish by topic | [`tasks::Topics`] |
 //! | end things | [`Portal::cancel_actor`], [`ActorNursery::cancel`], [`deadline`], or drop the future |
 //! | run tasks side by side | [`tasks`]: nurseries and cancel scopes, with and without actors |
 //! | clean up | [`shield`], [`defer`], [`on_exit`]; [`is_cancelled`] in loops that never await |
@@ -85,7 +90,7 @@ pub use context::{
 pub use discovery::{find_actor, find_actors, list_actors, wait_for_actor};
 pub use error::{BodyError, BoxError, CodecError, CodecStep, Error, Group, RemoteError, SpawnReason};
 pub use msg::death::{Death, ExitKind, Receipt, Rung};
-pub use msg::ident::{Addr, Aid, CancelRequest, Canceller};
+pub use msg::ident::{Addr, AddrError, Aid, CancelRequest, Canceller};
 pub use nursery::entry::MainOutcome;
 pub use nursery::{ActorBuilder, ActorNursery, Cluster, Guard, OneShot, RootBuilder, init, open_nursery, root};
 pub use portal::{Portal, cancel_self, is_root, parent, this_actor};
@@ -112,6 +117,11 @@ pub mod __private {
     pub use crate::testing::harness::{TestOptions, test};
     pub use linkme;
 }
+
+/// The programs of the guide: `cargo test` compiles them.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide.md")]
+struct Guide;
 
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

@@ -269,15 +269,15 @@ impl Portal {
                 Err(_) if peers::is_dead_soon(aid).await => {}
                 Err(error) => return Err(error),
             }
-            process.reaped().await;
+            process.ended().await;
             Ok(())
         };
         let within = grace + KILLED_WITHIN;
         tokio::select! {
             biased; // its end is the answer, whatever its line says
-            () = process.reaped() => Ok(()),
+            () = process.ended() => Ok(()),
             ended = tokio::time::timeout(within, asked) => ended.unwrap_or_else(|_elapsed| {
-                Err(Error::NotStopped { endpoint: "cancel_actor".to_owned(), aid: aid.clone(), grace: within })
+                Err(Error::NotStopped { endpoint: "cancel_actor".to_owned(), aid: aid.clone(), grace: within, heard: false })
             }),
         }
     }

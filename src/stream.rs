@@ -16,14 +16,12 @@ use futures::{FutureExt, Sink, Stream};
 
 use crate::actor::context::{ContextCore, Ending};
 use crate::actor::endpoint::Data;
-use crate::actor::peers::canceller;
 use crate::channel::link::LinkEnd;
 use crate::channel::{Head, ItemBytes, LONG_BYTES, Sent};
 use crate::error::{CodecError, Error};
 use crate::msg::codec;
 use crate::msg::frame::{Encoding, Stop};
-use crate::msg::ident::CancelRequest;
-use crate::proto::dialog::{Found, Role};
+use crate::proto::dialog::{Found, Misuse, Role};
 
 /// One side's handle to a context's two-way stream: it sends `S` and receives `R`.
 ///
@@ -47,6 +45,8 @@ pub struct SendHalf<S> {
     /// An item as bytes, if it has not been taken by the line.
     outgoing: Option<Outgoing>,
     scratch: Vec<u8>,
+    /// Credit that is booked for items to come.
+    reserved: usize,
     /// What was sent since others had their turn.
     since_turn_bytes: usize,
     /// Of a `Sink` that waits for a stream that the other side has not opened.
@@ -130,6 +130,9 @@ impl<S: fmt::Debug> std::error::Error for TrySendError<S> {
 
 impl<S: Data, R: Data> MsgStream<S, R> {
     pub(crate) fn open(core: &Arc<ContextCore>, encoding: Encoding) -> Result<Self, Error> {
+        if core.is_ending_here() {
+            return Err(core.misuse(Misuse::Cancelled));
+        }
         core.line.open_stream(&core.link).map_err(|misuse| core.misuse(misuse))?;
         let shared = Arc::new(Shared { core: Arc::clone(core) });
         Ok(MsgStream { sending: SendHalf::new(Arc::clone(&shared), encoding), receiving: RecvHalf::new(shared) })
@@ -208,6 +211,7 @@ impl<S: Data> SendHalf<S> {
             encoding,
             outgoing: None,
             scratch: Vec::new(),
+            reserved: 0,
             since_turn_bytes: 0,
             timer: None,
             closing: None,
@@ -281,7 +285,8 @@ impl<S: Data> SendHalf<S> {
         Ok(())
     }
 
-    fn stop(&self) {
+    fn stop(&mut self) {
+        self.reserved = 0; // what comes after this is told that it is a mistake
         self.core().line.stop_stream(&self.core().link, Stop::Finished);
     }
 
@@ -320,7 +325,7 @@ impl<S: Data> SendHalf<S> {
             self.outgoing = None;
             return Err(too_long);
         }
-        let sent = match core.line.send_item(&core.link, self.encoding, &item) {
+        let sent = match core.line.send_item(&core.link, self.encoding, &item, &mut self.reserved) {
             Ok(sent) => sent,
             Err(misuse) => {
                 self.outgoing = None;
@@ -369,7 +374,7 @@ impl<S: Data> SendHalf<S> {
             Some(Outgoing::Short) => ItemBytes::Short(&self.scratch),
             Some(Outgoing::Long { head, rest }) => ItemBytes::Long { head: *head, rest: rest.clone() },
         };
-        match core.line.send_item(&core.link, self.encoding, &item) {
+        match core.line.send_item(&core.link, self.encoding, &item, &mut self.reserved) {
             Err(misuse) => {
                 self.outgoing = None;
                 Poll::Ready(Err(core.misuse(misuse)))
@@ -562,7 +567,8 @@ impl ContextCore {
         }
         match self.link.end() {
             None | Some(LinkEnd::Returned(_) | LinkEnd::Here) => Ok(()),
-            Some(LinkEnd::Failed(_) | LinkEnd::Lost(..)) => match self.watched_ending().await {
+            Some(LinkEnd::Failed(_) | LinkEnd::Lost(..)) => match self.ending().await {
+                Ending::Failed(error) if self.is_ours(&error) => Ok(()), // on our behalf, when our body was over
                 Ending::Failed(error) => Err(error),
                 Ending::Returned(_) => Ok(()),
             },
@@ -603,12 +609,12 @@ impl ContextCore {
         }
     }
 
-    /// The peer sends what can't be decoded: its sender is told by the context's end, and is not held up
-    /// before that.
+    /// The peer sends what can't be decoded: its sender is told by the context's end. That of a
+    /// callee is its own error's to bring about; until then it holds up nobody.
     fn undecodable(&self) {
-        self.line.throw_away(&self.link);
-        if self.role() == Role::Opener {
-            self.cancel_for(&canceller(&self.actor.aid, CancelRequest::Failure));
+        match self.role() {
+            Role::Opener => self.cancel(),
+            Role::Callee => self.line.throw_away(&self.link),
         }
     }
 }

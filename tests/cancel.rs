@@ -387,7 +387,7 @@ async fn a_cancel_returns_when_the_parents_descriptors_are_back() -> Result<(), 
             let mut call = std::pin::pin!(unpolled.run(hold()));
             assert!(futures::poll!(call.as_mut()).is_pending());
             match end % 3 {
-                0 => assert!(frank.cancel_actor().await?.was_graceful()),
+                0 => assert_eq!(frank.cancel_actor().await?.exit, ExitKind::Status(0)),
                 1 => assert_killed_at_once(&frank.kill_actor().await?),
                 _ => {
                     let (one, other) = tokio::join!(frank.cancel_actor(), frank.cancel_actor());
@@ -829,7 +829,8 @@ async fn an_endpoints_last_word_waits_for_the_nursery_that_it_dropped() -> Resul
 #[teamster::test]
 async fn an_actors_end_waits_for_the_nursery_of_a_dropped_call() -> Result<(), Error> {
     teamster::open_nursery(async |an| {
-        let frank = an.start_actor("frank").await?;
+        // A quarter of it is what is left when the leaf is killed.
+        let frank = an.actor("frank").grace(Duration::from_secs(2)).start().await?;
         let me = teamster::this_actor()?;
         tokio::select! {
             ended = frank.run(be_parent(Leaf::Stubborn, me)) => panic!("{ended:?}"),
@@ -838,7 +839,7 @@ async fn an_actors_end_waits_for_the_nursery_of_a_dropped_call() -> Result<(), E
         let leaf = told().await;
         let receipt = frank.cancel_actor().await?;
         assert_eq!(state(leaf), None);
-        assert_graceful(&receipt);
+        assert_eq!((receipt.rung, receipt.exit), (Some(Rung::Cancel), ExitKind::Status(0)), "{receipt:?}");
         Ok(())
     })
     .await

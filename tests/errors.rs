@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde::{Deserialize, Serialize};
 use teamster::testing::expect_cancelled;
 use teamster::{Error, Portal, SpawnReason, rpc};
-use tokio::sync::Notify;
+use tokio::sync::Semaphore;
 
 #[teamster::error]
 #[derive(Debug, PartialEq, thiserror::Error, Serialize, Deserialize)]
@@ -180,22 +180,22 @@ async fn an_error_of_ours_arrives_as_its_variant_and_with_its_actor() {
 
 // ---- several at once
 
-/// Somebody has come here. One permit: it is kept for who asks later.
-static ARRIVED: Notify = Notify::const_new();
+/// Somebody has come here: a permit for each.
+static ARRIVED: Semaphore = Semaphore::const_new(0);
 
 #[rpc]
 async fn arrive() {
-    ARRIVED.notify_one();
+    ARRIVED.add_permits(1);
 }
 
 #[rpc]
-async fn arrived() {
-    ARRIVED.notified().await;
+async fn arrived(count: u32) {
+    ARRIVED.acquire_many(count).await.expect("it is never closed").forget();
 }
 
 #[rpc]
-async fn fail_when_somebody_is_at(meeting: Portal) -> teamster::Result<()> {
-    meeting.run(arrived()).await?;
+async fn fail_when_two_are_at(meeting: Portal) -> teamster::Result<()> {
+    meeting.run(arrived(2)).await?;
     Err(std::io::Error::other("the first cause").into())
 }
 
@@ -216,14 +216,17 @@ async fn sleep_for_ever() {
     pending().await
 }
 
+/// C6: whatever had happened is in the group, and the first cause is its first.
 #[teamster::test]
-async fn two_that_fail_are_a_group_and_each_names_its_actor() {
+async fn three_that_fail_are_a_group_the_first_cause_first_and_each_names_its_actor() {
     let error = teamster::open_nursery(async |an| {
         let meeting = an.start_actor("meeting").await?;
-        // With time to say so: a backtrace takes a while on a busy machine.
-        let second = an.actor("second").grace(std::time::Duration::from_secs(10));
-        drop(second.run_in_actor(fail_when_cancelled(meeting.clone())));
-        drop(an.actor("first").run_in_actor(fail_when_somebody_is_at(meeting)));
+        for name in ["second", "third"] {
+            // With time to say so: a backtrace takes a while on a busy machine.
+            let late = an.actor(name).grace(std::time::Duration::from_secs(10));
+            drop(late.run_in_actor(fail_when_cancelled(meeting.clone())));
+        }
+        drop(an.actor("first").run_in_actor(fail_when_two_are_at(meeting)));
         pending::<()>().await;
         Ok(())
     })
@@ -234,10 +237,15 @@ async fn two_that_fail_are_a_group_and_each_names_its_actor() {
         Error::Remote(remote) => (remote.actor().name(), remote.message()),
         other => panic!("{other:?}"),
     });
-    let told: Vec<_> = told.collect();
-    assert_eq!(told, [("first", "the first cause"), ("second", "it could not save")]);
+    let mut told: Vec<_> = told.collect();
+    told[1..].sort_unstable();
+    let late = "it could not save";
+    assert_eq!(told, [("first", "the first cause"), ("second", late), ("third", late)]);
+    assert!(group.primary().to_string().contains("the first cause"));
     let printed = error.report().to_string();
-    assert!(printed.contains("actor first@") && printed.contains("actor second@"), "{printed}");
+    for name in ["first", "second", "third"] {
+        assert!(printed.contains(&format!("actor {name}@")), "{printed}");
+    }
 }
 
 #[teamster::test]

@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::inotify;
+use rustix::fs::{Mode, inotify, mkfifoat};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -180,6 +180,128 @@ fn a_killed_hasher_ends_checksums_with_an_error_that_names_it() {
     assert_eq!(text(&run.output.stdout), "");
 }
 
+#[test]
+fn bidir() {
+    let wanted = "anna is ready
+ping 1, pong 1
+ping 2, pong 2
+ping 3, pong 3
+anna has played 3 balls
+";
+    assert_eq!(check("bidir", &[]), wanted);
+}
+
+#[test]
+fn the_memory_of_a_pipeline_does_not_grow_with_what_flows_through_it() {
+    let said = check("pipeline", &[]);
+    let (little, much) = said.split_once("250 MiB went in, 144000 KiB came out\n").expect("much went through");
+    let little = little.strip_prefix("20 MiB went in, 11520 KiB came out\n").expect("little went through");
+    let peaks = |lines: &str| -> Vec<u64> {
+        let peak = |line: &str| line.split_once(": ")?.1.strip_suffix(" KiB at most")?.parse().ok();
+        lines.lines().map(|line| peak(line).unwrap_or_else(|| panic!("no memory in {line:?}"))).collect()
+    };
+    let (little, much) = (peaks(little), peaks(much));
+    assert_eq!(little.len(), 4, "{said}");
+    for (little, much) in little.into_iter().zip(much) {
+        assert!(much < little + 10 * 1024, "an actor has kept what flowed through it: {said}");
+    }
+}
+
+#[test]
+fn fanout() {
+    let wanted = "the careful ones heard [500500, 500500, 500500]
+the slow one has lost 900
+the slow one heard 925
+the slow one heard 950
+the slow one heard 975
+the slow one heard 1000
+";
+    assert_eq!(check("fanout", &[]), wanted);
+}
+
+#[test]
+fn chat() {
+    let wanted = "anna talks to 1 in the kitchen
+cleo talks to 2 in the garden
+anna talks to 2 in the kitchen
+anna heard anna: tea? (in the kitchen), anna: more tea? (in the kitchen)
+ben heard cleo: look, a hedgehog (in the garden)
+cleo heard cleo: look, a hedgehog (in the garden), anna: more tea? (in the kitchen)
+";
+    assert_eq!(check("chat", &[]), wanted);
+}
+
+#[test]
+fn shared_resource() {
+    let wanted = "opening words
+words is closed
+five tasks asked at once: [1, 3, 4, 1, 9]
+opening words
+words is closed
+one asked later: 4
+";
+    assert_eq!(check("shared_resource", &[]), wanted);
+}
+
+#[test]
+fn logstats_counts_as_awk_sort_and_uniq_do() {
+    let folder = odd_logs();
+    let names: Vec<PathBuf> = ["plain", "no newline", "odd", "empty", "long"].map(|n| folder.path().join(n)).into();
+    let inputs = names.iter().map(std::slice::from_ref).chain([&names[..]]);
+    for files in inputs {
+        for (field, actors) in [("1", "1"), ("1", "3"), ("3", "2"), ("0", "2"), ("99", "2")] {
+            let run = Run::start(Run::example("logstats").args(["--field", field, "--actors", actors]).args(files));
+            let run = run.end();
+            run.assert_success();
+            assert!(run.output.stdout == counted(field, files), "{files:?} are counted in another way: {field}");
+        }
+    }
+    // The first field is the default, and so is stdin.
+    let run = Run::start(from_stdin(&names[0]).args(["--actors", "2"])).end();
+    run.assert_success();
+    assert_eq!(text(&run.output.stdout), text(&counted("1", &names[..1])));
+}
+
+#[test]
+fn logstats_goes_on_after_what_it_cannot_read() {
+    let folder = odd_logs();
+    let (plain, missing) = (folder.path().join("plain"), folder.path().join("missing"));
+    let run = Run::start(Run::example("logstats").args([&missing, &plain, &folder.path().to_owned()])).end();
+    assert_eq!(run.output.status.code(), Some(1), "{run:?}");
+    assert_eq!(text(&run.output.stdout), text(&counted("1", &[plain])));
+    let complaints = text(&run.output.stderr);
+    assert_eq!(complaints.lines().count(), 2, "{complaints}");
+    assert!(complaints.contains(&format!("{}: No such file", missing.display())), "{complaints}");
+    assert!(complaints.contains(&format!("{}: Is a directory", folder.path().display())), "{complaints}");
+    for arguments in [&["--field", "x"] as &[&str], &["--actors", "0"], &["--field"], &["-x"]] {
+        let run = Run::start(Run::example("logstats").args(arguments)).end();
+        assert_eq!(run.output.status.code(), Some(2), "{run:?}");
+        assert!(text(&run.output.stderr).starts_with("usage: "), "{run:?}");
+    }
+}
+
+#[test]
+fn a_killed_counter_ends_logstats_with_an_error_that_names_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let fifo = folder.path().join("fifo");
+    mkfifoat(rustix::fs::CWD, &fifo, Mode::RUSR | Mode::WUSR).expect("a fifo");
+    let run = Run::start(from_stdin(&fifo).args(["--actors", "2"]));
+    let mut input = File::options().write(true).open(&fifo).expect("somebody reads it");
+    // More than a pipe holds: when it is written, counters have been started.
+    input.write_all(&b"one line\n".repeat(1 << 19)).expect("it is read");
+    let counter = run.processes().into_iter().find(|pid| {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| text(&line).starts_with("teamster:counter-1"))
+    });
+    let counter = counter.and_then(Pid::from_raw).expect("there is a second counter");
+    kill_process(counter, Signal::KILL).expect("it runs");
+    let run = run.end(); // though its input goes on
+    drop(input);
+    assert_eq!(run.output.status.code(), Some(1), "{run:?}");
+    let said = text(&run.output.stderr);
+    assert!(said.contains("counter-1") && said.contains("SIGKILL"), "{said}");
+    assert_eq!(text(&run.output.stdout), "");
+}
+
 /// Runs an example that should end well, and gives what it printed.
 fn check(name: &str, arguments: &[&str]) -> String {
     let run = Run::start(Run::example(name).args(arguments)).end();
@@ -272,6 +394,47 @@ fn pipeline(path: &Path) -> Output {
     let mut command = Command::new("sh");
     command.args(["-c", script, "sh"]).arg(path).env("LC_ALL", "C");
     as_nobody(&mut command).output().expect("find, sort, xargs and sha256sum are there")
+}
+
+/// `logstats`, with this file as its stdin.
+fn from_stdin(path: &Path) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"exec "$0" "$@" < "$INPUT""#]).arg(example("logstats")).env("INPUT", path);
+    command.env_remove("RUST_BACKTRACE");
+    command
+}
+
+/// What `logstats` must print, as the system's own tools do it.
+fn counted(field: &str, files: &[PathBuf]) -> Vec<u8> {
+    let script = r#"field=$1; shift; awk "{print \$$field}" "$@" | sort | uniq -c | sort -rn"#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh", field]).args(files).env("LC_ALL", "C");
+    let output = command.output().expect("awk, sort and uniq are there");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    output.stdout
+}
+
+/// Logs with lines across the borders of blocks, very long and empty ones, some that are not UTF-8, and an end
+/// without a newline.
+fn odd_logs() -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut plain = Vec::new();
+    for number in 0..60_000_u32 {
+        let (host, status) = (number.wrapping_mul(2_654_435_761) % 97, 200 + number % 7 * 50);
+        writeln!(plain, "10.0.0.{host} - {status} \"GET /{number}\"").expect("it is memory");
+    }
+    let mut long = b"first ".to_vec();
+    long.extend(b"x".repeat(3 << 20));
+    long.extend(b" third\n\nsecond line here\n");
+    long.extend(b"y ".repeat(1 << 20));
+    let odd: &[u8] = b"\n\n  leading blanks\n\ttab\ttab tab\n\xff\xfe \xc3\x28 \x80\n\xff\xfe again\n \n\t\n\xc3\xa9 \xc3\xa9\n*\n-n\n%s\\n\n\n";
+    let no_newline: &[u8] = b"10.0.0.1 - 500\n10.0.0.1 - 200\n10.0.0.2";
+    for (name, content) in
+        [("plain", &plain[..]), ("no newline", no_newline), ("odd", odd), ("empty", b""), ("long", &long)]
+    {
+        fs::write(folder.path().join(name), content).expect("a file");
+    }
+    folder
 }
 
 /// Names that sha256sum escapes, that sort in an unexpected place, that are not UTF-8; more files

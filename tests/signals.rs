@@ -118,6 +118,10 @@ async fn in_nursery(scene: String) -> Result<(), Error> {
                 println!("ready");
                 pending().await
             }
+            "cluster" => {
+                an.start_cluster(4).await?;
+                Ok(frank.run(hold()).await?)
+            }
             "holding" => Ok(frank.run(hold()).await?),
             "blocked" => Ok(frank.run(block()).await?),
             "tree" => Ok(frank.run(be_parent()).await?),
@@ -310,13 +314,15 @@ fn a_second_sigint_ends_a_root_that_is_stuck_itself() {
 
 #[test]
 fn ctrl_c_reaches_the_root_alone_and_ends_the_tree() {
-    let mut terminal = Terminal::new();
-    let mut program = terminal.start("tree");
-    program.says("ready");
-    terminal.ctrl_c();
-    program.ends_within(KERNEL).assert_quietly_by(2);
-    program.gone_within(Duration::ZERO);
-    program.assert_no_files();
+    for scene in ["tree", "cluster"] {
+        let mut terminal = Terminal::new();
+        let mut program = terminal.start(scene);
+        program.says("ready");
+        terminal.ctrl_c();
+        program.ends_within(KERNEL).assert_quietly_by(2);
+        program.gone_within(Duration::ZERO);
+        program.assert_no_files();
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use teamster::tasks::{
     self, AsyncContext, CancelScope, Hold, SharedContexts, context_fn, fail_after, gather_contexts, move_on_after,
 };
 use teamster::testing::{descendants, expect_cancelled, state, wait_gone};
-use teamster::{ActorBuilder, ActorNursery, BoxError, Error, Portal, rpc, shield};
+use teamster::{ActorBuilder, ActorNursery, BoxError, Context, Error, Portal, context, rpc, shield};
 use tokio::sync::watch;
 use tokio::task::yield_now;
 
@@ -288,6 +288,65 @@ async fn of_five_the_third_fails_to_start_and_the_others_are_cancelled() -> Resu
         let error = gather_contexts(five, async |_| panic!("not all have started") as Body).await.unwrap_err();
         assert!(matches!(&error, Error::Spawn { name, .. } if name == "number-3"), "{error:?}");
         an.wait().await; // those that were starting
+        Ok(())
+    })
+    .await
+}
+
+/// A linked task that holds on, or fails before or behind its first word.
+#[context]
+async fn linked(ctx: Context<u32>, file: PathBuf, number: u32, fails: Option<Fails>) -> teamster::Result<u32> {
+    let _holds = Holds::new(&file, "linked");
+    if fails == Some(Fails::Starting) {
+        holding(5).await?; // all of them are there
+        Err(TaskFailed(number))?;
+    }
+    ctx.started(number).await?;
+    let mut stream = ctx.open_stream().await?;
+    while stream.recv().await?.is_some() {}
+    if fails == Some(Fails::InUse) {
+        Err(TaskFailed(number))?;
+    }
+    Ok(number)
+}
+
+#[derive(Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+enum Fails {
+    Starting,
+    InUse,
+}
+
+#[teamster::test]
+async fn of_five_contexts_the_third_fails_to_start_and_the_others_are_cancelled() -> Result<(), Error> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("said");
+    teamster::open_nursery(async |an| {
+        let frank = an.start_actor("frank").await?;
+        let with = |fails: Option<Fails>| {
+            let (frank, file) = (frank.clone(), file.clone());
+            (1..=5).map(move |n| (frank.clone(), linked(file.clone(), n, fails.filter(|_| n == 3))))
+        };
+        let error = gather_contexts(with(Some(Fails::Starting)), async |_| panic!("not all have started") as Body);
+        assert_eq!(error.await.unwrap_err().downcast_ref::<TaskFailed>(), Some(&TaskFailed(3)));
+        assert_eq!(std::fs::read_to_string(&file)?.lines().count(), 5, "their ends were waited for");
+
+        // In use: the third fails, the body is cut off, the others are cancelled.
+        let error = gather_contexts(with(Some(Fails::InUse)), async |contexts| {
+            contexts[2].open_stream().await?.finish().await?;
+            pending::<()>().await;
+            Ok(())
+        });
+        assert_eq!(error.await.unwrap_err().downcast_ref::<TaskFailed>(), Some(&TaskFailed(3)));
+        assert_eq!(std::fs::read_to_string(&file)?.lines().count(), 10);
+
+        // All are well: their values come in order, and their ends are waited for.
+        let numbers = gather_contexts(with(None), async |contexts| {
+            contexts.iter().map(|ctx| Ok(ctx.first()?)).collect::<Result<Vec<u32>, BoxError>>()
+        });
+        assert_eq!(numbers.await?, [1, 2, 3, 4, 5]);
+        assert_eq!(std::fs::read_to_string(&file)?.lines().count(), 15);
+        frank.run(holding(0)).await?;
+        assert_eq!(teamster::testing::open_dialogs()?, 0);
         Ok(())
     })
     .await

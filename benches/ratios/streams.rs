@@ -238,14 +238,13 @@ impl Callee {
         Ok(value)
     }
 
-    /// From the cancel of a context until its task has ended and that is known.
+    /// From the cancel of a context until that was acknowledged.
     pub(crate) async fn cancels(&self, count: usize) -> Result<Vec<f64>> {
         let mut times = Vec::with_capacity(count);
         for _ in 0..count {
             let ctx = self.portal.context(waits()).await?;
-            let begin = Instant::now();
             ctx.cancel().await?;
-            times.push(micros(begin.elapsed()));
+            times.push(micros(ctx.heard().ok_or("it ended before it had heard")?));
         }
         Ok(times)
     }

@@ -53,10 +53,21 @@ pub(crate) fn check_function(what: &str, signature: &Signature, mistakes: &mut M
     }
 }
 
+/// What a function is to its callers.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Role {
+    Call,
+    /// The first argument is its own side.
+    Context,
+    /// The result is a stream, which does not travel itself.
+    Stream,
+}
+
 /// Types that can't travel, as far as the tokens show it.
-pub(crate) fn check_types(function: &ItemFn, streams: bool, mistakes: &mut Mistakes) {
-    for input in &function.sig.inputs {
+pub(crate) fn check_types(function: &ItemFn, role: Role, mistakes: &mut Mistakes) {
+    for (index, input) in function.sig.inputs.iter().enumerate() {
         match input {
+            syn::FnArg::Typed(own) if role == Role::Context && index == 0 => check_own_side(&own.ty, mistakes),
             syn::FnArg::Receiver(receiver) => mistakes.at(
                 receiver,
                 "an endpoint is a free function: in another process there is no `self`; pass what it needs as arguments",
@@ -65,15 +76,26 @@ pub(crate) fn check_types(function: &ItemFn, streams: bool, mistakes: &mut Mista
         }
     }
     if let ReturnType::Type(_, ty) = &function.sig.output
-        && !streams
+        && role != Role::Stream
     {
         check_type(ty, Place::Result, mistakes);
+    }
+}
+
+fn check_own_side(ty: &Type, mistakes: &mut Mistakes) {
+    match ty {
+        Type::Reference(reference) => {
+            mistakes.at(reference, "its own side is handed over to a context: write `ctx: Context<…>`, not borrowed");
+        }
+        owned => check_type(owned, Place::Item, mistakes),
     }
 }
 
 #[derive(Clone, Copy)]
 enum Place {
     Argument,
+    /// Or the first word.
+    Item,
     Result,
 }
 
@@ -90,19 +112,19 @@ impl<'ast> Visit<'ast> for Borrows<'_> {
     fn visit_type_reference(&mut self, reference: &'ast TypeReference) {
         // A text may be an error type: `Result<(), &'static str>`. It crosses as text.
         let is_static = reference.lifetime.as_ref().is_some_and(|lifetime| lifetime.ident == "static");
-        match self.place {
-            Place::Result if is_static => {}
-            Place::Argument => self.mistakes.at(
-                reference,
-                "an argument travels to another process, so it can't be borrowed: take `String` for `&str`, \
-                 `Vec<T>` for `&[T]`, `T` for `&T`",
+        let (what, verb) = match self.place {
+            Place::Result if is_static => return,
+            Place::Argument => ("an argument", "take"),
+            Place::Item => ("what a context says", "send"),
+            Place::Result => ("a result", "return"),
+        };
+        self.mistakes.at(
+            reference,
+            format!(
+                "{what} travels to another process, so it can't be borrowed: {verb} `String` for `&str`, \
+                 `Vec<T>` for `&[T]`, `T` for `&T`"
             ),
-            Place::Result => self.mistakes.at(
-                reference,
-                "a result travels to another process, so it can't be borrowed: return `String` for `&str`, \
-                 `Vec<T>` for `&[T]`, `T` for `&T`",
-            ),
-        }
+        );
     }
 
     fn visit_lifetime(&mut self, lifetime: &'ast Lifetime) {

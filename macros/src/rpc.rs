@@ -4,7 +4,7 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Attribute, FnArg, ItemFn, LitStr, Meta, Pat, PatType, ReturnType, Type};
 
-use crate::misuse::{self, Mistakes};
+use crate::misuse::{self, Mistakes, Role};
 
 /// Which attribute stands on the function.
 #[derive(Clone, Copy, PartialEq)]
@@ -32,7 +32,12 @@ pub(crate) fn expand(asked: Asked, options: TokenStream, item: TokenStream) -> s
     });
     misuse::check_function("an endpoint", &function.sig, &mut mistakes);
     let kind = kind_of(asked, &function, &mut mistakes);
-    misuse::check_types(&function, matches!(kind, Kind::Stream(_)), &mut mistakes);
+    let role = match kind {
+        Kind::Rpc => Role::Call,
+        Kind::Context(_) => Role::Context,
+        Kind::Stream(_) => Role::Stream,
+    };
+    misuse::check_types(&function, role, &mut mistakes);
     let own = usize::from(matches!(kind, Kind::Context(_)));
     if function.sig.inputs.len() > MAX_ARGS + own {
         let inputs = &function.sig.inputs;
@@ -228,7 +233,10 @@ fn endpoint(
     };
     let at = declared.span();
     let call = match kind {
-        Kind::Context(_) => quote!(__teamster_body(__teamster_ctx, #(#places),*).await),
+        Kind::Context(ctx) => {
+            let ctx = quote_spanned!(ctx.span()=> __teamster_ctx);
+            quote!(__teamster_body(#ctx, #(#places),*).await)
+        }
         Kind::Rpc | Kind::Stream(_) => quote!(__teamster_body(#(#places),*).await),
     };
     let (output, run) = if matches!(kind, Kind::Stream(_)) {
@@ -267,10 +275,7 @@ fn endpoint(
     };
     let travels = types.iter().copied().map(|ty| (ty.span(), quote!(#ty))).chain([(at, output.clone())]).chain(own);
     let travels = travels.map(|(span, ty)| quote_spanned!(span=> ::teamster::__private::travels::<#ty>();));
-    let inputs = match args.is_empty() {
-        true => ident.span(),
-        false => function.sig.inputs.span(),
-    };
+    let inputs = args.first().map_or(ident.span(), |argument| argument.name.span());
     let tuple = quote_spanned!(inputs=> (#(#types,)*));
     let future = quote! {
         impl ::core::future::Future<
@@ -289,23 +294,27 @@ fn endpoint(
             },
             quote!(register),
         ),
-        Kind::Context(ctx) => (
-            quote! {
+        Kind::Context(ctx) => {
+            // What is wrong with a type of it is wrong where the user wrote it.
+            let types = quote_spanned! {ctx.span()=>
+                type Started = <#ctx as ::teamster::__private::ContextTypes>::Started;
+                type In = <#ctx as ::teamster::__private::ContextTypes>::In;
+                type Out = <#ctx as ::teamster::__private::ContextTypes>::Out;
+            };
+            let own_side = quote_spanned! {ctx.span()=>
+                __teamster_ctx: ::teamster::Context<Self::Started, Self::In, Self::Out>
+            };
+            let context = quote! {
                 impl ::teamster::ContextEndpoint for #ident {
-                    type Started = <#ctx as ::teamster::__private::ContextTypes>::Started;
-                    type In = <#ctx as ::teamster::__private::ContextTypes>::In;
-                    type Out = <#ctx as ::teamster::__private::ContextTypes>::Out;
+                    #types
 
-                    fn invoke(
-                        __teamster_ctx: ::teamster::Context<Self::Started, Self::In, Self::Out>,
-                        __teamster_args: Self::Args,
-                    ) -> #future {
+                    fn invoke(#own_side, __teamster_args: Self::Args) -> #future {
                         async move { #taken #run }
                     }
                 }
-            },
-            quote!(register_context),
-        ),
+            };
+            (context, quote!(register_context))
+        }
         Kind::Stream(item) => (
             quote! {
                 impl ::teamster::ContextEndpoint for #ident {

@@ -2,7 +2,7 @@
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -133,11 +133,23 @@ impl ContextCore {
     /// This actor asks for the context's end. From the opener it is a request to the callee alone;
     /// from the callee it is one to its own task.
     pub(crate) fn cancel(&self) {
+        self.link.asks();
         match &self.side {
             Side::Opener { .. } => self.line.ask_to_end(&self.link, &self.our_cancel()),
             Side::Callee { scope } => {
                 scope.cancel(&canceller(&self.actor.aid, CancelRequest::Itself));
             }
+        }
+    }
+
+    /// Whether an error is the cancel that this side has asked for through this context.
+    pub(crate) fn is_ours(&self, error: &Error) -> bool {
+        match error {
+            Error::Cancelled { canceller } => {
+                let ours = matches!(canceller.request, CancelRequest::Context | CancelRequest::Dropped);
+                ours && canceller.aid == self.actor.aid
+            }
+            _ => false,
         }
     }
 
@@ -147,6 +159,7 @@ impl ContextCore {
 
     /// A third actor asks for the context's end.
     pub(crate) fn cancel_for(&self, canceller: &Canceller) {
+        self.link.asks();
         match &self.side {
             Side::Opener { .. } => self.line.ask_for(&self.link, canceller),
             Side::Callee { scope } => scope.cancel(canceller),
@@ -155,13 +168,19 @@ impl ContextCore {
 
     /// Waits until the callee has ended, at most its grace after it was asked.
     pub(crate) async fn stopped(&self) -> Result<(), Error> {
-        let grace = self.line.grace();
+        self.stopped_by(self.link.asks() + self.line.grace() + ANSWER_WITHIN).await
+    }
+
+    async fn stopped_by(&self, at: Instant) -> Result<(), Error> {
         let end = poll_fn(|cx| self.link.poll_watch(cx));
-        match tokio::time::timeout(grace + ANSWER_WITHIN, end).await {
+        match tokio::time::timeout_at(at.into(), end).await {
             Ok(_end) => Ok(()),
-            Err(_elapsed) => {
-                Err(Error::NotStopped { endpoint: self.link.path.to_owned(), aid: self.peer.clone(), grace })
-            }
+            Err(_elapsed) => Err(Error::NotStopped {
+                endpoint: self.link.path.to_owned(),
+                aid: self.peer.clone(),
+                grace: self.line.grace(),
+                heard: self.link.heard().is_some(),
+            }),
         }
     }
 
@@ -171,16 +190,19 @@ impl ContextCore {
         if self.link.end().is_some() {
             return;
         }
+        self.link.asks();
         self.line.ask_to_end(&self.link, &canceller(&self.actor.aid, request));
-        let core = Arc::clone(self);
-        let rest = async move {
-            if let Err(error) = core.stopped().await {
-                tracing::warn!(%error, "a context that was given up has not ended");
-            }
-        };
         let scope = super::current::with_current(|current| current.map(|current| Arc::clone(&current.scope)));
         if let Some(scope) = scope {
-            scope.leave_nursery(Box::pin(rest));
+            scope.leave_context(Arc::clone(self));
+        }
+    }
+
+    /// Waits for a context that was given up. Not as long as whoever waits for us, who would say
+    /// that we have not stopped.
+    pub(crate) async fn given_up(&self) {
+        if let Err(error) = self.stopped_by(self.link.asks() + self.line.grace()).await {
+            tracing::warn!(%error, "a context that was given up has not ended");
         }
     }
 
@@ -196,6 +218,11 @@ impl ContextCore {
         }
     }
 
+    /// Whether the callee's task is to end, on the callee's side.
+    pub(crate) fn is_ending_here(&self) -> bool {
+        matches!(&self.side, Side::Callee { scope } if scope.is_cancelled())
+    }
+
     /// What a mistake of the user's is called.
     pub(crate) fn misuse(&self, misuse: Misuse) -> Error {
         Error::Usage(match misuse {
@@ -204,7 +231,7 @@ impl ContextCore {
             Misuse::SecondStream => {
                 "a context has one stream, and it was opened already: split it, or open another context"
             }
-            Misuse::Cancelled => "this side has cancelled the context: it can't open a stream any more",
+            Misuse::Cancelled => "the context was cancelled: it can't open a stream any more",
             Misuse::Ended => "the context has ended: it can't open a stream any more",
             Misuse::Finished => "this side has finished its stream: it can't send any more",
         })
@@ -239,7 +266,7 @@ impl Handles {
 }
 
 /// The message and its answer take no longer than this, besides the grace.
-const ANSWER_WITHIN: Duration = Duration::from_millis(250);
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_millis(250);
 
 impl std::fmt::Debug for ContextCore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -243,6 +243,9 @@ pub(crate) fn encode_args<E: Function>(
     codec::encode_into(args, want, out).map_err(|mut failure| {
         let arg = E::unencodable(args).and_then(|index| E::ARGS.get(index));
         failure.type_name = arg.map_or(failure.type_name, |arg| (arg.type_name)());
+        if let Some((_arg, rest)) = argument_at(E::ARGS, &failure.path) {
+            failure.path = rest.to_owned();
+        }
         CodecError::encoding(path_of::<E>(), value_named(arg), failure)
     })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use super::child::Child;
 use super::control::Command;
@@ -46,21 +46,24 @@ impl Actor {
     }
 }
 
-/// Accepts until the actor ends.
+/// Accepts until the actor ends. Who has not said by then who he is, is let go with it.
 pub(crate) async fn listen(actor: Arc<Actor>, listener: Listener) {
-    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let mut handshakes = JoinSet::new();
     loop {
-        // It is never closed.
-        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
+        while handshakes.try_join_next().is_some() {} // how they ended was said there
+        if handshakes.len() >= MAX_HANDSHAKES {
+            handshakes.join_next().await;
+            continue;
+        }
         match listener.accept().await {
             Ok(fd) => {
                 let knocked = Arc::clone(&actor);
-                actor.spawn_driver(async move {
+                let handshake = async move {
                     if let Err(error) = let_in(&knocked, fd).await {
                         tracing::warn!(target: "teamster::channel", %error, "a connection was refused");
                     }
-                    drop(permit);
-                });
+                };
+                handshakes.spawn_on(handshake, &actor.runtime);
             }
             Err(error) => {
                 // Out of descriptors, mostly: those who knock stay in the backlog meanwhile.

@@ -16,6 +16,7 @@ pub(crate) mod scope;
 pub(crate) mod serve;
 pub(crate) mod signals;
 
+use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
@@ -122,7 +123,9 @@ pub(crate) struct Actor {
     is_interruption_told: AtomicBool,
     /// Spawner, output relay, registrar: whatever higher floors keep as long as the actor lives.
     pub(crate) keeps: Mutex<Vec<Box<dyn Keep>>>,
-    pub(crate) spawner: OnceLock<Arc<dyn std::any::Any + Send + Sync>>,
+    pub(crate) spawner: OnceLock<Arc<dyn Any + Send + Sync>>,
+    /// What tools of higher floors keep for this actor, by type.
+    tables: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
 /// Something that lives as long as the actor and ends before its control thread does.
@@ -191,6 +194,7 @@ impl Actor {
             is_interruption_told: AtomicBool::new(false),
             keeps: Mutex::default(),
             spawner: OnceLock::new(),
+            tables: Mutex::default(),
         })
     }
 
@@ -215,6 +219,21 @@ impl Actor {
     /// A task that ends with the actor and is not waited for.
     pub(crate) fn spawn_driver(&self, future: impl Future<Output = ()> + Send + 'static) {
         self.drivers.spawn_on(future, &self.runtime);
+    }
+
+    /// The same; and it ends at the latest when its handle is dropped.
+    pub(crate) fn spawn_owned_driver(
+        &self,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) -> AbortOnDropHandle<()> {
+        AbortOnDropHandle::new(self.drivers.spawn_on(future, &self.runtime))
+    }
+
+    /// What a tool of a higher floor keeps for this actor: empty when it is asked for first.
+    pub(crate) fn table<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        let mut tables = self.tables.lock();
+        let table = tables.entry(TypeId::of::<T>()).or_insert_with(|| Arc::<T>::default());
+        Arc::clone(table).downcast().expect("it is found by its type")
     }
 
     /// The place of code of this actor that belongs to no dialog.

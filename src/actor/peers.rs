@@ -223,6 +223,15 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Resolves when it has ended, and mostly been reaped: its parent may be a program that takes its time.
+    pub(crate) async fn ended(&self) {
+        self.dead().await;
+        // Over: it is dead all the same.
+        let _ = tokio::time::timeout(DEATH_WITHIN, self.reaped()).await;
+    }
+}
+
 /// Between two looks at a dead process that has not been reaped.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
+use super::context::ContextCore;
 use super::current::{self, Current, Place, with_current};
 use crate::error::Error;
 use crate::msg::ident::Canceller;
@@ -49,11 +50,13 @@ pub(crate) struct Deferred {
     clean_ups: Vec<BoxFuture<'static, ()>>,
     /// Nurseries that were dropped. They end by themselves: their actors have graces of their own.
     nurseries: Vec<BoxFuture<'static, ()>>,
+    /// Contexts that were dropped, some of which may have ended since: within the grace too.
+    contexts: Vec<Arc<ContextCore>>,
 }
 
 impl Deferred {
     pub(crate) fn is_empty(&self) -> bool {
-        self.clean_ups.is_empty() && self.nurseries.is_empty()
+        self.clean_ups.is_empty() && self.nurseries.is_empty() && self.contexts.is_empty()
     }
 }
 
@@ -149,6 +152,34 @@ impl Scope {
         self.state.lock().deferred.nurseries.push(future);
     }
 
+    /// The scope's end waits for the end of this context's callee.
+    ///
+    /// A long-lived task may drop any number of them: those that have ended make room for the next.
+    pub(crate) fn leave_context(&self, core: Arc<ContextCore>) {
+        let mut ended = Vec::new(); // what they hold is dropped without the lock
+        let mut state = self.state.lock();
+        let contexts = &mut state.deferred.contexts;
+        if contexts.len() == contexts.capacity() {
+            let (gone, left): (Vec<_>, Vec<_>) =
+                std::mem::take(contexts).into_iter().partition(|core| core.link.end().is_some());
+            *contexts = left;
+            contexts.reserve(contexts.len().max(FEW_CONTEXTS));
+            ended = gone;
+        }
+        contexts.push(core);
+        drop(state);
+        drop(ended);
+    }
+
+    /// What a scope inside of this one has left behind.
+    pub(crate) fn inherit(&self, deferred: Deferred) {
+        let Deferred { clean_ups, nurseries, contexts } = deferred;
+        let mut state = self.state.lock();
+        state.deferred.clean_ups.extend(clean_ups);
+        state.deferred.nurseries.extend(nurseries);
+        state.deferred.contexts.extend(contexts);
+    }
+
     pub(crate) fn has_deferred(&self) -> bool {
         !self.state.lock().deferred.is_empty()
     }
@@ -158,10 +189,13 @@ impl Scope {
     }
 
     /// This scope and those around it in the same task.
-    fn chain(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Scope>> {
+    pub(crate) fn chain(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Scope>> {
         std::iter::successors(Some(self), |scope| scope.parent.as_ref())
     }
 }
+
+/// Dropped contexts that are kept before the first look at which of them have ended.
+const FEW_CONTEXTS: usize = 16;
 
 impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -445,7 +479,8 @@ pub(crate) async fn run_deferred(deferred: Deferred, grace: Duration) {
     let clean_ups = deferred.clean_ups.into_iter().map(|future| AssertUnwindSafe(future).catch_unwind());
     let clean_ups = tokio::time::timeout(grace, futures::future::join_all(clean_ups));
     let nurseries = futures::future::join_all(deferred.nurseries);
-    match futures::future::join(clean_ups, nurseries).await.0 {
+    let contexts = futures::future::join_all(deferred.contexts.iter().map(|core| core.given_up()));
+    match futures::future::join3(clean_ups, nurseries, contexts).await.0 {
         Ok(results) => {
             for _panic in results.into_iter().filter_map(Result::err) {
                 tracing::error!("a deferred clean-up panicked");

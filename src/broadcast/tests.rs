@@ -99,8 +99,8 @@ async fn who_waits_for_room_is_woken_by_a_read_and_by_a_drop() {
                 false => assert_eq!(slow.recv().await, Ok(Some(0))),
             }
         };
-        let (third, ()) = futures::join!(fast.recv(), makes_room);
-        assert_eq!(third, Ok(Some(2)));
+        let third = timeout(Duration::from_secs(5), fast.recv());
+        assert_eq!(futures::join!(third, makes_room).0, Ok(Ok(Some(2))));
     }
 }
 
@@ -163,6 +163,33 @@ async fn another_takes_over_from_one_that_is_dropped_in_polling() {
     assert_eq!(first.recv().await, Ok(Some(1)));
 }
 
+#[test]
+fn a_wake_that_comes_while_the_source_is_polled_reaches_who_asked_meanwhile() {
+    struct Flag(AtomicUsize);
+    impl Wake for Flag {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let flag = Arc::new(Flag(AtomicUsize::new(0)));
+    let guest = Arc::new(Mutex::new(None::<Subscriber<u32, &'static str>>));
+    let (theirs, waker) = (Arc::clone(&guest), Waker::from(Arc::clone(&flag)));
+    let source = futures::stream::poll_fn(move |cx| {
+        let asks_meanwhile = theirs.lock().take();
+        if let Some(mut guest) = asks_meanwhile {
+            cx.waker().wake_by_ref(); // there is news, and the one who polls is told
+            assert!(guest.poll_recv(&mut Context::from_waker(&waker)).is_pending());
+            *theirs.lock() = Some(guest);
+        }
+        Poll::<Option<Item>>::Pending
+    });
+    let feed = broadcast(source, 4);
+    *guest.lock() = Some(feed.subscribe());
+    // It is polled once, and asks no more, woken or not: a source that is out of its budget wakes at once.
+    assert_eq!(now(&mut feed.subscribe()), None);
+    assert_eq!(flag.0.load(Ordering::SeqCst), 1);
+}
+
 #[tokio::test]
 async fn dropped_at_any_await_a_recv_loses_nothing_for_anybody() {
     let (sender, feed) = channel(64);
@@ -186,7 +213,8 @@ async fn dropped_at_any_await_a_recv_loses_nothing_for_anybody() {
     };
     drop_at_every_await(make, async |_| {}).await;
     drop(sender);
-    got.lock().extend(drain(&mut *dropped.lock().await));
+    let rest = drain(&mut *dropped.lock().await);
+    got.lock().extend(rest);
     assert_eq!(*got.lock(), drain(&mut other));
     assert!(got.lock().len() > 3);
 }

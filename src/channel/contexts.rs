@@ -98,31 +98,38 @@ impl<S: Service> Channel<S> {
         Ok(())
     }
 
-    /// Sends one item, if there is room for it.
-    pub(crate) fn send_item(&self, link: &Arc<Link>, encoding: Encoding, item: &ItemBytes<'_>) -> Result<Sent, Misuse> {
+    /// Sends one item, if there is room for it. `reserved`: bytes that its sender has booked already.
+    pub(crate) fn send_item(
+        &self,
+        link: &Arc<Link>,
+        encoding: Encoding,
+        item: &ItemBytes<'_>,
+        reserved: &mut usize,
+    ) -> Result<Sent, Misuse> {
         let (head, rest) = item.parts();
         let len = head.len() + rest.len();
+        if len <= *reserved {
+            *reserved -= len;
+            self.queue_short(link.dialog, encoding, head, rest);
+            return Ok(Sent::Now);
+        }
         let is_long = len > LONG_BYTES;
-        let booked = match link.room(len, is_long)? {
+        let booked = match link.room(len, is_long, reserved)? {
             Sendable::Behind => return Ok(Sent::Behind),
             Sendable::Room(Room::NoReader) => return Ok(Sent::NoReader),
             Sendable::Room(Room::Gone) => return Ok(Sent::Gone),
             Sendable::Room(Room::InTransit) => return Ok(Sent::InTransit),
             Sendable::Room(Room::Now) => len,
-            Sendable::Room(Room::Pieces) => 0,
+            // Nothing may go between its pieces: what was reserved for short ones is the first of its own.
+            Sendable::Room(Room::Pieces) => std::mem::take(reserved),
         };
         let dialog = link.dialog;
-        let mut shared = self.shared.lock();
         if booked == len && !is_long {
-            shared.out.queue_items(dialog, encoding, head, rest);
-            // A lone item leaves at once; those of a burst share a write.
-            shared.items_sent += 1;
-            let is_alone = shared.items_sent == 1 && !shared.is_burst;
-            let at_once = is_alone || shared.out.waiting_bytes() >= WRITE_AT_BYTES;
-            drop(shared);
-            self.flush_soon(at_once);
+            self.queue_short(dialog, encoding, head, rest);
             return Ok(Sent::Now);
         }
+        *reserved = 0;
+        let mut shared = self.shared.lock();
         let (head, rest) = match item {
             ItemBytes::Short(item) => (Head::default(), Bytes::copy_from_slice(item)),
             ItemBytes::Long { head, rest } => (*head, rest.clone()),
@@ -132,6 +139,17 @@ impl<S: Service> Channel<S> {
         drop(shared);
         self.flush_soon(true);
         Ok(if booked == len { Sent::Now } else { Sent::Piecewise })
+    }
+
+    fn queue_short(&self, dialog: u64, encoding: Encoding, head: &[u8], rest: &[u8]) {
+        let mut shared = self.shared.lock();
+        shared.out.queue_items(dialog, encoding, head, rest);
+        // A lone item leaves at once; those of a burst share a write.
+        shared.items_sent += 1;
+        let is_alone = shared.items_sent == 1 && !shared.is_burst;
+        let at_once = is_alone || shared.out.waiting_bytes() >= WRITE_AT_BYTES;
+        drop(shared);
+        self.flush_soon(at_once);
     }
 
     /// What there is to read. Registers `cx` where there is nothing yet.
@@ -169,6 +187,7 @@ impl<S: Service> Channel<S> {
     pub(crate) fn ask_for(&self, link: &Link, canceller: &Canceller) {
         let mut shared = self.shared.lock();
         if shared.end.is_none() && shared.dialogs.ask(link.dialog) {
+            link.asks();
             shared.out.forget_args(link.dialog);
             self.send_cancel(shared, link.dialog, canceller);
         }
@@ -193,6 +212,13 @@ impl<S: Service> Channel<S> {
         if let Some(up_to) = grant {
             self.shared.lock().out.urgent(&Frame::Credit { dialog: link.dialog, up_to });
             self.flush_soon(false);
+        }
+    }
+
+    /// The peer has heard a cancel of ours, whichever line that came by.
+    pub(crate) fn on_cancel_ack(&self, dialog: u64) {
+        if let Some(link) = self.shared.lock().link(dialog) {
+            link.on_cancel_ack();
         }
     }
 }

@@ -14,8 +14,11 @@ use crate::msg::frame::{self, AckState, Encoding, Frame};
 use crate::msg::remote_error::WireError;
 use crate::proto::connection::{Assembling, Head, Left, Piece, StartVerdict, Violation, Waits};
 
-/// Reads before other tasks get their turn.
-const READS_A_TURN: usize = 32;
+/// Bytes that are read before other tasks get their turn: what a small call waits for behind a long one.
+const TURN_BYTES: usize = 256 * 1024;
+
+/// What a short read counts for.
+const READ_BYTES: usize = 8 * 1024;
 
 /// A piece of which more is missing is read to where it belongs, in bytes.
 const DIRECT_BYTES: usize = 8 * 1024;
@@ -47,7 +50,8 @@ impl<S: Service> Channel<S> {
         {
             return Poll::Ready(end);
         }
-        for _ in 0..READS_A_TURN {
+        let mut read_bytes = 0;
+        while read_bytes < TURN_BYTES {
             let is_cut_short = self.poll_write(service, cx);
             if self.shared.lock().end.is_some() {
                 return Poll::Ready(LineEnd::Shutdown);
@@ -58,10 +62,13 @@ impl<S: Service> Channel<S> {
             };
             match read {
                 Poll::Ready(Ok(0)) => return Poll::Ready(self.end_of_stream()),
-                Poll::Ready(Ok(n)) => match &mut inbox.direct {
-                    Some(direct) => direct.missing -= n,
-                    None => inbox.received(n),
-                },
+                Poll::Ready(Ok(n)) => {
+                    read_bytes += n.max(READ_BYTES);
+                    match &mut inbox.direct {
+                        Some(direct) => direct.missing -= n,
+                        None => inbox.received(n),
+                    }
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(LineEnd::Io(error.to_string())),
                 Poll::Pending if is_cut_short => break,
                 Poll::Pending => return Poll::Pending,
@@ -240,7 +247,8 @@ impl<S: Service> Channel<S> {
                 let state = self.on_cancel(dialog, &canceller).map_err(violated)?;
                 self.acknowledge_cancel(dialog, state);
             }
-            Frame::CancelAck { .. } | Frame::Pong { .. } => {} // heard: only Return or Error ends a dialog
+            Frame::CancelAck { dialog, .. } => self.on_cancel_ack(dialog), // only Return or Error ends a dialog
+            Frame::Pong { .. } => {}
             Frame::Ping { nonce } => self.shared.lock().out.urgent(&Frame::Pong { nonce }),
             Frame::Log => service.on_log(self, payload),
             Frame::Bye { reason } => {

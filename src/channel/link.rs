@@ -1,6 +1,7 @@
 //! What is one context, seen from the line? Its state, and who waits for what in it.
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -28,6 +29,9 @@ struct State {
     first: Option<Bytes>,
     /// A long payload is on its way: the next one waits.
     is_sending_long: bool,
+    /// When this side asked for its end, and how long after that the peer had heard it.
+    asked_at: Option<Instant>,
+    heard: Option<Duration>,
     wakers: Wakers,
 }
 
@@ -83,6 +87,8 @@ impl Link {
                 dialog: Dialog::new(role, overruns),
                 first: None,
                 is_sending_long: false,
+                asked_at: None,
+                heard: None,
                 wakers: Wakers::default(),
             }),
         }
@@ -133,6 +139,11 @@ impl Link {
         self.state.lock().dialog.end().cloned()
     }
 
+    /// Whether the user was told of its end.
+    pub(crate) fn is_end_known(&self) -> bool {
+        self.state.lock().dialog.is_end_known()
+    }
+
     /// Whether this side has cancelled it.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.is_cancelled.load(Ordering::Acquire)
@@ -166,7 +177,30 @@ impl Link {
         wait(&mut self.state.lock().wakers.writer, cx);
     }
 
+    /// Its end is asked for on this side. When that was done first: its grace counts from there.
+    pub(crate) fn asks(&self) -> Instant {
+        *self.state.lock().asked_at.get_or_insert_with(Instant::now)
+    }
+
+    /// Whether its end was asked for on this side, for whomever.
+    pub(crate) fn was_asked(&self) -> bool {
+        self.state.lock().asked_at.is_some()
+    }
+
+    /// How long after this side's cancel the peer had acknowledged it.
+    pub(crate) fn heard(&self) -> Option<Duration> {
+        self.state.lock().heard
+    }
+
     // ---- for the channel
+
+    /// The peer has heard it.
+    pub(super) fn on_cancel_ack(&self) {
+        let mut state = self.state.lock();
+        if let Some(asked_at) = state.asked_at {
+            state.heard.get_or_insert_with(|| asked_at.elapsed());
+        }
+    }
 
     #[must_use = "a grant is to be sent"]
     pub(super) fn allow_overruns(&self) -> Option<u64> {
@@ -216,13 +250,17 @@ impl Link {
         state.dialog.credit()
     }
 
-    /// Asks for room for an item. Where it is a long one, the next ones wait for it.
-    pub(super) fn room(&self, bytes: usize, is_long: bool) -> Result<Sendable, Misuse> {
+    /// Asks for room for an item. Where it is a long one, the next ones wait for it. For those that follow
+    /// a short one, some room is reserved along with it.
+    pub(super) fn room(&self, bytes: usize, is_long: bool, reserved: &mut usize) -> Result<Sendable, Misuse> {
         let mut state = self.state.lock();
         if state.is_sending_long {
             return Ok(Sendable::Behind);
         }
-        let room = state.dialog.room(bytes)?;
+        let room = state.dialog.room(bytes - *reserved)?;
+        if room == Room::Now && !is_long {
+            *reserved = state.dialog.reserve(RESERVED_BYTES);
+        }
         state.is_sending_long = room == Room::Pieces || (room == Room::Now && is_long);
         Ok(Sendable::Room(room))
     }
@@ -307,12 +345,18 @@ impl Link {
     pub(super) fn on_end(&self, end: LinkEnd, woken: &mut Woken) {
         let mut state = self.state.lock();
         state.dialog.on_end(end);
+        if let Some(asked_at) = state.asked_at {
+            state.heard.get_or_insert_with(|| asked_at.elapsed()); // the end is an answer too
+        }
         let Wakers { started, reader, writer, end } = &mut state.wakers;
         for waiting in [started, reader, writer, end] {
             woken.0.append(waiting);
         }
     }
 }
+
+/// Bytes of credit that a sender of short items takes at a time: it asks once for many of them.
+const RESERVED_BYTES: usize = 2 * 1024;
 
 fn wait(waiting: &mut Vec<Waker>, cx: &mut Context<'_>) {
     if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {

@@ -450,7 +450,8 @@ impl<S: Service> Channel<S> {
     }
 
     pub(crate) fn wake_driver(&self) {
-        if !self.driver_is_due.swap(true, Ordering::AcqRel) {
+        // A look costs less than a swap, and those of a burst find it set.
+        if !self.driver_is_due.load(Ordering::Acquire) && !self.driver_is_due.swap(true, Ordering::AcqRel) {
             self.driver.wake();
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::actor::context::{ContextCore, Side};
+use crate::actor::context::{ANSWER_WITHIN, ContextCore, Side};
 use crate::actor::current::{self, with_current};
 use crate::actor::peers::canceller;
 use crate::error::Error;
@@ -78,12 +78,14 @@ pub struct ContextHandle {
     /// The actor that gave the handle away.
     holder: Portal,
     number: u64,
+    /// The endpoint's path.
+    endpoint: String,
 }
 
 impl ContextHandle {
     pub(super) fn to(core: &Arc<ContextCore>) -> Self {
         let holder = Portal::to(core.actor.aid.clone(), Some(core.actor.addr.clone()));
-        ContextHandle { holder, number: core.handle() }
+        ContextHandle { holder, number: core.handle(), endpoint: core.link.path.to_owned() }
     }
 
     /// Asks for the context's end, and waits for it, within the task's grace. Both of its sides get
@@ -93,8 +95,9 @@ impl ContextHandle {
     ///
     /// # Errors
     ///
-    /// [`Error::Usage`] outside of every actor; those of [`Portal::run`] for the actor that gave the handle
-    /// away; [`Error::NotStopped`].
+    /// [`Error::Usage`] outside of every actor; [`Error::NotStopped`] if the task has not ended within its
+    /// grace, or the actor that gave the handle away does not answer; else those of [`Portal::run`] for that
+    /// actor.
     ///
     /// # Cancel safety
     ///
@@ -102,11 +105,24 @@ impl ContextHandle {
     pub async fn cancel(&self) -> Result<(), Error> {
         let actor = current::actor()?;
         let canceller = canceller(&actor.aid, CancelRequest::Context);
-        self.holder.run(cancel_by_handle(self.number, canceller)).await
+        let grace = actor.settings.grace;
+        // Whoever holds it waits for the grace.
+        let asked = self.holder.run(cancel_by_handle(self.number, canceller));
+        match tokio::time::timeout(grace + 2 * ANSWER_WITHIN, asked).await {
+            Ok(Err(Error::Remote(remote))) => Err(match remote.ours() {
+                Some(not_stopped @ Error::NotStopped { .. }) => not_stopped.clone(),
+                _ => Error::Remote(remote),
+            }),
+            Ok(ended) => ended,
+            Err(_elapsed) => {
+                let (endpoint, aid) = (self.endpoint.clone(), self.holder.aid().clone());
+                Err(Error::NotStopped { endpoint, aid, grace, heard: false })
+            }
+        }
     }
 }
 
-#[crate::rpc(name = "teamster.cancel_context")]
+#[teamster::rpc(name = "teamster.cancel_context")]
 async fn cancel_by_handle(number: u64, canceller: Canceller) -> Result<(), Error> {
     let actor = current::actor()?;
     let core = actor.context_handles.lock().find(number);

@@ -5,9 +5,10 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{ContextCall, ContextEndpoint, ContextHandle};
+use crate::actor::Actor;
 use crate::actor::context::{ContextCore, Ending, Side};
 use crate::actor::current::{self, Current, with_current};
 use crate::actor::endpoint::{Travelling, decode_output, layout, path_of, with_both_types};
@@ -138,7 +139,7 @@ impl<E: ContextEndpoint> PortalContext<E> {
     pub async fn outcome(&self) -> Outcome<E::Output> {
         match self.result().await {
             Ok(value) => Outcome::Returned(value),
-            Err(error) if is_ours(self.core(), &error) => Outcome::CancelledByUs,
+            Err(error) if self.core().is_ours(&error) => Outcome::CancelledByUs,
             Err(Error::Cancelled { canceller }) => Outcome::Cancelled { canceller },
             Err(error) => Outcome::Failed(error),
         }
@@ -159,6 +160,12 @@ impl<E: ContextEndpoint> PortalContext<E> {
     pub async fn cancel(&self) -> Result<(), Error> {
         self.core().cancel();
         self.core().stopped().await
+    }
+
+    /// How long after the first cancel of this side the other actor had acknowledged it. A busy, or stuck,
+    /// runtime over there does not hold that up, where the two are parent and child.
+    pub fn heard(&self) -> Option<Duration> {
+        self.core().link.heard()
     }
 
     /// Whether this side has cancelled it.
@@ -199,15 +206,14 @@ impl<E: ContextEndpoint> fmt::Debug for PortalContext<E> {
     }
 }
 
-/// Whether an error is the cancel that this side has asked for through this context.
-fn is_ours(core: &ContextCore, error: &Error) -> bool {
-    match error {
-        Error::Cancelled { canceller } => {
-            let ours = matches!(canceller.request, CancelRequest::Context | CancelRequest::Dropped);
-            ours && canceller.aid == core.actor.aid
-        }
+/// Whether an error is our own doing, so that it does not concern the body.
+fn is_our_doing(core: &ContextCore, error: &Error) -> bool {
+    let is_left = |error: &Error| match error {
+        // Its task went on sending to a stream that we have left, as `yes | head` does.
+        Error::StreamClosed { endpoint, aid } => *aid == core.actor.aid && endpoint == core.link.path,
         _ => false,
-    }
+    };
+    core.is_ours(error) || matches!(error, Error::Remote(remote) if remote.ours().is_some_and(is_left))
 }
 
 impl Portal {
@@ -284,16 +290,15 @@ impl Portal {
         let inside = Current {
             actor: Arc::clone(&core.actor),
             scope: Arc::clone(&scope),
-            deadline: outer.and_then(|place| place.deadline),
+            deadline: outer.as_ref().and_then(|place| place.deadline),
             context: Some(Arc::clone(&core)),
         };
+        // Before the body, so that it is dropped after it.
+        let left = LeftBehind { scope: &scope, outer: outer.as_ref().map(|place| &place.scope), actor: &core.actor };
         let body = Linked { body: Scoped::new(inside, Box::pin(body(&ctx, first))), core: &core, scope: &scope };
         let ended = body.await;
         let result = conclude(&core, ended).await;
-        let deferred = scope.take_deferred();
-        if !deferred.is_empty() {
-            run_deferred(deferred, core.actor.settings.grace).await;
-        }
+        left.ended().await;
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
@@ -322,6 +327,7 @@ impl Portal {
     /// # Ok(())
     /// # }
     /// ```
+    #[expect(clippy::missing_panics_doc, reason = "whoever asks for a context gets one")]
     pub async fn context<E: ContextEndpoint>(&self, call: ContextCall<E>) -> Result<PortalContext<E>, Error> {
         let actor = self.actor()?;
         let mut line = self.line(&actor).await?;
@@ -393,11 +399,40 @@ impl<F: Future> Future for Linked<'_, F> {
     }
 }
 
+/// What the body of a context has deferred or dropped: the block waits for it, and where that is
+/// dropped too, what it stood in.
+struct LeftBehind<'a> {
+    scope: &'a Arc<Scope>,
+    outer: Option<&'a Arc<Scope>>,
+    actor: &'a Arc<Actor>,
+}
+
+impl LeftBehind<'_> {
+    async fn ended(self) {
+        if self.scope.has_deferred() {
+            run_deferred(self.scope.take_deferred(), self.actor.settings.grace).await;
+        }
+    }
+}
+
+impl Drop for LeftBehind<'_> {
+    fn drop(&mut self) {
+        let deferred = self.scope.take_deferred();
+        if deferred.is_empty() {
+            return;
+        }
+        match self.outer {
+            Some(outer) => outer.inherit(deferred),
+            None => self.actor.spawn(run_deferred(deferred, self.actor.settings.grace)),
+        }
+    }
+}
+
 /// Whether an end leaves the body alone.
 fn is_absorbed(core: &ContextCore, end: &LinkEnd) -> bool {
     match end {
         LinkEnd::Returned(_) | LinkEnd::Here => true,
-        LinkEnd::Failed(bytes) => is_ours(core, &core.decode_error(bytes)),
+        LinkEnd::Failed(bytes) => is_our_doing(core, &core.decode_error(bytes)),
         LinkEnd::Lost(..) => false,
     }
 }
@@ -410,13 +445,14 @@ async fn conclude<T>(
     Ok(match ended {
         End::Value(Ok(value)) => {
             core.body_is_over();
-            let cancelled = core.link.is_cancelled();
-            if cancelled && let Err(not_stopped) = core.stopped().await {
+            if core.link.was_asked()
+                && let Err(not_stopped) = core.stopped().await
+            {
                 return Ok(Err(not_stopped));
             }
             match core.watched_ending().await {
                 Ending::Returned(_) => Ok(value),
-                Ending::Failed(error) if is_ours(core, &error) => Ok(value),
+                Ending::Failed(error) if is_our_doing(core, &error) => Ok(value),
                 Ending::Failed(error) => Err(error),
             }
         }
@@ -445,15 +481,16 @@ async fn conclude<T>(
     })
 }
 
-/// Cancels the task for the body's sake; what it failed with after that, if it did.
+/// Cancels the task for the body's sake; what it failed with, if it did and the body was not told.
 async fn cancel_for_failure(core: &Arc<ContextCore>) -> Option<Error> {
-    let was_over = core.link.end().is_some();
+    let was_told = core.link.is_end_known();
     core.cancel();
     if let Err(not_stopped) = core.stopped().await {
         return Some(not_stopped);
     }
     match core.watched_ending().await {
         Ending::Failed(Error::Cancelled { .. }) | Ending::Returned(_) => None,
-        Ending::Failed(error) => (!was_over).then_some(error),
+        Ending::Failed(error) if is_our_doing(core, &error) => None,
+        Ending::Failed(error) => (!was_told).then_some(error),
     }
 }

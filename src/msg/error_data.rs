@@ -47,6 +47,7 @@ pub(crate) enum ErrorData {
         endpoint: String,
         aid: Aid,
         grace: Duration,
+        heard: bool,
     },
     StreamOverrun {
         endpoint: String,
@@ -95,7 +96,7 @@ impl From<&Error> for ErrorData {
             Error::ActorDied(death) => ErrorData::ActorDied(death),
             Error::NotStarted { endpoint, aid, reason } => ErrorData::NotStarted { endpoint, aid, reason },
             Error::Unknown { endpoint, aid, reason } => ErrorData::Unknown { endpoint, aid, reason },
-            Error::NotStopped { endpoint, aid, grace } => ErrorData::NotStopped { endpoint, aid, grace },
+            Error::NotStopped { endpoint, aid, grace, heard } => ErrorData::NotStopped { endpoint, aid, grace, heard },
             Error::StreamOverrun { endpoint, dialog, aid, window_bytes } => {
                 ErrorData::StreamOverrun { endpoint, dialog, aid, window_bytes }
             }
@@ -144,7 +145,7 @@ impl From<ErrorData> for Error {
             ErrorData::ActorDied(death) => Error::ActorDied(death),
             ErrorData::NotStarted { endpoint, aid, reason } => Error::NotStarted { endpoint, aid, reason },
             ErrorData::Unknown { endpoint, aid, reason } => Error::Unknown { endpoint, aid, reason },
-            ErrorData::NotStopped { endpoint, aid, grace } => Error::NotStopped { endpoint, aid, grace },
+            ErrorData::NotStopped { endpoint, aid, grace, heard } => Error::NotStopped { endpoint, aid, grace, heard },
             ErrorData::StreamOverrun { endpoint, dialog, aid, window_bytes } => {
                 Error::StreamOverrun { endpoint, dialog, aid, window_bytes }
             }

@@ -92,7 +92,7 @@ where
 {
     let Current { actor, scope: outer, deadline, context } = place;
     let scope = Scope::new("nursery", Some(Arc::clone(&outer)));
-    let is_shielded = outer.is_shielded();
+    let is_shielded = outer.chain().any(|scope| scope.is_shielded());
     let nursery = Nursery::new(Arc::clone(&actor), Arc::clone(&scope), is_shielded);
     let handle = ActorNursery { nursery: Arc::clone(&nursery) };
     let mut abandon = Abandon { nursery: &nursery, outer: &outer, is_armed: true };
@@ -305,7 +305,8 @@ impl ActorNursery {
     /// The actors that it holds now, those that are still starting left out.
     pub fn portals(&self) -> Vec<Portal> {
         let actor: &Arc<Actor> = &self.nursery.actor;
-        self.nursery.children().into_iter().map(|child| Portal::to_child(Arc::clone(actor), child)).collect()
+        let living = self.nursery.children().into_iter().filter(|child| child.reaped.get().is_none());
+        living.map(|child| Portal::to_child(Arc::clone(actor), child)).collect()
     }
 }
 

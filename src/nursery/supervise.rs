@@ -217,11 +217,13 @@ impl Below for Nursery {
     }
 }
 
-/// Registers the nursery with what it stands in.
-pub(crate) fn stand_in(outer: &Scope, nursery: &Arc<Nursery>) {
-    if !nursery.is_shielded {
-        let below: Weak<Nursery> = Arc::downgrade(nursery);
-        outer.add_below(&(below as Weak<dyn Below>));
+/// Registers the nursery with all that it stands in, as far as no shield is between them: the body of
+/// a context hands no cancel on.
+pub(crate) fn stand_in(outer: &Arc<Scope>, nursery: &Arc<Nursery>) {
+    let below: Weak<Nursery> = Arc::downgrade(nursery);
+    let below: Weak<dyn Below> = below;
+    for scope in outer.chain().filter(|scope| !scope.is_shielded()) {
+        scope.add_below(&below);
     }
 }
 

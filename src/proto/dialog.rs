@@ -191,6 +191,11 @@ impl<E> Dialog<E> {
         })
     }
 
+    /// Books at most `wanted` bytes for items that are to come.
+    pub(crate) fn reserve(&mut self, wanted: usize) -> usize {
+        self.sending.take_up_to(wanted)
+    }
+
     /// Books at most `wanted` bytes of an item that goes piece by piece; `None`: drop the rest.
     pub(crate) fn room_for_piece(&mut self, wanted: usize) -> Option<usize> {
         self.is_heard().then(|| self.sending.take_up_to(wanted))
@@ -343,6 +348,11 @@ impl<E> Dialog<E> {
     pub(crate) fn tell_end(&mut self) -> Option<&E> {
         self.is_end_known = self.end.is_some();
         self.end.as_ref()
+    }
+
+    /// Whether the user was told of the end.
+    pub(crate) fn is_end_known(&self) -> bool {
+        self.is_end_known
     }
 
     /// How the peer's half of the stream ended, if it said so.

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::region::Ground;
 use crate::actor::current::Place;
 use crate::actor::scope::{Shield, canceller_here};
+use crate::context::{ContextCall, ContextEndpoint, PortalContext};
 use crate::error::{BoxError, Error};
 use crate::msg::ident::{CancelRequest, Canceller};
 use crate::nursery::ActorBuilder;
@@ -23,8 +24,11 @@ use crate::portal::Portal;
 /// ([`open_nursery`](crate::open_nursery), say) becomes a context by waiting in that body, and what fails
 /// meanwhile is heard of at once. [`context_fn`] makes one of a closure;
 /// [`gather_contexts`](super::gather_contexts) enters several at once;
-/// [`SharedContexts`](super::SharedContexts) shares one between tasks. An [`ActorBuilder`] is one: a
-/// portal to an actor that is cancelled at the exit.
+/// [`SharedContexts`](super::SharedContexts) shares one between tasks.
+///
+/// An [`ActorBuilder`] is one: a portal to an actor that is cancelled at the exit. So is a portal with a
+/// call, `(Portal, ContextCall)`: a linked task in another actor, as in
+/// [`Portal::open_context`](crate::Portal::open_context).
 ///
 /// # Examples
 ///
@@ -275,8 +279,13 @@ impl<V, F> fmt::Debug for FnContext<V, F> {
 
 /// A context whose type is hidden: see [`AsyncContext::boxed`].
 pub struct BoxedContext<'a, V> {
-    open: Box<dyn FnOnce(Hold<V>) -> BoxFuture<'a, Result<(), BoxError>> + Send + 'a>,
+    open: Box<dyn Open<'a, V> + 'a>,
 }
+
+/// A context's `open`, its type hidden.
+trait Open<'a, V>: FnOnce(Hold<V>) -> BoxFuture<'a, Result<(), BoxError>> + Send {}
+
+impl<'a, V, F: FnOnce(Hold<V>) -> BoxFuture<'a, Result<(), BoxError>> + Send> Open<'a, V> for F {}
 
 impl<V: Send> AsyncContext for BoxedContext<'_, V> {
     type Value = V;
@@ -301,5 +310,20 @@ impl AsyncContext for ActorBuilder<'_> {
         hold.until_exit(portal.clone()).await;
         portal.cancel_actor().await?;
         Ok(())
+    }
+}
+
+/// A linked task in another actor, for as long as it is used: its end is waited for at the exit, and if the
+/// use was cut off it is cancelled. If it fails, that cuts off the use.
+impl<E: ContextEndpoint> AsyncContext for (Portal, ContextCall<E>) {
+    type Value = PortalContext<E>;
+
+    async fn open(self, hold: Hold<PortalContext<E>>) -> Result<(), BoxError> {
+        let (portal, call) = self;
+        let used = portal.open_context(call, async |ctx, _first| {
+            hold.until_exit(ctx.clone()).await.ok()?;
+            Ok(())
+        });
+        Ok(used.await?)
     }
 }

@@ -56,6 +56,37 @@ use crate::error::{BoxError, Error};
 /// .await
 /// # }
 /// ```
+///
+/// A linked task in each of them, all with a stream: if one fails, all end.
+///
+/// ```no_run
+/// use teamster::tasks::gather_contexts;
+/// use teamster::{Context, Portal, context};
+///
+/// #[context]
+/// async fn count(ctx: Context<(), String, ()>) -> teamster::Result<usize> {
+///     ctx.started(()).await?;
+///     let (mut stream, mut letters) = (ctx.open_stream().await?, 0);
+///     while let Some(word) = stream.recv().await? {
+///         letters += word.len();
+///     }
+///     Ok(letters)
+/// }
+///
+/// # async fn f(actors: Vec<Portal>) -> Result<(), teamster::Error> {
+/// let counts = actors.into_iter().map(|actor| (actor, count()));
+/// let letters = gather_contexts(counts, async |contexts| {
+///     let mut letters = 0;
+///     for ctx in &contexts {
+///         ctx.open_stream().await?.send(String::from("hay")).await?; // dropped, it is finished
+///         letters += ctx.result().await?;
+///     }
+///     Ok(letters)
+/// })
+/// .await?;
+/// # Ok(())
+/// # }
+/// ```
 pub fn gather_contexts<'env, C, V, T, F, B>(
     contexts: impl IntoIterator<Item = C>,
     body: F,

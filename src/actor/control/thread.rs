@@ -388,11 +388,12 @@ impl Thread {
                 }
             }
             Received::CancelAck { dialog } => {
-                if dialog == 0
-                    && let Some(kid) = self.kids.get_mut(&key)
-                {
+                let Some(kid) = self.kids.get_mut(&key) else { return };
+                if dialog == 0 {
                     kid.has_acknowledged = true;
                     kid.escalation.on_ack(now);
+                } else if let Some(channel) = kid.child.channel.get() {
+                    channel.on_cancel_ack(dialog);
                 }
             }
             Received::SpawnRecord { aid, start_ticks } => self.record(key, aid, start_ticks),
@@ -663,8 +664,16 @@ impl Thread {
                         let _ = up.send(&Frame::CancelAck { dialog, state });
                     }
                 }
+                Received::CancelAck { dialog } => {
+                    if let Some(actor) = self.actor.upgrade()
+                        && let Some(channel) = actor.parent_line()
+                    {
+                        channel.on_cancel_ack(dialog);
+                    }
+                }
                 Received::End { aid, canceller } => {
-                    if !self.end_below(&aid, &canceller) {
+                    let is_below = self.end_below(&aid, &canceller);
+                    if !is_below {
                         self.tell(canceller.aid, aid, None, From::Here); // it has ended meanwhile
                     }
                 }

@@ -417,12 +417,13 @@ impl Model {
                 }
                 self.take(Step::Read(side));
             }
-            if self.lines.iter().all(VecDeque::is_empty) && self.rest == [0; 2] {
+            let is_read = self.sides.iter().all(|side| side.inbox.segments.is_empty() || !side.ours.is_open);
+            if self.lines.iter().all(VecDeque::is_empty) && self.rest == [0; 2] && is_read {
                 return;
             }
             let blocked_for_good =
                 [0, 1].iter().all(|&from| self.rest[from] == 0 || !self.sides[1 - from].ours.is_open);
-            if self.lines.iter().all(VecDeque::is_empty) && blocked_for_good {
+            if self.lines.iter().all(VecDeque::is_empty) && blocked_for_good && is_read {
                 return;
             }
         }

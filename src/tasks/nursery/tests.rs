@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::shield;
+use crate::tasks::CancelScope;
 use crate::testing::drop_at_every_await;
 
 type Body<T = ()> = Result<T, BoxError>;
@@ -427,6 +428,46 @@ async fn a_dropped_nursery_leaves_nothing() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_dropped_nursery_leaves_over_is_done_by_the_end_of_the_scope_around() {
+    let done = Arc::new(Mutex::new(Vec::new()));
+    let second = Duration::from_secs(1);
+    let scope = CancelScope::new();
+    scope
+        .run(async {
+            let dropped = open_nursery(async |tn| {
+                let log = Arc::clone(&done);
+                tn.spawn(async move {
+                    shield(sleep(3 * second)).await;
+                    log.lock().push("after the shield"); // never: it was cancelled
+                    Ok(())
+                });
+                let log = Arc::clone(&done);
+                tn.spawn(async move {
+                    let saved = async {
+                        sleep(3 * second).await;
+                        log.lock().push("spawned");
+                    };
+                    shield(saved).await;
+                    pending::<Body>().await
+                });
+                let log = Arc::clone(&done);
+                tn.start_soon(async move {
+                    crate::defer(async move {
+                        sleep(second / 2).await;
+                        log.lock().push("deferred");
+                    });
+                    pending::<Body>().await
+                });
+                pending::<Body>().await
+            });
+            assert!(tokio::time::timeout(second, dropped).await.is_err());
+            assert!(done.lock().is_empty());
+        })
+        .await;
+    assert_eq!(*done.lock(), ["deferred", "spawned"]);
 }
 
 // ---- start

@@ -182,6 +182,31 @@ async fn when_the_opener_is_cancelled_one_of_those_who_wait_opens() {
     }
 }
 
+#[tokio::test]
+async fn an_opening_is_gone_before_the_next_one_begins() {
+    /// Asks for the key when it is dropped: whether it could open.
+    struct Asks(Arc<SharedContexts<&'static str, ()>>, Arc<Mutex<Vec<bool>>>);
+    impl Drop for Asks {
+        fn drop(&mut self) {
+            let ask = self.0.lease("key", context_fn(async |hold| Ok(drop(hold.until_exit(()).await))));
+            self.1.lock().push(ask.now_or_never().is_some());
+        }
+    }
+    let (table, asked) = (Arc::new(SharedContexts::new()), Arc::new(Mutex::new(Vec::new())));
+    let asks = Asks(Arc::clone(&table), Arc::clone(&asked));
+    let opener = table.lease(
+        "key",
+        context_fn(async move |hold| {
+            let _asks = asks;
+            pending::<()>().await;
+            Ok(drop(hold.until_exit(()).await))
+        }),
+    );
+    assert!(opener.now_or_never().is_none());
+    assert_eq!(*asked.lock(), [false]);
+    assert_eq!(table.table.slots.lock().len(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_last_one_waits_for_the_closing_also_when_it_is_cancelled() {
     for fails_to_close in [false, true] {
