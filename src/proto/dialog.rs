@@ -208,6 +208,8 @@ impl<E> Dialog<E> {
 
     /// Sends no more, or does not even read any more: the Stop to send, if it says something new.
     pub(crate) fn stop(&mut self, how: Stop) -> Option<Stop> {
+        // Its cancel comes by another line: a task that heard first that nobody reads would fail by that.
+        let how = if self.is_cancelled { Stop::Finished } else { how };
         let is_new = self.ours.stop.is_none_or(|before| (before as u8) < how as u8);
         if !is_new {
             return None;

@@ -107,6 +107,32 @@ fn a_cancel_of_our_own_ends_reading_at_once_and_is_sent_once() {
 }
 
 #[test]
+fn who_has_cancelled_says_no_more_than_that_it_sends_nothing() {
+    let mut side = opener();
+    side.open_stream().unwrap();
+    assert!(side.cancel());
+    assert_eq!(side.stop(Stop::BodyOver), Some(Stop::Finished));
+    assert_eq!(side.stop(Stop::Left), None);
+}
+
+#[test]
+fn who_reads_no_more_goes_on_granting_while_it_has_something_to_say() {
+    for leave in [|side: &mut Side| _ = side.stop(Stop::Left), |side: &mut Side| _ = side.cancel()] {
+        let mut side = opener();
+        side.open_stream().unwrap();
+        side.on_open(1).unwrap();
+        side.on_bytes(1, FIRST_WINDOW_BYTES as usize, false).unwrap();
+        side.on_items(vec![0; FIRST_WINDOW_BYTES as usize]);
+        assert_eq!(side.credit(), None, "it has not read it");
+        leave(&mut side);
+        assert!(side.credit().is_some());
+        side.on_bytes(1, 10, false).unwrap();
+        side.on_items(vec![0; 10]);
+        assert_eq!((side.read(), side.inbox.waiting_bytes), (Found::End, 0));
+    }
+}
+
+#[test]
 fn one_long_item_is_let_in_while_its_reader_waits_and_not_before() {
     let mut side = callee();
     side.on_open(1).unwrap();

@@ -1,0 +1,499 @@
+//! Is each end of a stream told apart, at once, on both sides, whoever leaves first and however?
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::net::{Shutdown, shutdown};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open};
+use teamster::{ActorNursery, BoxError, Context, Error, MsgStream, Outcome, Portal, PortalContext, context, rpc};
+
+#[path = "support/one.rs"]
+mod one;
+use one::{Guard, IN_TIME, guards, held, let_go, until, with_one};
+
+#[rpc]
+async fn add(a: i64, b: i64) -> i64 {
+    a + b
+}
+
+/// Sends for ever.
+#[context]
+async fn endless(ctx: Context<(), u64, u64>) -> teamster::Result<()> {
+    let _guard = Guard::new();
+    ctx.started(()).await?;
+    let mut stream = ctx.open_stream().await?;
+    for number in 0.. {
+        stream.send(number).await?;
+    }
+    Ok(())
+}
+
+/// Reads until its end, and says how many came.
+#[context]
+async fn counts(ctx: Context<(), u64, u64>) -> teamster::Result<u64> {
+    let _guard = Guard::new();
+    ctx.started(()).await?;
+    let mut stream = ctx.open_stream().await?;
+    let mut count = 0;
+    while stream.recv().await?.is_some() {
+        count += 1;
+    }
+    assert_eq!(stream.recv().await?, None);
+    Ok(count)
+}
+
+/// Opens its stream, sends some, and returns.
+#[context]
+async fn returns_early(ctx: Context<(), u64, u64>, sends: u64) -> teamster::Result<String> {
+    ctx.started(()).await?;
+    let mut stream = ctx.open_stream().await?;
+    for number in 0..sends {
+        stream.send(number).await?;
+    }
+    Ok("early".into())
+}
+
+// ---- well
+
+#[teamster::test]
+async fn a_body_that_ends_early_ends_a_callee_that_sends_and_one_that_reads() {
+    with_one(async |frank| {
+        let value = frank
+            .open_context(endless(), async |ctx, ()| {
+                let mut stream = ctx.open_stream().await?;
+                assert_eq!(stream.recv().await?, Some(0));
+                Ok("enough")
+            })
+            .await?;
+        assert_eq!(value, "enough");
+        assert_eq!(frank.run(guards()).await?, 0, "it was waited for");
+        let ctx = frank
+            .open_context(counts(), async |ctx, ()| {
+                let mut stream = ctx.open_stream().await?;
+                for number in 0..5 {
+                    stream.send(number).await?;
+                }
+                Ok(ctx.clone())
+            })
+            .await?;
+        assert_eq!(ctx.result().await?, 5, "what was in transit was read");
+        // Without a stream of its own.
+        assert_eq!(frank.open_context(counts(), async |ctx, ()| Ok(ctx.clone())).await?.result().await?, 0);
+        Ok(())
+    })
+    .await;
+}
+
+#[teamster::test]
+async fn a_callee_that_returns_early_ends_the_stream_and_leaves_the_body_alone() {
+    with_one(async |frank| {
+        for (sends, sent_first) in [(0, false), (0, true), (3, false), (3, true)] {
+            let early = frank.open_context(returns_early(sends), async |ctx, ()| {
+                let mut stream = ctx.open_stream().await?;
+                if sent_first {
+                    stream.send(7).await?; // nobody reads it: that is no error
+                }
+                for expected in 0..sends {
+                    assert_eq!(stream.recv().await?, Some(expected));
+                }
+                for _ in 0..100 {
+                    assert_eq!(stream.recv().await?, None);
+                }
+                assert_eq!(ctx.result().await?, "early");
+                Ok("late")
+            });
+            assert_eq!(early.await?, "late");
+        }
+        Ok(())
+    })
+    .await;
+}
+
+/// Twelve cases: the callee's task is gone when the cancel returns.
+#[teamster::test]
+async fn a_cancel_is_acknowledged_before_at_and_behind_the_stream() {
+    with_one(async |frank| {
+        for when in ["before the stream", "while it is open", "after it was left"] {
+            for sends in [false, true] {
+                for waits in [false, true] {
+                    let case = format!("{when}, sends {sends}, waits {waits}");
+                    match sends {
+                        true => frank.open_context(endless(), async |ctx, ()| cancel(ctx, when, waits).await).await,
+                        false => frank.open_context(counts(), async |ctx, ()| cancel(ctx, when, waits).await).await,
+                    }
+                    .unwrap_or_else(|error| panic!("{case}: {error}"));
+                    assert_eq!(frank.run(guards()).await?, 0, "{case}");
+                    assert_eq!(frank.run(add(1, 2)).await?, 3, "{case}");
+                }
+            }
+        }
+        Ok(())
+    })
+    .await;
+}
+
+async fn cancel<E>(ctx: &PortalContext<E>, when: &str, waits: bool) -> Result<(), BoxError>
+where
+    E: teamster::ContextEndpoint<In = u64, Out = u64>,
+{
+    let mut stream = None;
+    if when != "before the stream" {
+        stream = Some(ctx.open_stream().await?);
+    }
+    if when == "after it was left" {
+        stream = None;
+    }
+    if waits {
+        ctx.cancel().await?;
+        assert!(ctx.has_ended());
+    } else {
+        let asked = ctx.clone();
+        let mut cancelling = Box::pin(asked.cancel());
+        assert!(futures::poll!(&mut cancelling).is_pending(), "it is on its way");
+    }
+    if let Some(mut stream) = stream {
+        for _ in 0..100 {
+            assert_eq!(stream.recv().await?, None);
+        }
+    }
+    assert!(ctx.open_stream().await.is_err());
+    assert!(matches!(ctx.outcome().await, Outcome::CancelledByUs | Outcome::Returned(_)));
+    Ok(())
+}
+
+/// What had come before our own cancel is not read after it.
+#[teamster::test]
+async fn after_a_cancel_of_our_own_there_is_nothing_more_to_read() {
+    with_one(async |frank| {
+        frank
+            .open_context(endless(), async |ctx, ()| {
+                let mut stream = ctx.open_stream().await?;
+                assert_eq!(stream.recv().await?, Some(0));
+                ctx.cancel().await?;
+                assert_eq!(stream.recv().await?, None);
+                Ok(())
+            })
+            .await?;
+        Ok(())
+    })
+    .await;
+}
+
+/// Says how it ended.
+#[context]
+async fn tells(ctx: Context<(), u64, String>) -> teamster::Result<()> {
+    let _guard = Guard::new();
+    ctx.started(()).await?;
+    let mut stream = ctx.open_stream().await?;
+    let end = stream.recv().await;
+    stream.send(format!("{end:?}")).await?;
+    held().await;
+    Ok(())
+}
+
+#[teamster::test]
+async fn a_finished_stream_and_a_cancel_after_it_are_two_things() {
+    with_one(async |frank| {
+        frank
+            .open_context(tells(), async |ctx, ()| {
+                let mut stream = ctx.open_stream().await?;
+                stream.finish().await?;
+                assert_eq!(stream.recv().await?.as_deref(), Some("Ok(None)"));
+                assert_eq!(frank.run(guards()).await?, 1, "it goes on");
+                ctx.cancel().await?;
+                assert!(matches!(ctx.outcome().await, Outcome::CancelledByUs));
+                Ok(())
+            })
+            .await?;
+        Ok(())
+    })
+    .await;
+}
+
+#[teamster::test]
+async fn an_endless_stream_ends_with_its_timeout() {
+    with_one(async |frank| {
+        let numbers = frank.open_context(endless(), async |ctx, ()| {
+            let mut stream = ctx.open_stream().await?;
+            while stream.recv().await?.is_some() {}
+            Ok(())
+        });
+        assert!(tokio::time::timeout(Duration::from_millis(100), numbers).await.is_err());
+        until("its task is left", async || frank.run(guards()).await.is_ok_and(|left| left == 0)).await;
+        Ok(())
+    })
+    .await;
+}
+
+// ---- a pipeline
+
+/// Reads numbers from the actor behind it, adds one to each, and sends them on; the last one makes them.
+#[context]
+async fn stage(ctx: Context<(), (), u64>, behind: Vec<Portal>, items: u64) -> teamster::Result<u64> {
+    let _guard = Guard::new();
+    ctx.started(()).await?;
+    let mut sends: MsgStream<u64, ()> = ctx.open_stream().await?;
+    let Some((next, rest)) = behind.split_first() else {
+        for number in 0..items {
+            sends.send(number).await?;
+        }
+        return Ok(items);
+    };
+    let passed = next.open_context(stage(rest.to_vec(), items), async |inner, ()| {
+        let mut receives = inner.open_stream().await?;
+        let mut passed = 0;
+        while let Some(number) = receives.recv().await? {
+            sends.send(number + 1).await?;
+            passed += 1;
+        }
+        assert_eq!(inner.result().await?, passed);
+        Ok(passed)
+    });
+    Ok(passed.await?)
+}
+
+const ITEMS: u64 = 5000;
+
+/// All of it, with its count.
+async fn whole(actors: &[Portal], last: &std::cell::Cell<u64>) -> Result<u64, Error> {
+    let (first, behind) = actors.split_first().expect("there are four");
+    let taken = first.open_context(stage(behind.to_vec(), ITEMS), async |ctx, ()| {
+        let mut stream = ctx.open_stream().await?;
+        let mut count = 0;
+        while let Some(number) = stream.recv().await? {
+            assert_eq!(number, count + behind.len() as u64);
+            count += 1;
+            last.set(count);
+        }
+        assert_eq!(ctx.result().await?, count);
+        Ok(count)
+    });
+    taken.await
+}
+
+async fn are_idle(actors: &[Portal]) {
+    for actor in actors {
+        until("a stage is left", async || actor.run(guards()).await.is_ok_and(|left| left == 0)).await;
+    }
+}
+
+/// Cancelled near its end: nothing comes of it, or all, never a part.
+#[teamster::test]
+async fn a_pipeline_of_four_that_is_cancelled_gives_the_whole_or_nothing() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let mut actors = Vec::new();
+        for name in ["one", "two", "three", "four"] {
+            actors.push(an.start_actor(name).await?);
+        }
+        for stops_at in [1, ITEMS / 2, ITEMS - 100, ITEMS - 1, ITEMS, ITEMS + 1] {
+            let last = std::cell::Cell::new(0);
+            let stop = async {
+                while last.get() < stops_at.min(ITEMS) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                count = whole(&actors, &last) => assert_eq!(count?, ITEMS),
+                () = stop, if stops_at <= ITEMS => assert!(last.get() >= stops_at),
+            }
+            are_idle(&actors).await;
+        }
+        Ok(())
+    })
+    .await
+}
+
+// ---- badly
+
+/// A task group of this actor that several contexts use.
+#[context]
+async fn uses_the_group(ctx: Context<(), (), u64>) -> teamster::Result<()> {
+    let _guard = Guard::new();
+    ctx.started(()).await?;
+    let mut stream = ctx.open_stream().await?;
+    stream.send(1).await?;
+    held().await;
+    Err(std::io::Error::other("a task of the group failed"))?
+}
+
+#[teamster::test]
+async fn a_failure_that_two_contexts_share_ends_both_openers() {
+    with_one(async |frank| {
+        let open = async || {
+            let opened = frank.open_context(uses_the_group(), async |ctx, ()| {
+                let mut stream = ctx.open_stream().await?;
+                assert_eq!(stream.recv().await?, Some(1));
+                frank.run(let_go()).await?;
+                Ok(stream.recv().await?)
+            });
+            opened.await.expect_err("the group fails").to_string()
+        };
+        let (one, two) = futures::future::join(open(), open()).await;
+        assert!(one.contains("a task of the group failed") && two.contains("a task of the group failed"));
+        Ok(())
+    })
+    .await;
+}
+
+/// The reason, for a sender by `send` and by `Sink`, as for a reader.
+#[teamster::test]
+async fn who_sends_hears_why_as_who_reads_does() {
+    with_one(async |frank| {
+        let ctx = frank.context(uses_the_group()).await?;
+        let mut stream = ctx.open_stream().await?;
+        assert_eq!(stream.recv().await?, Some(1));
+        frank.run(let_go()).await?;
+        let read = stream.recv().await.expect_err("it has failed");
+        let sent = loop {
+            if let Err(error) = stream.send(()).await {
+                break error;
+            }
+        };
+        let sunk = futures::SinkExt::send(&mut stream, ()).await.expect_err("it has failed");
+        for error in [read, sent, sunk] {
+            assert!(error.to_string().contains("a task of the group failed"), "{error:?}");
+        }
+        Ok(())
+    })
+    .await;
+}
+
+// ---- the line is lost
+
+/// What the callee on the other side of a lost line has met.
+#[context]
+async fn both_ways(ctx: Context<(), u64, u64>) -> teamster::Result<()> {
+    let _guard = Guard::new();
+    ctx.started(()).await?;
+    let mut stream = ctx.open_stream().await?;
+    while let Some(number) = stream.recv().await? {
+        stream.send(number).await?;
+    }
+    std::future::pending().await
+}
+
+/// Shuts down all that a process has of lines to another one: how many those were.
+fn cut(pid: u32, peer: u32) -> std::io::Result<usize> {
+    let process = Pid::from_raw(pid.cast_signed()).expect("it is a process");
+    let process = pidfd_open(process, PidfdFlags::empty())?;
+    let mut lines = 0;
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Ok(fd) = pidfd_getfd(process.as_fd(), number, PidfdGetfdFlags::empty()) else { continue };
+        if is_line_to(&fd, peer) {
+            shutdown(&fd, Shutdown::Both)?;
+            lines += 1;
+        }
+    }
+    Ok(lines)
+}
+
+fn is_line_to(fd: &OwnedFd, peer: u32) -> bool {
+    rustix::net::sockopt::socket_peercred(fd).is_ok_and(|peer_is| peer_is.pid.as_raw_pid().cast_unsigned() == peer)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Loss {
+    Opener,
+    Callee,
+    OpenerThenCallee,
+    CalleeThenOpener,
+    Killed,
+}
+
+/// Opens a context into another actor, loses the line in its middle, and says what came of it.
+#[rpc]
+async fn loses(callee: Portal, loss: u8, leaves_first: bool) -> teamster::Result<String> {
+    let loss =
+        [Loss::Opener, Loss::Callee, Loss::OpenerThenCallee, Loss::CalleeThenOpener, Loss::Killed][loss as usize];
+    let (us, them) = (std::process::id(), callee.aid().pid());
+    let ended = callee.open_context(both_ways(), async |ctx, ()| {
+        let mut stream = ctx.open_stream().await?;
+        for number in 0..100 {
+            stream.send(number).await?;
+            assert_eq!(stream.recv().await?, Some(number));
+        }
+        if leaves_first {
+            drop(stream);
+        }
+        let cut_both = match loss {
+            Loss::Opener => [Some((us, them)), None],
+            Loss::Callee => [Some((them, us)), None],
+            Loss::OpenerThenCallee => [Some((us, them)), Some((them, us))],
+            Loss::CalleeThenOpener => [Some((them, us)), Some((us, them))],
+            Loss::Killed => {
+                kill_process(Pid::from_raw(them.cast_signed()).expect("it is a process"), Signal::KILL)?;
+                [None; 2]
+            }
+        };
+        for (from, to) in cut_both.into_iter().flatten() {
+            cut(from, to)?;
+        }
+        Ok(std::future::pending::<()>().await)
+    });
+    Ok(ended.await.expect_err("its line is lost").to_string())
+}
+
+async fn lose(an: &ActorNursery, loss: u8, leaves_first: bool) -> Result<(), BoxError> {
+    let (opener, callee) = (an.start_actor("opener").await?, an.start_actor("callee").await?);
+    let told = tokio::time::timeout(IN_TIME, opener.run(loses(callee.clone(), loss, leaves_first))).await??;
+    assert!(told.contains("callee"), "{told}");
+    if loss < 4 {
+        until("the callee's task is left", async || callee.run(guards()).await.is_ok_and(|left| left == 0)).await;
+        // On a new line all is well again.
+        let again = async |loss| opener.run(loses(callee.clone(), loss, false)).await;
+        again(0).await?;
+        assert_eq!(callee.run(add(1, 2)).await?, 3);
+        callee.cancel_actor().await?;
+    }
+    assert_eq!(opener.run(add(1, 2)).await?, 3);
+    opener.cancel_actor().await?;
+    Ok(())
+}
+
+/// Ten cases: five losses, with and without the stream left first.
+#[teamster::test]
+async fn a_lost_line_ends_both_sides_at_once_and_nothing_else() {
+    for loss in 0..4 {
+        for leaves_first in [false, true] {
+            let ended = teamster::open_nursery(async |an| lose(an, loss, leaves_first).await).await;
+            ended.unwrap_or_else(|error| panic!("loss {loss}, left first {leaves_first}: {error}"));
+        }
+    }
+    for leaves_first in [false, true] {
+        let told = std::cell::Cell::new(false);
+        // That the callee was killed is the nursery's failure.
+        let ended = teamster::open_nursery(async |an| {
+            let done = lose(an, 4, leaves_first).await;
+            told.set(done.is_ok());
+            done
+        })
+        .await;
+        assert!(matches!(&ended, Err(Error::ActorDied(_))), "{ended:?}");
+    }
+}
+
+/// A child that is cut off from its parent ends, and its parent hears of it at once.
+#[teamster::test]
+async fn a_child_whose_lines_are_cut_is_gone_and_its_parents_body_hears() {
+    for at_the_child in [false, true] {
+        let ended = teamster::open_nursery(async |an| {
+            let frank = an.start_actor("frank").await?;
+            let (us, them) = (std::process::id(), frank.aid().pid());
+            let opened = frank.open_context(endless(), async |ctx, ()| {
+                let mut stream = ctx.open_stream().await?;
+                assert_eq!(stream.recv().await?, Some(0));
+                let (from, to) = if at_the_child { (them, us) } else { (us, them) };
+                assert_eq!(cut(from, to)?, 2, "a data line and a control line");
+                while stream.recv().await?.is_some() {}
+                Ok(std::future::pending::<()>().await)
+            });
+            let error = tokio::time::timeout(IN_TIME, opened).await?.expect_err("its line is lost");
+            assert!(matches!(error, Error::ActorDied(_) | Error::Unknown { .. }), "{error:?}");
+            Ok(())
+        })
+        .await;
+        // It has ended unasked.
+        assert!(matches!(&ended, Err(Error::ActorDied(_))), "{ended:?}");
+    }
+}
