@@ -356,7 +356,13 @@ pub(crate) fn encode_output<E: Function>(output: &E::Output, want: Encoding) -> 
     }
 }
 
+/// An empty array, and nil, in msgpack.
+const NO_ARGS: &[u8] = &[0x90];
+const NIL: &[u8] = &[0xc0];
+
 pub(crate) fn decode_args<E: Function>(bytes: &[u8]) -> Result<E::Args, CodecError> {
+    // No arguments are `()`, which another language may well write as an empty array.
+    let bytes = if E::ARGS.is_empty() && bytes == NO_ARGS { NIL } else { bytes };
     codec::decode(bytes).map_err(|mut failure| match argument_at(E::ARGS, &failure.path) {
         Some((arg, rest)) => {
             failure.type_name = (arg.type_name)();
