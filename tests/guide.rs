@@ -7,11 +7,18 @@ async fn hold() {
     std::future::pending().await
 }
 
+#[rpc]
+async fn ping() {}
+
 #[teamster::test]
 async fn a_cancelled_call_says_who_asked() -> Result<(), Error> {
     teamster::open_nursery(async |an| {
         let frank = an.start_actor("frank").await?;
-        let (called, ended) = tokio::join!(frank.run(hold()), frank.cancel_actor());
+        let cancelling = async {
+            frank.run(ping()).await?; // answered in its turn: the call before it has begun by then
+            frank.cancel_actor().await
+        };
+        let (called, ended) = tokio::join!(frank.run(hold()), cancelling);
         assert_eq!(expect_cancelled(called).aid, *teamster::this_actor()?.aid());
         assert!(ended?.was_graceful());
         Ok(())
