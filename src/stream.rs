@@ -170,7 +170,7 @@ impl<S: Data, R: Data> MsgStream<S, R> {
     /// # Errors
     ///
     /// How the context ended, if not well; [`Error::Codec`] if the bytes are no `R`, which names the field
-    /// and ends the stream.
+    /// and ends the stream: the opener's cancels the task, the task's is its own to fail with.
     ///
     /// # Cancel safety
     ///
@@ -235,7 +235,7 @@ impl<S: Data> SendHalf<S> {
     pub async fn send(&mut self, item: S) -> Result<(), Error> {
         self.encode(&item)?;
         if self.push()? != Pushed::Sent {
-            return self.push_slowly().await;
+            self.push_slowly().await?;
         }
         if self.is_turn_over() {
             tokio::task::yield_now().await;
@@ -319,11 +319,13 @@ impl<S: Data> SendHalf<S> {
             Some(Outgoing::Short) => ItemBytes::Short(&self.scratch),
             Some(Outgoing::Long { head, rest }) => ItemBytes::Long { head: *head, rest: rest.clone() },
         };
-        if let ItemBytes::Long { rest, .. } = &item
-            && let Err(too_long) = core.check_item(rest.len())
-        {
-            self.outgoing = None;
-            return Err(too_long);
+        let mut len = self.scratch.len();
+        if let ItemBytes::Long { rest, .. } = &item {
+            len = rest.len();
+            if let Err(too_long) = core.check_item(len) {
+                self.outgoing = None;
+                return Err(too_long);
+            }
         }
         let sent = match core.line.send_item(&core.link, self.encoding, &item, &mut self.reserved) {
             Ok(sent) => sent,
@@ -335,11 +337,12 @@ impl<S: Data> SendHalf<S> {
         Ok(match sent {
             Sent::Now | Sent::InTransit => {
                 self.outgoing = None;
-                self.since_turn_bytes += self.scratch.len() + ITEM_BYTES;
+                self.since_turn_bytes += len + ITEM_BYTES;
                 Pushed::Sent
             }
             Sent::Piecewise => {
                 self.outgoing = Some(Outgoing::Piecewise);
+                self.since_turn_bytes += len + ITEM_BYTES; // on a dead line nothing is waited for
                 Pushed::Piecewise
             }
             Sent::Behind | Sent::NoReader => Pushed::NoRoom,
@@ -350,8 +353,16 @@ impl<S: Data> SendHalf<S> {
     /// Waits for room. What was not taken is forgotten when this is dropped, at the next send.
     async fn push_slowly(&mut self) -> Result<(), Error> {
         let after = self.core().overrun_after();
-        let mut timer = None;
-        poll_fn(|cx| self.poll_push(cx, after, &mut timer)).await?;
+        let (mut timer, mut has_waited) = (None, false);
+        poll_fn(|cx| {
+            let pushed = self.poll_push(cx, after, &mut timer);
+            has_waited |= pushed.is_pending();
+            pushed
+        })
+        .await?;
+        if has_waited {
+            self.since_turn_bytes = 0; // others have had their turn
+        }
         self.closed_by_end().await
     }
 

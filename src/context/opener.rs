@@ -231,13 +231,16 @@ impl Portal {
     ///   has the value.
     ///
     /// A cancel is absorbed if and only if it was asked for through this context (by any clone of
-    /// `ctx`) and `body` gave a value. `ctx.cancel()` cancels the task alone, never `body`.
+    /// `ctx`) and `body` gave a value. `ctx.cancel()` cancels the task alone, never `body`. Where this side has
+    /// left its stream, a task that fails with no more than [`Error::StreamClosed`] is absorbed in the same
+    /// way: that is our own doing too.
     ///
     /// # Errors
     ///
-    /// As above, and those of [`Portal::run`]. A failure that is met while the task is cancelled for
-    /// another's sake stands beside the first, in an [`Error::Group`]. [`Error::NotStopped`] if the task did
-    /// not end within its grace after a cancel.
+    /// As above, and those of [`Portal::run`]. Where `body` and the task fail, and `body` was not told of the
+    /// task's failure, that one stands beside its own, in an [`Error::Group`]. [`Error::NotStopped`] if the
+    /// task did not end within its grace after a cancel, also one that a third actor asked for by our
+    /// [`handle`](PortalContext::handle).
     ///
     /// # Panics
     ///
