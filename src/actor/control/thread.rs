@@ -80,6 +80,8 @@ pub(super) struct Thread {
     /// Which child a recorded process further down belongs to.
     descendants: HashMap<u64, u64>,
     next_descendant: u64,
+    /// Requests to end actors that were not known here when they came, and who asks.
+    unfound: Vec<(Aid, Canceller)>,
     /// Who of this actor waits for the end of which other one.
     waiting: Vec<(Uuid, oneshot::Sender<Option<Receipt>>)>,
     own: Own,
@@ -134,6 +136,7 @@ impl Thread {
             kids: HashMap::new(),
             descendants: HashMap::new(),
             next_descendant: 0,
+            unfound: Vec::new(),
             waiting: Vec::new(),
             own: Own::default(),
             is_stopping: false,
@@ -160,6 +163,7 @@ impl Thread {
                     Token::Descendant(key) => self.on_descendant(key),
                 }
             }
+            self.look_again();
             self.on_timers();
         }
         // One that came while the last things were being put away still ends the program.
@@ -263,9 +267,7 @@ impl Thread {
                 Command::EndOther { aid, canceller, told } => {
                     self.waiting.retain(|(_, told)| !told.is_closed());
                     self.waiting.push((aid.uuid(), told));
-                    if !self.end_below(&aid, &canceller) {
-                        self.end_above(aid, canceller);
-                    }
+                    self.end_other(aid, canceller);
                 }
                 Command::EndSelf { canceller, grace } => self.end_self(canceller, grace),
                 Command::ParentLost => self.parent_lost(),
@@ -418,12 +420,33 @@ impl Thread {
                     kid.ends(now, &canceller, grace);
                 }
             }
-            Received::End { aid, canceller } => {
+            Received::End { aid, canceller } => self.end_other(aid, canceller),
+            Received::Ended { to, aid, receipt } => self.tell(to, aid, receipt, From::Child(key)),
+        }
+    }
+
+    /// Ends `aid`, wherever in the tree it is.
+    fn end_other(&mut self, aid: Aid, canceller: Canceller) {
+        if !self.end_below(&aid, &canceller) {
+            self.unfound.push((aid, canceller));
+        }
+    }
+
+    /// Whoever asks for the end of an actor may have heard of it before we have: its record is on
+    /// another line, or its start in the queue. What was not found is looked for once more.
+    fn look_again(&mut self) {
+        while !self.unfound.is_empty() {
+            let unfound = std::mem::take(&mut self.unfound);
+            self.on_commands();
+            let keys: Vec<u64> = self.kids.keys().copied().collect();
+            for key in keys {
+                self.on_line(key);
+            }
+            for (aid, canceller) in unfound {
                 if !self.end_below(&aid, &canceller) {
                     self.end_above(aid, canceller);
                 }
             }
-            Received::Ended { to, aid, receipt } => self.tell(to, aid, receipt, From::Child(key)),
         }
     }
 
