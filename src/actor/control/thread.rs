@@ -80,9 +80,9 @@ pub(super) struct Thread {
     /// Which child a recorded process further down belongs to.
     descendants: HashMap<u64, u64>,
     next_descendant: u64,
-    /// Requests to end actors that were not known here when they came, and who asks.
+    /// Requests to end actors that were not known here when they came, and who asks: those of one turn.
     unfound: Vec<(Aid, Canceller)>,
-    /// Who of this actor waits for the end of which other one.
+    /// Tasks of this actor that wait for the end of another one, by that one's id.
     waiting: Vec<(Uuid, oneshot::Sender<Option<Receipt>>)>,
     own: Own,
     is_stopping: bool,
@@ -421,7 +421,7 @@ impl Thread {
                 }
             }
             Received::End { aid, canceller } => self.end_other(aid, canceller),
-            Received::Ended { to, aid, receipt } => self.tell(to, aid, receipt, From::Child(key)),
+            Received::Ended { to, aid, receipt } => self.tell(to, aid, receipt, CameFrom::Child(key)),
         }
     }
 
@@ -490,13 +490,13 @@ impl Thread {
         {
             self.end_self(canceller, actor.settings.grace);
         } else {
-            self.tell(canceller.aid, aid, None, From::Here);
+            self.tell(canceller.aid, aid, None, CameFrom::Here);
         }
     }
 
     /// Tells the actor that had asked for the end of `aid`, wherever in the tree it is. A word never goes
     /// back to where it came from: whoever sent it did not find that actor.
-    fn tell(&mut self, to: Aid, aid: Aid, receipt: Option<Box<Receipt>>, from: From) {
+    fn tell(&mut self, to: Aid, aid: Aid, receipt: Option<Box<Receipt>>, from: CameFrom) {
         if to == self.aid {
             for (_, told) in self.waiting.extract_if(.., |(whose, _)| *whose == aid.uuid()) {
                 // Whoever no longer waits is not told.
@@ -506,13 +506,13 @@ impl Thread {
         }
         let below = self.kids.iter().find(|(key, kid)| {
             let is_below = kid.child.aid == to || kid.below.values().any(|below| below.aid == to);
-            is_below && from != From::Child(**key)
+            is_below && from != CameFrom::Child(**key)
         });
         // A line that is broken has ended whoever it led to.
         match below.map(|(_, kid)| &kid.line) {
             Some(Some((line, _))) => drop(line.send(&Frame::Ended { to, aid, receipt })),
             Some(None) => {}
-            None if from == From::Parent => {}
+            None if from == CameFrom::Parent => {}
             None => drop(self.control.send_up(&Frame::Ended { to, aid, receipt })),
         }
     }
@@ -589,7 +589,7 @@ impl Thread {
             self.control.one_gone();
             let receipt = child.reaped.get().map(|ended| Box::new(ended.receipt.clone()));
             for asker in askers {
-                self.tell(asker, child.aid.clone(), receipt.clone(), From::Here);
+                self.tell(asker, child.aid.clone(), receipt.clone(), CameFrom::Here);
             }
         }
     }
@@ -689,10 +689,10 @@ impl Thread {
                 Received::End { aid, canceller } => {
                     let is_below = self.end_below(&aid, &canceller);
                     if !is_below {
-                        self.tell(canceller.aid, aid, None, From::Here); // it has ended meanwhile
+                        self.tell(canceller.aid, aid, None, CameFrom::Here); // it has ended meanwhile
                     }
                 }
-                Received::Ended { to, aid, receipt } => self.tell(to, aid, receipt, From::Parent),
+                Received::Ended { to, aid, receipt } => self.tell(to, aid, receipt, CameFrom::Parent),
                 _ => {} // the rest only climbs
             }
         }
@@ -731,7 +731,7 @@ enum Received {
 
 /// Where a word on somebody's end came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum From {
+enum CameFrom {
     Here,
     Parent,
     Child(u64),
