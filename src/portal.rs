@@ -250,7 +250,7 @@ impl Portal {
             biased; // the word says more
             word = &mut word => word.ok().flatten(),
             // It follows when all below is gone too; never, if the parent is gone as well.
-            () = process.reaped() => tokio::time::timeout(grace, word).await.ok().and_then(Result::ok).flatten(),
+            () = process.ended() => tokio::time::timeout(grace, word).await.ok().and_then(Result::ok).flatten(),
         };
         match word {
             Some(receipt) => Ok(receipt),

@@ -765,15 +765,17 @@ async fn a_nursery_that_is_cancelled_while_ten_boot_leaves_nobody() {
 
 #[teamster::test]
 async fn a_dropped_nursery_leaves_nobody() {
-    let mut pids = Vec::new();
+    let (mut pids, started) = (Vec::new(), Notify::new());
     let nursery = teamster::open_nursery(async |an| {
         pids.extend(an.start_actors(["left", "right"]).await?.iter().map(pid_of));
+        started.notify_one();
         an.wait().await;
         Ok(())
     });
-    let dropped = tokio::time::timeout(Duration::from_millis(100), nursery).await;
-    assert!(dropped.is_err());
-    assert!(!pids.is_empty(), "they were started by then");
+    tokio::select! {
+        ended = nursery => panic!("nobody ends it: {ended:?}"),
+        () = started.notified() => {}
+    }
     for pid in pids {
         wait_gone(pid, KERNEL);
     }

@@ -45,7 +45,7 @@ pub(crate) fn boot_or_be_ready() {
     IS_READY.store(true, Ordering::Release);
 }
 
-/// The first half of that.
+/// The same for a process that is not ready by that: its own code may never come here.
 pub(crate) fn boot_if_spawned() {
     if std::env::var_os(BOOT_VARIABLE).as_deref() != Some(OsStr::new("1")) {
         return;

@@ -1,6 +1,7 @@
 //! Who knocks? Accepts connections, lets in whom it knows, and gives each line to its keeper.
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -191,7 +192,8 @@ async fn child_line(
 /// The data line of a child has ended. Mostly the child has, too; one that lives on without it can't
 /// be called any more and is ended.
 async fn line_of_child_ended(actor: &Arc<Actor>, child: &Arc<Child>) {
-    let is_ending = child.reaped.get().is_some() || child.story.lock().asked.is_some();
+    let was_asked = child.was_asked.load(Ordering::Acquire);
+    let is_ending = was_asked || child.reaped.get().is_some() || child.story.lock().asked.is_some();
     if is_ending || super::peers::is_dead_soon(&child.aid).await || actor.is_cancelled() {
         return;
     }

@@ -389,8 +389,7 @@ impl Actor {
 
     /// The same, for whoever sees to it that it is acted on: nobody else gets it then.
     pub(crate) fn take_interruption(&self) -> Option<i32> {
-        let is_first = !self.is_interruption_told.swap(true, Ordering::AcqRel);
-        self.interrupted_by().filter(|_| is_first)
+        self.interrupted_by().filter(|_| !self.is_interruption_told.swap(true, Ordering::AcqRel))
     }
 
     /// Our stdout has no reader any more (`| head -1`): what prints for it has nothing left to do.

@@ -213,7 +213,7 @@ impl Process {
     }
 
     /// Resolves when its parent has reaped it.
-    pub(crate) async fn reaped(&self) {
+    async fn reaped(&self) {
         self.dead().await;
         let Some(pidfd) = &self.0 else { return };
         // There is no event for it before Linux 6.9, and its parent is about to: look again soon.
@@ -221,9 +221,7 @@ impl Process {
             tokio::time::sleep(LOOK_AGAIN_AFTER).await;
         }
     }
-}
 
-impl Process {
     /// Resolves when it has ended, and mostly been reaped: its parent may be a program that takes its time.
     pub(crate) async fn ended(&self) {
         self.dead().await;

@@ -277,12 +277,14 @@ impl Terminal {
 
     /// Starts a program in it, as the leader of a session: its stdin is this terminal.
     pub(crate) fn start(&self, scene: &str) -> Program {
+        self.start_with(scene, |_| {})
+    }
+
+    pub(crate) fn start_with(&self, scene: &str, change: impl FnOnce(&mut Command)) -> Program {
         let stdin = self.screen.try_clone().expect("a descriptor");
         let mut command = Command::new("setsid");
         command.arg("--ctty").arg(std::env::current_exe().expect("we run"));
-        Program::start_by(command, scene, |command| {
-            command.stdin(stdin);
-        })
+        Program::start_by(command, scene, |command| change(command.stdin(stdin)))
     }
 
     pub(crate) fn ctrl_c(&mut self) {

@@ -80,7 +80,9 @@ pub(super) struct Thread {
     /// Which child a recorded process further down belongs to.
     descendants: HashMap<u64, u64>,
     next_descendant: u64,
-    /// Who of this actor waits for the end of which other one.
+    /// Requests to end actors that were not known here when they came, and who asks: those of one turn.
+    unfound: Vec<(Aid, Canceller)>,
+    /// Tasks of this actor that wait for the end of another one, by that one's id.
     waiting: Vec<(Uuid, oneshot::Sender<Option<Receipt>>)>,
     own: Own,
     is_stopping: bool,
@@ -134,6 +136,7 @@ impl Thread {
             kids: HashMap::new(),
             descendants: HashMap::new(),
             next_descendant: 0,
+            unfound: Vec::new(),
             waiting: Vec::new(),
             own: Own::default(),
             is_stopping: false,
@@ -160,6 +163,7 @@ impl Thread {
                     Token::Descendant(key) => self.on_descendant(key),
                 }
             }
+            self.look_again();
             self.on_timers();
         }
         // One that came while the last things were being put away still ends the program.
@@ -263,9 +267,7 @@ impl Thread {
                 Command::EndOther { aid, canceller, told } => {
                     self.waiting.retain(|(_, told)| !told.is_closed());
                     self.waiting.push((aid.uuid(), told));
-                    if !self.end_below(&aid, &canceller) {
-                        self.end_above(aid, canceller);
-                    }
+                    self.end_other(aid, canceller);
                 }
                 Command::EndSelf { canceller, grace } => self.end_self(canceller, grace),
                 Command::ParentLost => self.parent_lost(),
@@ -419,12 +421,33 @@ impl Thread {
                     kid.ends(now, &canceller, grace);
                 }
             }
-            Received::End { aid, canceller } => {
+            Received::End { aid, canceller } => self.end_other(aid, canceller),
+            Received::Ended { to, aid, receipt } => self.tell(to, aid, receipt, CameFrom::Child(key)),
+        }
+    }
+
+    /// Ends `aid`, wherever in the tree it is.
+    fn end_other(&mut self, aid: Aid, canceller: Canceller) {
+        if !self.end_below(&aid, &canceller) {
+            self.unfound.push((aid, canceller));
+        }
+    }
+
+    /// Whoever asks for the end of an actor may have heard of it before we have: its record is on
+    /// another line, or its start in the queue. What was not found is looked for once more.
+    fn look_again(&mut self) {
+        while !self.unfound.is_empty() {
+            let unfound = std::mem::take(&mut self.unfound);
+            self.on_commands();
+            let keys: Vec<u64> = self.kids.keys().copied().collect();
+            for key in keys {
+                self.on_line(key);
+            }
+            for (aid, canceller) in unfound {
                 if !self.end_below(&aid, &canceller) {
                     self.end_above(aid, canceller);
                 }
             }
-            Received::Ended { to, aid, receipt } => self.tell(to, aid, receipt, From::Child(key)),
         }
     }
 
@@ -468,13 +491,13 @@ impl Thread {
         {
             self.end_self(canceller, actor.settings.grace);
         } else {
-            self.tell(canceller.aid, aid, None, From::Here);
+            self.tell(canceller.aid, aid, None, CameFrom::Here);
         }
     }
 
     /// Tells the actor that had asked for the end of `aid`, wherever in the tree it is. A word never goes
     /// back to where it came from: whoever sent it did not find that actor.
-    fn tell(&mut self, to: Aid, aid: Aid, receipt: Option<Box<Receipt>>, from: From) {
+    fn tell(&mut self, to: Aid, aid: Aid, receipt: Option<Box<Receipt>>, from: CameFrom) {
         if to == self.aid {
             for (_, told) in self.waiting.extract_if(.., |(whose, _)| *whose == aid.uuid()) {
                 // Whoever no longer waits is not told.
@@ -484,13 +507,13 @@ impl Thread {
         }
         let below = self.kids.iter().find(|(key, kid)| {
             let is_below = kid.child.aid == to || kid.below.values().any(|below| below.aid == to);
-            is_below && from != From::Child(**key)
+            is_below && from != CameFrom::Child(**key)
         });
         // A line that is broken has ended whoever it led to.
         match below.map(|(_, kid)| &kid.line) {
             Some(Some((line, _))) => drop(line.send(&Frame::Ended { to, aid, receipt })),
             Some(None) => {}
-            None if from == From::Parent => {}
+            None if from == CameFrom::Parent => {}
             None => drop(self.control.send_up(&Frame::Ended { to, aid, receipt })),
         }
     }
@@ -567,7 +590,7 @@ impl Thread {
             self.control.one_gone();
             let receipt = child.reaped.get().map(|ended| Box::new(ended.receipt.clone()));
             for asker in askers {
-                self.tell(asker, child.aid.clone(), receipt.clone(), From::Here);
+                self.tell(asker, child.aid.clone(), receipt.clone(), CameFrom::Here);
             }
         }
     }
@@ -674,10 +697,10 @@ impl Thread {
                 Received::End { aid, canceller } => {
                     let is_below = self.end_below(&aid, &canceller);
                     if !is_below {
-                        self.tell(canceller.aid, aid, None, From::Here); // it has ended meanwhile
+                        self.tell(canceller.aid, aid, None, CameFrom::Here); // it has ended meanwhile
                     }
                 }
-                Received::Ended { to, aid, receipt } => self.tell(to, aid, receipt, From::Parent),
+                Received::Ended { to, aid, receipt } => self.tell(to, aid, receipt, CameFrom::Parent),
                 _ => {} // the rest only climbs
             }
         }
@@ -716,7 +739,7 @@ enum Received {
 
 /// Where a word on somebody's end came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum From {
+enum CameFrom {
     Here,
     Parent,
     Child(u64),
