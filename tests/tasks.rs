@@ -1,4 +1,5 @@
 //! Are the tools for tasks at home in actors? What they do among tasks alone is tested beside their code.
+#![expect(clippy::unit_arg, reason = "bodies of one call read better as `Ok(call)`")]
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};

@@ -275,8 +275,10 @@ impl<V, F> fmt::Debug for FnContext<V, F> {
 
 /// A context whose type is hidden: see [`AsyncContext::boxed`].
 pub struct BoxedContext<'a, V> {
-    open: Box<dyn FnOnce(Hold<V>) -> BoxFuture<'a, Result<(), BoxError>> + Send + 'a>,
+    open: BoxedOpen<'a, V>,
 }
+
+type BoxedOpen<'a, V> = Box<dyn FnOnce(Hold<V>) -> BoxFuture<'a, Result<(), BoxError>> + Send + 'a>;
 
 impl<V: Send> AsyncContext for BoxedContext<'_, V> {
     type Value = V;

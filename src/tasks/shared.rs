@@ -340,7 +340,9 @@ impl Broken {
             Broken::Error(error) => error,
             Broken::Panic(panic) => {
                 let panic = panic.lock().take();
-                panic.map(|panic| resume_unwind(panic));
+                if let Some(panic) = panic {
+                    resume_unwind(panic);
+                }
                 Error::Usage("a shared context has panicked: that went on in another of its users")
             }
         }

@@ -213,7 +213,8 @@ async fn dropped_at_any_await_a_recv_loses_nothing_for_anybody() {
     };
     drop_at_every_await(make, async |_| {}).await;
     drop(sender);
-    got.lock().extend(drain(&mut *dropped.lock().await));
+    let rest = drain(&mut *dropped.lock().await);
+    got.lock().extend(rest);
     assert_eq!(*got.lock(), drain(&mut other));
     assert!(got.lock().len() > 3);
 }
