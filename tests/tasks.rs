@@ -1,4 +1,5 @@
 //! Are the tools for tasks at home in actors? What they do among tasks alone is tested beside their code.
+#![expect(clippy::unit_arg, reason = "bodies of one call read better as `Ok(call)`")]
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -239,6 +240,40 @@ async fn a_deadline_around_a_task_travels_with_its_calls() -> Result<(), Error> 
         });
         let error = moved.await.expect("it was moved").unwrap_err();
         assert!(is_deadline(&error), "{error:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// At its exit this actor cleans up with tasks, and says so in this file.
+#[rpc]
+async fn clean_up_at_exit(file: PathBuf) -> Result<(), Error> {
+    teamster::on_exit(async move || {
+        let cleaned_up = async {
+            shield(yield_now()).await;
+            tasks::open_nursery(async |tn| {
+                let one = tn.spawn(async { Ok(yield_now().await) });
+                let two = tn.start_soon(async { Ok(yield_now().await) });
+                one.await?;
+                Ok(two.await?)
+            })
+            .await
+        };
+        if let Some(Ok(())) = move_on_after(LONG, cleaned_up).await {
+            std::fs::write(file, "cleaned up").expect("it can be written");
+        }
+    })
+}
+
+#[teamster::test]
+async fn an_exit_is_not_cancelled_by_what_it_follows_from() -> Result<(), Error> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("exit");
+    teamster::open_nursery(async |an| {
+        let frank = an.start_actor("frank").await?;
+        frank.run(clean_up_at_exit(file.clone())).await?;
+        assert!(frank.cancel_actor().await?.was_graceful());
+        assert_eq!(std::fs::read_to_string(&file)?, "cleaned up");
         Ok(())
     })
     .await

@@ -169,6 +169,11 @@ impl Place {
         self.current.as_ref().map(|current| &current.actor)
     }
 
+    /// Whether this is the scope of the whole actor.
+    pub(crate) fn is_actors_own(&self, scope: &Arc<Scope>) -> bool {
+        self.actor().is_some_and(|actor| Arc::ptr_eq(scope, &actor.scope))
+    }
+
     /// Who is here: the actor, or outside of every actor a stand-in for the process.
     pub(crate) fn aid(&self) -> Aid {
         match self.actor() {

@@ -425,8 +425,12 @@ impl Shield {
 }
 
 /// Goes no further if a scope around was cancelled and no shield is left: whoever polls it drops us here.
+///
+/// The actor's own scope is polled by nobody: what stands in no other, a hook of its exit, goes on.
 pub(crate) async fn end_if_cancelled() {
-    if Place::here().scopes().flat_map(Scope::chain).any(|scope| scope.must_drop().is_some()) {
+    let place = Place::here();
+    let mut scopes = place.scopes().flat_map(Scope::chain).filter(|scope| !place.is_actors_own(scope));
+    if scopes.any(|scope| scope.must_drop().is_some()) {
         std::future::pending::<()>().await;
     }
 }

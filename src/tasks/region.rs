@@ -28,9 +28,11 @@ pub(super) struct Ground {
 impl Ground {
     pub(super) fn here() -> Self {
         let place = Place::in_process();
-        let around = place.scope().cloned();
-        let is_shielded = around.as_ref().is_some_and(|scope| scope.is_shielded());
-        Ground { place, heir: around.clone(), around, is_shielded }
+        let heir = place.scope().cloned();
+        let is_shielded = heir.as_ref().is_some_and(|scope| scope.is_shielded());
+        // What the actor does at its exit is not cancelled by that.
+        let is_exit = Place::here().scope().is_some_and(|scope| place.is_actors_own(scope));
+        Ground { around: heir.clone().filter(|_| !is_exit), heir, place, is_shielded }
     }
 
     /// For what outlives the code that makes it: no cancel from around it, no deadline.
@@ -74,7 +76,7 @@ impl Ground {
         let actor = self.place.actor().cloned().or_else(|| current::actor().ok());
         match (&self.heir, actor) {
             // The actor's own scope ends with the actor: what is only left over ends earlier.
-            (Some(scope), Some(actor)) if Arc::ptr_eq(scope, &actor.scope) => actor.spawn(rest),
+            (Some(scope), Some(actor)) if self.place.is_actors_own(scope) => actor.spawn(rest),
             (Some(scope), _) => scope.leave_nursery(rest),
             (None, Some(actor)) => actor.spawn(rest),
             (None, None) => tracing::error!("a deferred clean-up was lost: it was dropped outside of every scope"),

@@ -1,3 +1,4 @@
+#![expect(clippy::unit_arg, reason = "bodies of one call read better as `Ok(call)`")]
 use std::sync::Arc;
 use std::time::Duration;
 
