@@ -323,17 +323,14 @@ fn leave(actor: &Arc<Actor>, runtime: tokio::runtime::Runtime) -> ! {
 }
 
 /// The end of a child that has nothing to do, by its control thread: no other thread need wake.
-pub(crate) fn leave_at_once(actor: &Arc<Actor>) -> ! {
-    if let Some(up) = &actor.control.up {
-        // A parent that is gone needs no word. The request has been acknowledged already.
-        let _ = up.send(&Frame::TasksGone);
-    }
-    let Addr::Uds(path) = &actor.addr;
-    let _ = std::fs::remove_file(path);
-    if actor.is_orphaned() {
-        crate::transport::folder::remove_if_last(&actor.folder, path);
-    }
+/// It leaves with these last words.
+pub(crate) fn leave_at_once(actor: &Arc<Actor>, last_words: &[Frame<'_>]) -> ! {
     flush_stdio();
+    let is_heard = actor.control.up.as_ref().is_some_and(|up| up.send_all(last_words).is_ok());
+    if actor.is_orphaned() || !is_heard {
+        let Addr::Uds(path) = &actor.addr;
+        crate::transport::folder::remove_if_last(&actor.folder, path);
+    } // else the parent removes it, while the kernel takes this process down
     match actor.own_signal() {
         Some(signal) => signals::die_by(signal),
         None => signals::exit_now(0),

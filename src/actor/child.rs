@@ -47,6 +47,8 @@ pub(crate) struct Child {
     pub(crate) gone: SetOnce<()>,
     /// Somebody here has sent it a cancel already: later ones are the control thread's to judge.
     pub(crate) was_asked: AtomicBool,
+    /// That cancel has left, and its process had not ended then.
+    pub(crate) was_reached: AtomicBool,
     pub(crate) story: Mutex<Story>,
 }
 
@@ -88,8 +90,10 @@ impl Child {
     ///
     /// Dropping it stops the waiting only.
     pub(crate) async fn gone(&self) -> &Ended {
+        // In this order: both are mostly set at once, and whoever waits wakes once.
+        let ended = self.reaped.wait().await;
         self.gone.wait().await;
-        self.reaped.wait().await
+        ended
     }
 
     /// Waits until what it had printed is printed here, so that it comes before what we print next;

@@ -62,12 +62,23 @@ impl Line {
     ///
     /// The line is broken, or its peer has not read for too long.
     pub(crate) fn send(&self, frame: &Frame<'_>) -> io::Result<()> {
+        self.send_all(std::slice::from_ref(frame))
+    }
+
+    /// Sends frames in one go: their reader wakes once.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Line::send`].
+    pub(crate) fn send_all(&self, frames: &[Frame<'_>]) -> io::Result<()> {
         let mut waiting = self.waiting.lock();
         if waiting.len() > MAX_WAITING_BYTES {
             return Err(io::Error::other("the peer does not read its control line"));
         }
         let was_blocked = !waiting.is_empty();
-        frame::encode(frame, &[], &mut waiting);
+        for frame in frames {
+            frame::encode(frame, &[], &mut waiting);
+        }
         let is_blocked = self.send_waiting(&mut waiting)?;
         drop(waiting);
         if is_blocked
@@ -77,6 +88,16 @@ impl Line {
             blocked();
         }
         Ok(())
+    }
+
+    /// Sends a cancel: dialog 0 is the actor itself.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Line::send`]: its process has ended, or is about to.
+    pub(crate) fn send_cancel(&self, dialog: u64, grace: Duration, canceller: &Canceller) -> io::Result<()> {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        self.send(&Frame::Cancel { dialog, grace_ms, canceller: canceller.clone() })
     }
 
     /// Sends what waits. Whether anything still does: then poll for room.
@@ -163,8 +184,7 @@ impl LineInbox {
 
 impl CancelLine for Line {
     fn cancel(&self, dialog: u64, grace: Duration, canceller: &Canceller) {
-        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         // A broken control line has ended its process, or is about to: nothing is left to cancel.
-        let _ = self.send(&Frame::Cancel { dialog, grace_ms, canceller: canceller.clone() });
+        let _ = self.send_cancel(dialog, grace, canceller);
     }
 }

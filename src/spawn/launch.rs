@@ -182,6 +182,7 @@ fn start(
         reaped: SetOnce::new(),
         gone: SetOnce::new(),
         was_asked: std::sync::atomic::AtomicBool::new(false),
+        was_reached: std::sync::atomic::AtomicBool::new(false),
         story: parking_lot::Mutex::default(),
     });
     actor.expect(&child, spec.data_token, spec.control_token);

@@ -1,11 +1,13 @@
 //! Who lives below? The control thread's book of children, and of what they have started.
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::event::epoll;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
+use super::NameSink;
 use crate::actor::child::{Child, Ended};
 use crate::channel::line::{Line, LineInbox};
 use crate::msg::death::{Death, DeathData, ExitKind, Receipt};
@@ -25,6 +27,8 @@ pub(super) struct Kid {
     /// When what it had started is killed, now that it is dead itself.
     pub(super) below_until: Option<Instant>,
     pub(super) is_reaped: bool,
+    /// Its socket file has been removed.
+    pub(super) is_unlisted: bool,
     /// It has heard a cancel of ours.
     pub(super) has_acknowledged: bool,
     pub(super) signalled: Signalled,
@@ -98,7 +102,6 @@ impl Kid {
 
     /// Whether its process has ended, reaped or not.
     pub(super) fn has_ended(&self) -> bool {
-        use std::os::fd::AsFd;
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         // An error: somebody else has reaped it.
         !matches!(rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), look), Ok(None))
@@ -165,18 +168,40 @@ impl Kid {
 
     /// SIGKILL for it and whatever it has started besides actors.
     fn kill_group(&self) {
+        self.kill_helpers();
+        kill(&self.pidfd, Signal::KILL); // a launcher may have moved it to another group
+    }
+
+    fn kill_helpers(&self) {
         if let Some(group) = i32::try_from(self.child.aid.pid()).ok().and_then(Pid::from_raw) {
             // Its leader has not been reaped, so the group's number can't have been given away.
             let _ = rustix::process::kill_process_group(group, Signal::KILL);
         }
-        kill(&self.pidfd, Signal::KILL); // a launcher may have moved it to another group
+    }
+
+    /// It has said that its tasks are gone: what can be put away before its process is gone, is, while
+    /// the kernel takes that down.
+    pub(super) fn prepare_end(&mut self, epoll: &OwnedFd) {
+        self.unlist();
+        if self.escalation.was_asked()
+            && let Some((line, _)) = &self.line
+        {
+            // Its last word has been read: the line's end would only wake us once more.
+            let _ = epoll::delete(epoll, line.as_fd());
+        }
+    }
+
+    /// Nobody finds it at its address any more. It may have removed the file itself.
+    fn unlist(&mut self) {
+        if !std::mem::replace(&mut self.is_unlisted, true) {
+            let _ = std::fs::remove_file(&self.child.socket);
+        }
     }
 
     /// Collects the exit status, once its process has ended.
-    pub(super) fn try_reap(&mut self, now: Instant) -> bool {
-        use std::os::fd::AsFd;
+    pub(super) fn try_reap(&mut self, now: Instant, names: Option<&dyn NameSink>) -> bool {
         // What it leaves behind in its group goes with it, while its zombie still holds the number.
-        self.kill_group();
+        self.kill_helpers();
         let status =
             rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         let exit = match status {
@@ -186,9 +211,11 @@ impl Kid {
         };
         self.is_reaped = true;
         self.boot_by = None;
+        self.unlist();
         let child = &self.child;
-        // Reaped means: its socket file is away. It may have removed it itself.
-        let _ = std::fs::remove_file(&child.socket);
+        if let Some(names) = names {
+            names.gone(&child.aid);
+        }
         let stderr_tail = child.stderr.as_ref().map(|stderr| stderr.drained_tail()).unwrap_or_default();
         let story = child.story.lock();
         let times = self.escalation.times(now);
@@ -212,7 +239,10 @@ impl Kid {
             stderr_tail,
         });
         drop(story);
-        // Only this thread reaps, and each child once.
+        // Only this thread sets them, once each. Nobody waits for the first who has not seen the second.
+        if self.below.is_empty() {
+            let _ = child.gone.set(());
+        }
         let _ = child.reaped.set(Ended { death, receipt });
         true
     }
@@ -245,7 +275,6 @@ pub(super) fn open_recorded(pid: u32, start_ticks: u64) -> Option<OwnedFd> {
 
 /// Reaps a descendant that has become our own child because its parent is gone.
 pub(super) fn reap_orphan(pidfd: &OwnedFd) {
-    use std::os::fd::AsFd;
     // Mostly it is its own parent's to reap: then this says so and does nothing.
     let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
 }

@@ -10,12 +10,13 @@ pub(crate) use thread::start_ticks;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
 use tokio::sync::Notify;
 
 use super::Actor;
@@ -60,8 +61,10 @@ pub(crate) enum Command {
 pub(crate) struct Control {
     /// `None`: the thread has ended. What comes then is dropped: kept, it would hold its child,
     /// the child its line, and the line this actor.
-    queue: Mutex<Option<Vec<Command>>>,
+    queue: Mutex<Option<Queue>>,
     event: OwnedFd,
+    /// Wakes the thread later; there from the first child on.
+    timer: OnceLock<OwnedFd>,
     /// The control line to the parent, in a child.
     pub(crate) up: Option<Arc<Line>>,
     /// Children, and what they had started, that are not gone.
@@ -72,12 +75,20 @@ pub(crate) struct Control {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+#[derive(Default)]
+struct Queue {
+    commands: Vec<Command>,
+    /// The timer will bring the thread to them.
+    is_timed: bool,
+}
+
 impl Control {
     /// The handle alone: commands wait until [`Control::start`].
     pub(crate) fn new(up: Option<Arc<Line>>) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Control {
-            queue: Mutex::new(Some(Vec::new())),
+            queue: Mutex::new(Some(Queue::default())),
             event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            timer: OnceLock::new(),
             up,
             living: AtomicUsize::new(0),
             none_living: Notify::new(),
@@ -107,19 +118,32 @@ impl Control {
     }
 
     /// Leaves a command for the thread's next look, for one that has to be known before what
-    /// follows it happens; [`Control::wake`] has to follow.
+    /// follows it happens; [`Control::wake`] or [`Control::wake_within`] has to follow, unless the
+    /// thread need not know of it before it looks for another reason.
     pub(crate) fn book(&self, command: Command) {
         if matches!(command, Command::Watch { .. }) {
             self.living.fetch_add(1, Ordering::AcqRel);
         }
         if let Some(queue) = self.queue.lock().as_mut() {
-            queue.push(command);
+            queue.commands.push(command);
         }
     }
 
     pub(crate) fn wake(&self) {
-        // A full counter (2^64 - 2 unread commands) is out of reach; the thread is awake then anyway.
+        // Nobody reads the counter: each write is an edge. It is full after 2^64 - 2 of them.
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+    }
+
+    /// Has the thread look at what was booked within `delay`, if nothing else wakes it before.
+    pub(crate) fn wake_within(&self, delay: Duration) {
+        let Some(timer) = self.timer.get() else { return self.wake() };
+        let must_set = match self.queue.lock().as_mut() {
+            Some(queue) => !queue.commands.is_empty() && !std::mem::replace(&mut queue.is_timed, true),
+            None => false,
+        };
+        if must_set && wake_at_end_of(timer, delay).is_err() {
+            self.wake();
+        }
     }
 
     /// Sends a frame to the parent. A root has none, and a broken line has ended this actor.
@@ -174,10 +198,15 @@ impl Control {
     }
 
     fn take(&self) -> Vec<Command> {
-        let mut count = [0; 8];
-        let _ = rustix::io::read(&self.event, &mut count); // only the wake-up counts
-        self.queue.lock().as_mut().map(std::mem::take).unwrap_or_default()
+        self.queue.lock().as_mut().map(std::mem::take).unwrap_or_default().commands
     }
+}
+
+fn wake_at_end_of(timer: &OwnedFd, delay: Duration) -> io::Result<()> {
+    let delay = Timespec::try_from(delay).map_err(io::Error::other)?;
+    let once = Itimerspec { it_interval: Timespec::default(), it_value: delay };
+    timerfd_settime(timer, TimerfdTimerFlags::empty(), &once)?;
+    Ok(())
 }
 
 impl AsFd for Control {

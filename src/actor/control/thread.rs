@@ -1,11 +1,14 @@
 //! The control thread's loop: wait for one of a few things, do it.
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
+use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 
 use super::kids::{self, Descendant, Kid};
 use super::{Command, Control, NameSink};
@@ -78,6 +81,8 @@ pub(super) struct Thread {
     descendants: HashMap<u64, u64>,
     next_descendant: u64,
     own: Own,
+    /// Of a child: whether it is only its own threads that live in it.
+    threads: Option<Threads>,
     is_stopping: bool,
 }
 
@@ -101,7 +106,7 @@ impl Thread {
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let read = epoll::EventFlags::IN;
-        epoll::add(&epoll, control.as_fd(), Token::Commands.encode(), read)?;
+        epoll::add(&epoll, control.as_fd(), Token::Commands.encode(), read | epoll::EventFlags::ET)?;
         epoll::add(&epoll, signals.fd(), Token::Signals.encode(), read)?;
         if let Some(up) = &control.up {
             epoll::add(&epoll, up.as_fd(), Token::Up.encode(), line_events())?;
@@ -130,6 +135,7 @@ impl Thread {
             descendants: HashMap::new(),
             next_descendant: 0,
             own: Own::default(),
+            threads: None,
             is_stopping: false,
         })
     }
@@ -137,6 +143,7 @@ impl Thread {
     pub(super) fn run(mut self) {
         let mut events = Vec::with_capacity(64);
         self.on_up(); // what came with the handshake
+        self.threads = self.control.up.as_ref().and_then(|_| Threads::of_this_process());
         while !(self.is_stopping && self.kids.is_empty()) {
             events.clear();
             let timeout = self.timeout();
@@ -144,9 +151,11 @@ impl Thread {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => panic!("epoll_wait on our own descriptor: {error}"),
             }
+            // Always, and first: a cancel that was sent by its asker is booked before what it leads to.
+            self.on_commands();
             for event in &events {
                 match Token::decode(event.data) {
-                    Token::Commands => self.on_commands(),
+                    Token::Commands => {}
                     Token::Signals => self.on_signals(),
                     Token::Up => self.on_up(),
                     Token::Line(key) => self.on_line(key),
@@ -237,7 +246,7 @@ impl Thread {
                     }
                 }
                 Command::Cancel { child, canceller, grace, asked_at, is_sent } => {
-                    if is_sent && self.ended_unheard(child.key) {
+                    if is_sent && !child.was_reached.load(Ordering::Acquire) && self.ended_unheard(child.key) {
                         continue; // it has died by itself, not because we ask now
                     }
                     if let Some(kid) = self.kids.get_mut(&child.key) {
@@ -295,6 +304,7 @@ impl Thread {
     // ---- children
 
     fn watch(&mut self, child: Arc<Child>, pidfd: Arc<OwnedFd>, boot_within: Duration) {
+        self.add_timer();
         let key = child.key;
         let watched = epoll::add(&self.epoll, pidfd.as_fd(), Token::Process(key).encode(), epoll::EventFlags::IN);
         let mut kid = Kid {
@@ -307,6 +317,7 @@ impl Thread {
             below: HashMap::new(),
             below_until: None,
             is_reaped: false,
+            is_unlisted: false,
             has_acknowledged: false,
             signalled: kids::Signalled::default(),
         };
@@ -314,7 +325,7 @@ impl Thread {
             // Out of memory or over the user's limit of epoll watches: a child that we can't
             // watch is not kept. It is killed here and reaped by a blocking wait, which is short.
             kids::kill(&kid.pidfd, rustix::process::Signal::KILL);
-            while !kid.try_reap(self.clock.now()) {
+            while !kid.try_reap(self.clock.now(), self.names.as_deref()) {
                 std::thread::yield_now();
             }
             let _ = kid.child.gone.set(());
@@ -330,6 +341,21 @@ impl Thread {
             kid.cancel(self.clock.now(), &canceller, share.min(kid.child.grace), false);
         }
         self.kids.insert(key, kid);
+    }
+
+    /// Makes the timer of [`Control::wake_within`], which works without one too.
+    fn add_timer(&self) {
+        if self.control.timer.get().is_some() {
+            return;
+        }
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let edges = epoll::EventFlags::IN | epoll::EventFlags::ET; // nobody reads it
+        if let Ok(timer) = timerfd_create(TimerfdClockId::Monotonic, flags)
+            && epoll::add(&self.epoll, timer.as_fd(), Token::Commands.encode(), edges).is_ok()
+        {
+            // Made on this thread alone.
+            let _ = self.control.timer.set(timer);
+        }
     }
 
     fn on_line(&mut self, key: u64) {
@@ -389,6 +415,7 @@ impl Thread {
             Received::TasksGone => {
                 if let Some(kid) = self.kids.get_mut(&key) {
                     kid.escalation.on_tasks_gone(now);
+                    kid.prepare_end(&self.epoll);
                 }
             }
             Received::Signalled { signal } => {
@@ -484,13 +511,10 @@ impl Thread {
         self.on_line(key);
         let now = self.clock.now();
         let Some(kid) = self.kids.get_mut(&key) else { return };
-        if kid.is_reaped || !kid.try_reap(now) {
+        if kid.is_reaped || !kid.try_reap(now, self.names.as_deref()) {
             return;
         }
         let _ = epoll::delete(&self.epoll, kid.pidfd.as_fd());
-        if let Some(names) = &self.names {
-            names.gone(&kid.child.aid);
-        }
         if let Some((line, _)) = kid.line.take() {
             let _ = epoll::delete(&self.epoll, line.as_fd());
             line.shutdown();
@@ -518,7 +542,7 @@ impl Thread {
         if self.kids.get(&key).is_some_and(|kid| kid.is_reaped && kid.below.is_empty())
             && let Some(kid) = self.kids.remove(&key)
         {
-            // Only this thread sets it, once.
+            // Set already, where nothing was left below it when it was reaped.
             let _ = kid.child.gone.set(());
             self.control.one_gone();
         }
@@ -565,18 +589,54 @@ impl Thread {
     }
 
     fn end_self(&mut self, canceller: Canceller, grace: Duration) {
-        let now = self.clock.now();
-        let Some(actor) = self.actor.upgrade() else { return };
-        actor.flag_cancelled(now + grace);
-        if self.control.up.is_some() && self.kids.is_empty() && actor.has_nothing_to_do() {
-            crate::actor::boot::leave_at_once(&actor);
+        if let Some(actor) = self.flag_end(grace) {
+            if self.has_nothing_to_do(&actor) {
+                crate::actor::boot::leave_at_once(&actor, &[Frame::TasksGone]);
+            }
+            self.end_tasks(&actor, &canceller, grace);
         }
+    }
+
+    /// The parent wants this actor to end. First the word that it was heard: a stuck runtime can't
+    /// hold it up.
+    fn end_for_parent(&mut self, canceller: &Canceller, grace: Duration) {
+        self.own.verdict_at = None;
+        let heard = Frame::CancelAck { dialog: 0, state: AckState::Asked };
+        let actor = self.flag_end(grace);
+        if let Some(actor) = &actor
+            && self.has_nothing_to_do(actor)
+        {
+            crate::actor::boot::leave_at_once(actor, &[heard, Frame::TasksGone]);
+        }
+        // A parent whose line is broken is gone, which shows as its end.
+        let _ = self.control.send_up(&heard);
+        if let Some(actor) = actor {
+            self.end_tasks(&actor, canceller, grace);
+        }
+    }
+
+    fn flag_end(&self, grace: Duration) -> Option<Arc<Actor>> {
+        let actor = self.actor.upgrade()?;
+        actor.flag_cancelled(self.clock.now() + grace);
+        Some(actor)
+    }
+
+    /// Whether this process may end here and now.
+    fn has_nothing_to_do(&self, actor: &Actor) -> bool {
+        self.control.up.is_some()
+            && self.kids.is_empty()
+            && actor.has_nothing_to_do()
+            && self.threads.as_ref().and_then(Threads::count) == Some(OWN_THREADS)
+    }
+
+    fn end_tasks(&mut self, actor: &Arc<Actor>, canceller: &Canceller, grace: Duration) {
+        let now = self.clock.now();
         let share = if self.control.up.is_some() { childs_share(grace) } else { grace };
         for kid in self.kids.values_mut().filter(|kid| !kid.child.is_shielded) {
             let grace = share.min(kid.child.grace);
-            kid.cancel(now, &canceller, grace, false);
+            kid.cancel(now, canceller, grace, false);
         }
-        actor.wake_cancelled(&canceller);
+        actor.wake_cancelled(canceller);
         if self.control.up.is_some() {
             // While its tasks wind down: nobody connects any more, and its parent has less to do.
             let Addr::Uds(path) = &actor.addr;
@@ -600,10 +660,7 @@ impl Thread {
             })
             .is_err();
         for (canceller, grace) in cancels {
-            // First the word that it was heard: a stuck runtime can't hold it up.
-            let _ = up.send(&Frame::CancelAck { dialog: 0, state: AckState::Asked });
-            self.own.verdict_at = None;
-            self.end_self(canceller, grace);
+            self.end_for_parent(&canceller, grace);
         }
         for frame in frames {
             match frame {
@@ -672,6 +729,25 @@ impl Received {
 /// Edge-triggered. Room is waited for only once there was none: the peer's every read would wake us.
 fn line_events() -> epoll::EventFlags {
     epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET
+}
+
+/// The threads of a child that has no children: the one of its runtime, and its control thread.
+const OWN_THREADS: u64 = 2;
+
+/// How many threads this process has. Held open, as looking the folder up takes ten times as long
+/// as asking it.
+struct Threads(File);
+
+impl Threads {
+    fn of_this_process() -> Option<Self> {
+        File::open("/proc/self/task").ok().map(Threads)
+    }
+
+    /// The folder's links, less `.` and `..`.
+    fn count(&self) -> Option<u64> {
+        use std::os::unix::fs::MetadataExt;
+        self.0.metadata().ok().map(|folder| folder.nlink().saturating_sub(2))
+    }
 }
 
 /// When a process started, in clock ticks since boot: field 22 of `/proc/PID/stat`, proc(5).
