@@ -1,6 +1,6 @@
 //! Is this process a child? The boot message on stdin, the two lines back, and the way out.
 #![allow(unsafe_code, reason = "the boot variable is removed, and fd 0 replaced, before anything else runs")]
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ use crate::channel::line::{Line, LineInbox};
 use crate::channel::{CancelLine, Channel};
 use crate::msg::codec;
 use crate::msg::frame::{Encoding, Frame, Hello, LineKind, MAX_FRAME_BYTES, PROTOCOL};
-use crate::msg::ident::{Addr, CancelRequest, Canceller};
+use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
 use crate::msg::spec::SpawnSpec;
 use crate::proto::connection::Side;
 use crate::transport::uds::{self, Listener, Socket};
@@ -137,9 +137,7 @@ fn replace_stdin() -> io::Result<()> {
 
 /// What of the spec belongs to the process. What the system refuses is said, and we go on.
 fn apply(spec: &SpawnSpec) {
-    let title = format!("teamster:{}", spec.aid.name());
-    // The kernel keeps 15 bytes of it.
-    let _ = std::fs::write("/proc/self/comm", &title);
+    name_process(&spec.aid);
     if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
         eprintln!("teamster: can't become a subreaper: {error}");
     }
@@ -157,6 +155,19 @@ fn apply(spec: &SpawnSpec) {
         if unsafe { libc::setrlimit(*resource, &raw const limit) } != 0 {
             eprintln!("teamster: can't set the resource limit {resource}: {}", io::Error::last_os_error());
         }
+    }
+}
+
+/// What `ps` and `top` show. The kernel keeps 15 bytes of it, and a process without a title is none the worse.
+fn name_process(aid: &Aid) {
+    let title = format!("teamster:{}", aid.name());
+    if rustix::thread::gettid() == rustix::process::getpid()
+        && let Ok(title) = CString::new(title.as_str())
+    {
+        // The name of its first thread is that of the process.
+        let _ = rustix::thread::set_name(&title);
+    } else {
+        let _ = std::fs::write("/proc/self/comm", &title);
     }
 }
 
@@ -209,7 +220,7 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
     let aid = spec.aid.with_pid(std::process::id());
     let ring = Arc::new(LogRing::new(aid.clone()));
     super::log::install_in_child(spec.log.as_deref(), Arc::clone(&ring));
-    let up = Arc::new(Line::new(control_fd).map_err(at("setting up its control line"))?);
+    let up = Arc::new(Line::new(control_fd));
     let control = Control::new(Some(Arc::clone(&up))).map_err(at("setting up its control thread"))?;
     let actor = Actor::new(Parts {
         aid,

@@ -11,6 +11,7 @@ pub(crate) mod listener;
 pub(crate) mod log;
 pub(crate) mod panics;
 pub(crate) mod peers;
+pub(crate) mod process;
 pub(crate) mod scope;
 pub(crate) mod serve;
 pub(crate) mod signals;

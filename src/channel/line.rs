@@ -45,9 +45,9 @@ pub(crate) enum Rest {
 }
 
 impl Line {
-    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Line { fd, waiting: Mutex::new(BytesMut::new()), blocked: OnceLock::new() })
+    /// Takes a socket that never waits.
+    pub(crate) fn new(fd: OwnedFd) -> Self {
+        Line { fd, waiting: Mutex::new(BytesMut::new()), blocked: OnceLock::new() }
     }
 
     /// Has `act` called, once at a time, when a frame could not leave at once.
@@ -161,6 +161,10 @@ impl AsFd for Line {
 impl LineInbox {
     pub(crate) fn new(first: &[u8]) -> Self {
         LineInbox { bytes: BytesMut::from(first) }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
     }
 
     /// Hands each whole frame to `each`.

@@ -39,11 +39,22 @@ pub(crate) fn recv(fd: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
     Ok(recvmsg(fd, &mut [IoSliceMut::new(into)], &mut ancillary, flags)?.bytes)
 }
 
-/// Connects; waits only while the listener's backlog is full.
+/// Receives what is there now.
+pub(crate) fn try_recv(fd: &OwnedFd, into: &mut [u8]) -> io::Result<usize> {
+    retry_interrupted(|| recv(fd.as_fd(), into))
+}
+
+/// Connects; waits only while the listener's backlog is full. What comes back never waits.
 pub(crate) fn dial(path: &Path) -> io::Result<OwnedFd> {
     let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     connect(&fd, &SocketAddrUnix::new(path)?)?;
+    rustix::io::ioctl_fionbio(&fd, true)?;
     Ok(fd)
+}
+
+/// The peer's process and user, as the kernel took them when it connected.
+pub(crate) fn peer(fd: BorrowedFd<'_>) -> io::Result<rustix::net::UCred> {
+    Ok(rustix::net::sockopt::socket_peercred(fd)?)
 }
 
 /// A connected socket that a tokio runtime watches.
@@ -56,8 +67,8 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
+    /// Takes a socket that never waits.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&fd, true)?;
         Ok(Socket { fd: watch(fd, Interest::READABLE)?, room: OnceLock::new() })
     }
 
@@ -72,6 +83,11 @@ impl Socket {
     /// Sends what the kernel takes now.
     pub(crate) fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
         retry_interrupted(|| send(self.fd.get_ref().as_fd(), bytes))
+    }
+
+    /// Receives what is there now, whatever the runtime knows of it.
+    pub(crate) fn try_recv(&self, into: &mut [u8]) -> io::Result<usize> {
+        try_recv(self.fd.get_ref(), into)
     }
 
     /// Resolves when `try_send` may get further after it has said `WouldBlock`.
@@ -103,19 +119,9 @@ impl Socket {
         }
     }
 
-    /// The peer's process and user, as the kernel took them when it connected.
-    pub(crate) fn peer(&self) -> io::Result<rustix::net::UCred> {
-        Ok(rustix::net::sockopt::socket_peercred(self.fd.get_ref())?)
-    }
-
     pub(crate) fn shutdown(&self) {
         // A socket that the peer has closed already can't be shut down, and needs not.
         let _ = rustix::net::shutdown(self.fd.get_ref(), rustix::net::Shutdown::Both);
-    }
-
-    /// Takes it out of the runtime, non-blocking as it was.
-    pub(crate) fn into_fd(self) -> OwnedFd {
-        self.fd.into_inner()
     }
 }
 

@@ -9,6 +9,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStat
 
 use super::NameSink;
 use crate::actor::child::{Child, Ended};
+use crate::actor::process;
 use crate::channel::line::{Line, LineInbox};
 use crate::msg::death::{Death, DeathData, ExitKind, Receipt};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
@@ -52,6 +53,23 @@ pub(super) struct Descendant {
 }
 
 impl Kid {
+    pub(super) fn new(child: Arc<Child>, pidfd: Arc<OwnedFd>, boot_by: Instant, boot_within: Duration) -> Self {
+        Kid {
+            child,
+            pidfd,
+            line: None,
+            escalation: Escalation::new(),
+            boot_by: Some(boot_by),
+            boot_within,
+            below: HashMap::new(),
+            below_until: None,
+            is_reaped: false,
+            is_unlisted: false,
+            has_acknowledged: false,
+            signalled: Signalled::default(),
+        }
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         if self.is_reaped {
             return self.below_until;
@@ -270,7 +288,7 @@ pub(super) fn open_recorded(pid: u32, start_ticks: u64) -> Option<OwnedFd> {
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
     let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::empty()).ok()?;
     // The pidfd comes before the look at the start time: a pid may be reused, a pidfd may not.
-    (start_ticks == 0 || super::thread::start_ticks(pid) == Some(start_ticks)).then_some(pidfd)
+    (start_ticks == 0 || process::start_ticks(pid) == Some(start_ticks)).then_some(pidfd)
 }
 
 /// Reaps a descendant that has become our own child because its parent is gone.

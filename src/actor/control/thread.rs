@@ -2,13 +2,12 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
-use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 
 use super::kids::{self, Descendant, Kid};
 use super::{Command, Control, NameSink};
@@ -19,7 +18,7 @@ use crate::actor::signals::Signals;
 use crate::channel::line::{LineInbox, Rest};
 use crate::msg::frame::{AckState, Frame};
 use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
-use crate::proto::escalation::{Escalation, childs_share};
+use crate::proto::escalation::childs_share;
 
 /// How long a child that got a signal from outside waits to hear whether its parent had sent it.
 const VERDICT_WITHIN: Duration = Duration::from_millis(200);
@@ -29,7 +28,7 @@ const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// What an epoll event is about: a kind in the top byte, a key below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Token {
+pub(super) enum Token {
     Commands,
     Signals,
     Up,
@@ -41,7 +40,7 @@ enum Token {
 const KEY_MASK: u64 = (1 << 56) - 1;
 
 impl Token {
-    fn encode(self) -> epoll::EventData {
+    pub(super) fn encode(self) -> epoll::EventData {
         let (kind, key) = match self {
             Token::Commands => (0, 0),
             Token::Signals => (1, 0),
@@ -74,7 +73,6 @@ pub(super) struct Thread {
     names: Option<Arc<dyn NameSink>>,
     signals: Signals,
     signals_seen: usize,
-    epoll: OwnedFd,
     up_inbox: LineInbox,
     kids: HashMap<u64, Kid>,
     /// Which child a recorded process further down belongs to.
@@ -104,12 +102,11 @@ impl Thread {
         signals: Signals,
         up_inbox: LineInbox,
     ) -> io::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let read = epoll::EventFlags::IN;
-        epoll::add(&epoll, control.as_fd(), Token::Commands.encode(), read | epoll::EventFlags::ET)?;
-        epoll::add(&epoll, signals.fd(), Token::Signals.encode(), read)?;
+        let (epoll, read) = (&control.epoll, epoll::EventFlags::IN);
+        epoll::add(epoll, &control.event, Token::Commands.encode(), read | epoll::EventFlags::ET)?;
+        epoll::add(epoll, signals.fd(), Token::Signals.encode(), read)?;
         if let Some(up) = &control.up {
-            epoll::add(&epoll, up.as_fd(), Token::Up.encode(), line_events())?;
+            epoll::add(epoll, up.as_fd(), Token::Up.encode(), line_events())?;
             let blocked = Arc::downgrade(&control);
             up.on_blocked(move || {
                 if let Some(control) = blocked.upgrade() {
@@ -129,7 +126,6 @@ impl Thread {
             names,
             signals,
             signals_seen: 0,
-            epoll,
             up_inbox,
             kids: HashMap::new(),
             descendants: HashMap::new(),
@@ -147,11 +143,11 @@ impl Thread {
         while !(self.is_stopping && self.kids.is_empty()) {
             events.clear();
             let timeout = self.timeout();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
+            match epoll::wait(&self.control.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => panic!("epoll_wait on our own descriptor: {error}"),
             }
-            // Always, and first: a cancel that was sent by its asker is booked before what it leads to.
+            // Always, and first: what was booked comes before what it leads to.
             self.on_commands();
             for event in &events {
                 match Token::decode(event.data) {
@@ -163,6 +159,8 @@ impl Thread {
                     Token::Descendant(key) => self.on_descendant(key),
                 }
             }
+            // A child that was booked when we looked at ours for the last time would miss their cancel.
+            self.on_commands();
             self.on_timers();
         }
         // One that came while the last things were being put away still ends the program.
@@ -220,14 +218,13 @@ impl Thread {
     fn on_commands(&mut self) {
         for command in self.control.take() {
             match command {
-                Command::Watch { child, pidfd, boot_within } => self.watch(child, pidfd, boot_within),
+                Command::Watch { child, pidfd, is_watched, boot_by, boot_within } => {
+                    let kid = Kid::new(child, pidfd, boot_by, boot_within);
+                    self.adopt(kid, is_watched);
+                }
                 Command::Attach { child, line, inbox } => {
                     let key = child.key;
                     let Some(kid) = self.kids.get_mut(&key) else { continue };
-                    // A line that can't be watched is a line that is lost: its child ends.
-                    if epoll::add(&self.epoll, line.as_fd(), Token::Line(key).encode(), line_events()).is_err() {
-                        line.shutdown();
-                    }
                     let control = Arc::downgrade(&self.control);
                     line.on_blocked(move || {
                         if let Some(control) = control.upgrade() {
@@ -283,7 +280,12 @@ impl Thread {
         };
         if let Some(line) = line {
             // A line that is gone by now has nothing left to send.
-            let _ = epoll::modify(&self.epoll, line.as_fd(), token.encode(), line_events() | epoll::EventFlags::OUT);
+            let _ = epoll::modify(
+                &self.control.epoll,
+                line.as_fd(),
+                token.encode(),
+                line_events() | epoll::EventFlags::OUT,
+            );
         }
     }
 
@@ -303,25 +305,8 @@ impl Thread {
 
     // ---- children
 
-    fn watch(&mut self, child: Arc<Child>, pidfd: Arc<OwnedFd>, boot_within: Duration) {
-        self.add_timer();
-        let key = child.key;
-        let watched = epoll::add(&self.epoll, pidfd.as_fd(), Token::Process(key).encode(), epoll::EventFlags::IN);
-        let mut kid = Kid {
-            child,
-            pidfd,
-            line: None,
-            escalation: Escalation::new(),
-            boot_by: Some(self.clock.now() + boot_within),
-            boot_within,
-            below: HashMap::new(),
-            below_until: None,
-            is_reaped: false,
-            is_unlisted: false,
-            has_acknowledged: false,
-            signalled: kids::Signalled::default(),
-        };
-        if watched.is_err() {
+    fn adopt(&mut self, mut kid: Kid, is_watched: bool) {
+        if !is_watched {
             // Out of memory or over the user's limit of epoll watches: a child that we can't
             // watch is not kept. It is killed here and reaped by a blocking wait, which is short.
             kids::kill(&kid.pidfd, rustix::process::Signal::KILL);
@@ -340,22 +325,7 @@ impl Thread {
             let share = actor.ends_within(self.clock.now()).map_or(kid.child.grace, childs_share);
             kid.cancel(self.clock.now(), &canceller, share.min(kid.child.grace), false);
         }
-        self.kids.insert(key, kid);
-    }
-
-    /// Makes the timer of [`Control::wake_within`], which works without one too.
-    fn add_timer(&self) {
-        if self.control.timer.get().is_some() {
-            return;
-        }
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        let edges = epoll::EventFlags::IN | epoll::EventFlags::ET; // nobody reads it
-        if let Ok(timer) = timerfd_create(TimerfdClockId::Monotonic, flags)
-            && epoll::add(&self.epoll, timer.as_fd(), Token::Commands.encode(), edges).is_ok()
-        {
-            // Made on this thread alone.
-            let _ = self.control.timer.set(timer);
-        }
+        self.kids.insert(kid.child.key, kid);
     }
 
     fn on_line(&mut self, key: u64) {
@@ -367,7 +337,7 @@ impl Thread {
         let is_broken = inbox.drain(|frame| frames.extend(Received::of(frame))).is_err();
         let child = Arc::clone(&kid.child);
         if is_broken || rest == Rest::Ended {
-            let _ = epoll::delete(&self.epoll, line.as_fd());
+            let _ = epoll::delete(&self.control.epoll, line.as_fd());
             line.shutdown();
         } else {
             kid.line = Some((line, inbox));
@@ -415,7 +385,7 @@ impl Thread {
             Received::TasksGone => {
                 if let Some(kid) = self.kids.get_mut(&key) {
                     kid.escalation.on_tasks_gone(now);
-                    kid.prepare_end(&self.epoll);
+                    kid.prepare_end(&self.control.epoll);
                 }
             }
             Received::Signalled { signal } => {
@@ -490,7 +460,8 @@ impl Thread {
         }
         let descendant = self.next_descendant;
         self.next_descendant += 1;
-        if epoll::add(&self.epoll, pidfd.as_fd(), Token::Descendant(descendant).encode(), epoll::EventFlags::IN).is_ok()
+        if epoll::add(&self.control.epoll, pidfd.as_fd(), Token::Descendant(descendant).encode(), epoll::EventFlags::IN)
+            .is_ok()
         {
             kid.below.insert(descendant, Descendant { aid, pidfd });
             self.descendants.insert(descendant, key);
@@ -514,9 +485,9 @@ impl Thread {
         if kid.is_reaped || !kid.try_reap(now, self.names.as_deref()) {
             return;
         }
-        let _ = epoll::delete(&self.epoll, kid.pidfd.as_fd());
+        let _ = epoll::delete(&self.control.epoll, kid.pidfd.as_fd());
         if let Some((line, _)) = kid.line.take() {
-            let _ = epoll::delete(&self.epoll, line.as_fd());
+            let _ = epoll::delete(&self.control.epoll, line.as_fd());
             line.shutdown();
         }
         let grace = kid.escalation.left(now).unwrap_or(kid.child.grace);
@@ -528,7 +499,7 @@ impl Thread {
         let Some(key) = self.descendants.remove(&descendant) else { return };
         let Some(kid) = self.kids.get_mut(&key) else { return };
         if let Some(gone) = kid.below.remove(&descendant) {
-            let _ = epoll::delete(&self.epoll, gone.pidfd.as_fd());
+            let _ = epoll::delete(&self.control.epoll, gone.pidfd.as_fd());
             kids::reap_orphan(&gone.pidfd);
             if let Some(names) = &self.names {
                 names.gone(&gone.aid);
@@ -678,7 +649,7 @@ impl Thread {
             }
         }
         if is_broken || rest == Rest::Ended {
-            let _ = epoll::delete(&self.epoll, up.as_fd());
+            let _ = epoll::delete(&self.control.epoll, up.as_fd());
             self.parent_lost();
         }
     }
@@ -727,7 +698,7 @@ impl Received {
 }
 
 /// Edge-triggered. Room is waited for only once there was none: the peer's every read would wake us.
-fn line_events() -> epoll::EventFlags {
+pub(super) fn line_events() -> epoll::EventFlags {
     epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET
 }
 
@@ -748,11 +719,4 @@ impl Threads {
         use std::os::unix::fs::MetadataExt;
         self.0.metadata().ok().map(|folder| folder.nlink().saturating_sub(2))
     }
-}
-
-/// When a process started, in clock ticks since boot: field 22 of `/proc/PID/stat`, proc(5).
-pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in field 2 may hold anything, so the fields are counted after its last parenthesis.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
