@@ -15,6 +15,10 @@ mod ours;
 mod raw_calls;
 #[path = "ratios/raw_processes.rs"]
 mod raw_processes;
+#[path = "ratios/raw_streams.rs"]
+mod raw_streams;
+#[path = "ratios/streams.rs"]
+mod streams;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
 fn raw_child(role: &str) -> ! {
     if let Err(error) = raw_calls::child(role)
         .or_else(|| raw_processes::child(role))
+        .or_else(|| raw_streams::child(role))
         .unwrap_or_else(|| Err(format!("no raw child is called {role}").into()))
     {
         eprintln!("raw {role}: {error}");
@@ -56,7 +61,7 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<()> {
     for argument in arguments {
         match argument.as_str() {
             "--bench" => {} // cargo adds it
-            "--quick" => budget = Budget::each(Duration::from_millis(2500)),
+            "--quick" => budget = Budget::each(Duration::from_millis(1200)),
             name => match METRICS.iter().find(|metric| metric.name == name) {
                 Some(metric) => chosen.push(metric),
                 None => {

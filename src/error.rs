@@ -86,6 +86,26 @@ pub enum Error {
         aid: Aid,
         /// How long we waited.
         grace: Duration,
+        /// Whether it has acknowledged the cancel.
+        heard: bool,
+    },
+    /// The other side has not opened its stream, and what may wait there is full.
+    StreamOverrun {
+        /// The context.
+        endpoint: String,
+        /// Its number on the line.
+        dialog: u64,
+        /// The actor on the other side.
+        aid: Aid,
+        /// Bytes that wait there.
+        window_bytes: u32,
+    },
+    /// The other side of the stream reads no more.
+    StreamClosed {
+        /// The context.
+        endpoint: String,
+        /// The actor on the other side.
+        aid: Aid,
     },
     /// The deadline passed.
     Deadline {
@@ -159,6 +179,15 @@ impl Error {
     /// The `teamster::Error` that this is, however it is boxed, if there is nothing around it.
     pub(crate) fn itself(error: &(dyn std::error::Error + 'static)) -> Option<Error> {
         as_ours(error).or_else(|| capture::seen_through(error))
+    }
+
+    /// The same, as it leaves the actor `here`: what failed in its own code says so from now on.
+    pub(crate) fn leaving(&self, here: &Aid) -> Error {
+        match self {
+            Error::Body(body) if body.actor().is_none() => Error::Body(body.clone().in_actor(here.clone())),
+            Error::Group(group) => Error::Group(group.leaving(here)),
+            other => other.clone(),
+        }
     }
 
     /// What tells two failures apart: a group holds an id once.
@@ -253,9 +282,16 @@ impl Error {
             Error::Unknown { endpoint, aid, reason } => {
                 write!(f, "{endpoint} on {aid}: the line was lost, and whether it ran is not known: {reason}")
             }
-            Error::NotStopped { endpoint, aid, grace } => {
-                write!(f, "{endpoint} on {aid} did not stop within {grace:?} after its cancel")
+            Error::NotStopped { endpoint, aid, grace, heard } => {
+                let heard = if *heard { "acknowledged" } else { "not acknowledged" };
+                write!(f, "{endpoint} on {aid} did not stop within {grace:?} after its cancel, which was {heard}")
             }
+            Error::StreamOverrun { endpoint, dialog, aid, window_bytes } => write!(
+                f,
+                "{endpoint} (dialog {dialog}): {aid} has opened no stream, and its window of {window_bytes} bytes is full: \
+                 let it open its stream, or allow overruns there"
+            ),
+            Error::StreamClosed { endpoint, aid } => write!(f, "{endpoint}: {aid} reads this stream no more"),
             Error::Deadline { after } => write!(f, "the deadline of {after:?} has passed"),
             Error::NotExposed { endpoint, aid } => {
                 write!(f, "{endpoint} is not exposed by {aid}: add its module to `.expose(…)` where the actor is built")
@@ -489,6 +525,12 @@ impl Group {
 
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         std::error::Error::source(&self.inner.primary)
+    }
+
+    fn leaving(&self, here: &Aid) -> Group {
+        let primary = self.inner.primary.leaving(here);
+        let others = self.inner.others.iter().map(|other| other.leaving(here)).collect();
+        Group { inner: Arc::new(GroupData { primary, others }) }
     }
 }
 

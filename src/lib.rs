@@ -31,6 +31,8 @@
 //! }
 //! ```
 //!
+//! `docs/guide.md` goes through all of it, chapter by chapter.
+//!
 //! # Where to go
 //!
 //! | to | see |
@@ -40,6 +42,7 @@
 //! | boot | [`main`](macro@main), or [`init`] with a runtime of your own; [`root`] for settings |
 //! | call | [`Portal::run`], [`ActorNursery::run_in_actor`], [`ActorBuilder::call`] |
 //! | end things | [`Portal::cancel_actor`], [`ActorNursery::cancel`], [`deadline`], or drop the future |
+//! | run tasks side by side | [`tasks`]: nurseries and cancel scopes, with and without actors |
 //! | clean up | [`shield`], [`defer`], [`on_exit`]; [`is_cancelled`] in loops that never await |
 //! | learn what failed | [`Error`], [`RemoteError`], [`Death`], [`Receipt`] |
 //! | find others | [`find_actor`], [`wait_for_actor`], [`list_actors`], [`discovery`] |
@@ -59,7 +62,9 @@
 extern crate self as teamster; // the macros' paths, in here too
 
 mod actor;
+mod broadcast;
 mod channel;
+mod context;
 pub mod discovery;
 mod error;
 mod msg;
@@ -68,22 +73,29 @@ mod portal;
 mod proto;
 mod report;
 mod spawn;
+mod stream;
+pub mod tasks;
 pub mod testing;
 mod transport;
 
-pub use actor::endpoint::{BoxFuture, Call, Data, Endpoint, Fallible};
+pub use actor::endpoint::{BoxFuture, Call, Data, Endpoint, Fallible, Function};
 pub use actor::on_exit;
 pub use actor::scope::{cancelled, deadline, defer, is_cancelled, shield};
+pub use context::{
+    Context, ContextCall, ContextEndpoint, ContextHandle, CurrentContext, Outcome, PortalContext, current_context,
+};
 pub use discovery::{find_actor, find_actors, list_actors, wait_for_actor};
 pub use error::{BodyError, BoxError, CodecError, CodecStep, Error, Group, RemoteError, SpawnReason};
 pub use msg::death::{Death, ExitKind, Receipt, Rung};
-pub use msg::ident::{Addr, Aid, CancelRequest, Canceller};
+pub use msg::ident::{Addr, AddrError, Aid, CancelRequest, Canceller};
 pub use nursery::entry::MainOutcome;
 pub use nursery::{ActorBuilder, ActorNursery, Cluster, Guard, OneShot, RootBuilder, init, open_nursery, root};
 pub use portal::{Portal, cancel_self, is_root, parent, this_actor};
 pub use report::{Report, Result};
 pub use spawn::{Output, Resource};
-pub use teamster_macros::{error, main, rpc, test};
+pub use stream::calls::{ItemStream, StreamCall, StreamEndpoint};
+pub use stream::{MsgStream, RecvHalf, SendHalf, TrySendError};
+pub use teamster_macros::{context, error, main, rpc, test};
 
 pub mod launch {
     //! How does a child's process come to be?
@@ -93,13 +105,20 @@ pub mod launch {
 #[doc(hidden)]
 pub mod __private {
     //! What the macros' code stands on. Not for use by hand.
-    pub use crate::actor::endpoint::{Arg, ENDPOINTS, Kind, Layouts, Registration, encodes, register, travels};
+    pub use crate::actor::endpoint::{Arg, ENDPOINTS, Layouts, Registration, encodes, register, travels};
     pub use crate::actor::failure::{ExactKind, Failure, StdKind, TextKind, probe};
+    pub use crate::context::{ContextTypes, register_context};
     pub use crate::msg::error_value::{ERRORS, ErrorRegistration, register_error};
     pub use crate::nursery::entry::{MainOptions, main};
+    pub use crate::stream::calls::feed;
     pub use crate::testing::harness::{TestOptions, test};
     pub use linkme;
 }
+
+/// The programs of the guide: `cargo test` compiles them.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide.md")]
+struct Guide;
 
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

@@ -5,20 +5,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::sync::oneshot;
 
 use crate::actor::child::Child;
 use crate::actor::control::Command;
 use crate::actor::current::{self, with_current};
-use crate::actor::endpoint::{Call, Endpoint, decode_output, path_of, with_both_types};
-use crate::actor::peers::{canceller, died_unseen, is_dead_soon};
+use crate::actor::endpoint::{Call, Endpoint, Function, decode_output, encode_args, path_of, with_both_types};
+use crate::actor::peers::{self, Lost, Process, canceller};
 use crate::actor::{Actor, DataLine};
-use crate::channel::{LineEnd, Outcome, Refused};
+use crate::channel::{LineEnd, Outcome, Outgoing, Payload, Refused};
 use crate::error::{CodecError, Error};
-use crate::msg::death::{ExitKind, Receipt, Rung};
-use crate::msg::frame::Encoding;
-use crate::msg::ident::{Addr, Aid, CancelRequest};
+use crate::msg::death::{ExitKind, Receipt};
+use crate::msg::frame::{self, Encoding};
+use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
 use crate::msg::remote_error::WireError;
 use crate::proto::connection::Left;
+use crate::proto::dialog::Overruns;
 
 /// A handle to another actor: an address with an identity. Cheap to clone, and it can be sent to
 /// other actors, as an argument or a result.
@@ -52,7 +54,7 @@ struct Inner {
 }
 
 /// How often a call goes to a new line, after the old one closed before it had started.
-const FRESH_LINES: usize = 4;
+pub(crate) const FRESH_LINES: usize = 4;
 
 impl Portal {
     pub(crate) fn to_child(actor: Arc<Actor>, child: Arc<Child>) -> Self {
@@ -94,7 +96,7 @@ impl Portal {
         }
         let line = self.line(&actor).await?;
         // Every later line to this actor is one to the same build: the bytes fit it as well.
-        let prepared = Prepared::new(&call, line.encoding)?;
+        let prepared = Prepared::new::<E>(&call.args, line.encoding, line.limit())?;
         let bytes = self.exchange(&actor, line, &prepared).await.map_err(with_both_types::<E>)?;
         decode_result::<E>(&bytes)
     }
@@ -107,7 +109,7 @@ impl Portal {
     }
 
     /// The actor that this portal is used by.
-    fn actor(&self) -> Result<Arc<Actor>, Error> {
+    pub(crate) fn actor(&self) -> Result<Arc<Actor>, Error> {
         match &self.inner.child {
             Some((actor, _)) => Ok(Arc::clone(actor)),
             None => current::actor(),
@@ -126,7 +128,7 @@ impl Portal {
         Err(self.not_started(call, "its line closed each time before the call could leave".into()))
     }
 
-    async fn line(&self, actor: &Arc<Actor>) -> Result<Arc<DataLine>, Error> {
+    pub(crate) async fn line(&self, actor: &Arc<Actor>) -> Result<Arc<DataLine>, Error> {
         match &self.inner.child {
             Some((_, child)) => match child.channel.get() {
                 Some(line) => Ok(Arc::clone(line)),
@@ -140,8 +142,8 @@ impl Portal {
         let deadline = with_current(|current| current.and_then(|current| current.deadline));
         let dialog = loop {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            match line.open(call.key, call.path, &call.args, call.encoding, left) {
-                Ok(dialog) => break dialog,
+            match line.open(&call.outgoing(left, None)) {
+                Ok((dialog, _no_link)) => break dialog,
                 Err(Refused::Full) => line.room().await,
                 Err(Refused::Ended(end)) => return self.lost(call, Left::No, end).await,
             }
@@ -159,31 +161,16 @@ impl Portal {
         }
     }
 
-    /// The line has ended before the call had: what can be said of it?
+    /// The line has ended before the call had.
     async fn lost(&self, call: &Prepared, left: Left, end: LineEnd) -> Once {
-        if let Some((_, child)) = &self.inner.child {
-            // Its process ends, by itself or because its line is broken: that is the better word.
-            let error = child.reaped.wait().await.error();
-            return Once::Done(Err(match (left, error) {
-                (Left::No, Error::ActorDied(death)) if death.asked().is_some() => {
-                    self.not_started(call, death.to_string())
-                }
-                (_, error) => error,
-            }));
+        match peers::lost(self.child(), &self.inner.aid, call.path, left, &end).await {
+            Lost::Again => Once::Again,
+            Lost::Failed(error) => Once::Done(Err(error)),
         }
-        if let LineEnd::Bye(_) = end {
-            // Its peer had no dialog open, so this one never began over there.
-            return Once::Again;
-        }
-        if end != LineEnd::Shutdown && is_dead_soon(&self.inner.aid).await {
-            return Once::Done(Err(Error::ActorDied(died_unseen(&self.inner.aid))));
-        }
-        Once::Done(Err(match left {
-            Left::No => self.not_started(call, end.to_string()),
-            Left::Yes => {
-                Error::Unknown { endpoint: call.path.to_owned(), aid: self.inner.aid.clone(), reason: end.to_string() }
-            }
-        }))
+    }
+
+    pub(crate) fn child(&self) -> Option<&Arc<Child>> {
+        self.inner.child.as_ref().map(|(_, child)| child)
     }
 
     fn not_started(&self, call: &Prepared, reason: String) -> Error {
@@ -199,8 +186,9 @@ impl Portal {
     ///
     /// # Errors
     ///
-    /// [`Error::Transport`] if an actor that is not our child can't be reached though its process
-    /// lives; it may then run on.
+    /// Of an actor of another tree alone: [`Error::Transport`] if it can't be reached though its process
+    /// lives, and [`Error::NotStopped`] if it is still there 1 s after the grace of this actor. It is asked
+    /// by its data line, which its runtime has to read: one that is stuck does not hear it, and runs on.
     ///
     /// # Cancel safety
     ///
@@ -213,6 +201,9 @@ impl Portal {
     }
 
     /// Ends the actor without asking it: SIGKILL at once, for it and its process group.
+    ///
+    /// What it had started has no grace either: the actors below it get SIGKILL as soon as it is reaped,
+    /// and are gone when this returns. No clean-up of any of them runs.
     ///
     /// # Errors
     ///
@@ -229,47 +220,71 @@ impl Portal {
     }
 
     /// An actor that is not our child: it is asked through the tree, from control thread to control
-    /// thread, and by its data line if it is of another tree; its process is watched.
+    /// thread, and its parent tells how it ended. One of another tree is asked by its data line.
     async fn cancel_foreign(&self) -> Result<Receipt, Error> {
         let actor = current::actor()?;
         let aid = self.inner.aid.clone();
         let asked_at = Instant::now();
         let asked_by = canceller(&actor.aid, CancelRequest::Actor);
-        let receipt = |rung| Receipt {
+        let unseen = || Receipt {
             aid: aid.clone(),
             asked_by: Some(asked_by.clone()),
             heard: None,
             tasks_gone: None,
             reaped: asked_at.elapsed(),
-            rung,
+            rung: None,
             exit: ExitKind::Unknown,
         };
         if actor.aid == aid {
             crate::actor::boot::cancel_self(&actor);
-            return Ok(receipt(Some(Rung::Cancel)));
+            return Ok(unseen());
         }
-        let process = crate::actor::peers::Process::of(&aid);
+        let process = Process::of(&aid);
         if !process.is_there() {
-            return Ok(receipt(None));
+            return Ok(Receipt { asked_by: None, reaped: Duration::ZERO, ..unseen() });
         }
-        actor.control.send(Command::EndOther { aid: aid.clone(), canceller: asked_by.clone() });
-        let by_line = async {
-            match actor.line_to(&aid, self.inner.addr.as_ref()).await {
-                Ok(line) => line.cancel_actor(actor.settings.grace, &asked_by),
+        let (told, mut word) = oneshot::channel();
+        actor.control.send(Command::EndOther { aid: aid.clone(), canceller: asked_by.clone(), told });
+        let grace = actor.settings.grace;
+        let word = tokio::select! {
+            biased; // the word says more
+            word = &mut word => word.ok().flatten(),
+            // It follows when all below is gone too; never, if the parent is gone as well.
+            () = process.reaped() => tokio::time::timeout(grace, word).await.ok().and_then(Result::ok).flatten(),
+        };
+        match word {
+            Some(receipt) => Ok(receipt),
+            None => self.cancel_by_line(&actor, &process, &asked_by).await.map(|()| unseen()),
+        }
+    }
+
+    /// Asks an actor of another tree to end, and waits for its end as long as that may take.
+    async fn cancel_by_line(&self, actor: &Arc<Actor>, process: &Process, asked_by: &Canceller) -> Result<(), Error> {
+        let aid = &self.inner.aid;
+        let grace = actor.settings.grace;
+        let asked = async {
+            match actor.line_to(aid, self.inner.addr.as_ref()).await {
+                Ok(line) => line.cancel_actor(grace, asked_by),
                 Err(Error::ActorDied(_)) => {}
+                Err(_) if peers::is_dead_soon(aid).await => {}
                 Err(error) => return Err(error),
             }
-            process.reaped().await;
+            process.ended().await;
             Ok(())
         };
+        let within = grace + KILLED_WITHIN;
         tokio::select! {
             biased; // its end is the answer, whatever its line says
-            () = process.reaped() => {}
-            ended = by_line => ended?, // a stuck runtime does not even answer the handshake
+            () = process.ended() => Ok(()),
+            ended = tokio::time::timeout(within, asked) => ended.unwrap_or_else(|_elapsed| {
+                Err(Error::NotStopped { endpoint: "cancel_actor".to_owned(), aid: aid.clone(), grace: within, heard: false })
+            }),
         }
-        Ok(receipt(Some(Rung::Cancel)))
     }
 }
+
+/// Beyond the grace, what its own parent may take to end an actor of another tree by force.
+const KILLED_WITHIN: Duration = Duration::from_secs(1);
 
 async fn cancel_child(actor: &Arc<Actor>, child: &Arc<Child>, grace: Duration) -> Receipt {
     let already = child.reaped.get().is_some();
@@ -310,27 +325,38 @@ impl Drop for Open<'_> {
 pub(crate) struct Prepared {
     key: usize,
     path: &'static str,
-    args: Vec<u8>,
+    args: Payload,
     encoding: Encoding,
 }
 
 impl Prepared {
-    /// For a child of ours, which is of our own build.
-    pub(crate) fn for_child<E: Endpoint>(call: &Call<E>) -> Result<Self, Error> {
-        Prepared::new(call, Encoding::Positional)
+    /// For a child of `parent`, which is of our own build.
+    pub(crate) fn for_child<E: Endpoint>(parent: &Actor, call: &Call<E>) -> Result<Self, Error> {
+        Prepared::new::<E>(&call.args, Encoding::Positional, parent.settings.max_frame_bytes)
     }
 
-    fn new<E: Endpoint>(call: &Call<E>, want: Encoding) -> Result<Self, Error> {
+    pub(crate) fn new<E: Function>(args_of_call: &E::Args, want: Encoding, limit: u32) -> Result<Self, Error> {
         let path = path_of::<E>();
         let mut args = Vec::with_capacity(64);
-        let encoding = call.encode_args(want, &mut args).map_err(Error::Codec)?;
+        let encoding = encode_args::<E>(args_of_call, want, &mut args).map_err(Error::Codec)?;
+        if !frame::fits(path, args.len(), limit) {
+            return Err(Error::Codec(CodecError::too_long(path, "the arguments", args.len(), limit)));
+        }
         // Unique while the program runs: where its path is stored, and how long it is.
         let key = path.as_ptr() as usize ^ (path.len() << 48);
-        Ok(Prepared { key, path, args, encoding })
+        Ok(Prepared { key, path, args: args.into(), encoding })
+    }
+
+    pub(crate) fn path(&self) -> &'static str {
+        self.path
+    }
+
+    pub(crate) fn outgoing(&self, deadline: Option<Duration>, context: Option<Overruns>) -> Outgoing<'_> {
+        Outgoing { key: self.key, path: self.path, args: &self.args, encoding: self.encoding, deadline, context }
     }
 }
 
-pub(crate) fn decode_result<E: Endpoint>(bytes: &[u8]) -> Result<E::Output, Error> {
+pub(crate) fn decode_result<E: Function>(bytes: &[u8]) -> Result<E::Output, Error> {
     decode_output::<E>(bytes).map_err(Error::Codec)
 }
 

@@ -250,6 +250,57 @@ async fn eight_mebibytes_go_there_and_back() {
 
 // ---- from where to where
 
+/// The least that a tree's limit can be set to.
+const LIMIT: u32 = 256 * 1024;
+
+#[rpc]
+async fn length(bytes: Bytes) -> usize {
+    bytes.len()
+}
+
+#[rpc]
+async fn filled(length: usize) -> Bytes {
+    vec![1; length].into()
+}
+
+#[rpc]
+async fn bytes_of(other: Portal, length: usize) -> teamster::Result<Bytes> {
+    Ok(other.run(filled(length)).await?)
+}
+
+#[teamster::test]
+async fn a_message_over_the_limit_is_an_error_of_its_sender_and_the_line_lives() {
+    fn check<T: std::fmt::Debug>(called: Result<T, Error>, endpoint: &str, value: &str, size: usize) {
+        let Err(Error::Codec(codec)) = &called else { panic!("{called:?}") };
+        assert_eq!((codec.endpoint(), codec.value(), codec.step()), (endpoint, value, CodecStep::Encode));
+        let told = format!("its {size} bytes and a header are over the limit of {LIMIT} bytes a message");
+        assert!(codec.message().starts_with(&told), "{codec}");
+    }
+    let small = LIMIT as usize - 200;
+    teamster::root()
+        .message_limit(1) // less than can be
+        .open(async |an| {
+            let pair = an.start_actors(["a", "b"]).await?;
+            let [a, b] = [&pair[0], &pair[1]];
+            let (to, from) = (length(Bytes::new()).endpoint(), filled(0).endpoint());
+            let args = || Bytes::from(vec![1; LIMIT as usize]);
+            check(a.run(length(args())).await, to, "the arguments", LIMIT as usize + 6); // a mark of each array
+            check(a.run(filled(LIMIT as usize)).await, from, "the result", LIMIT as usize + 5);
+            // In an actor of its own, nobody is started for it.
+            check(an.actor("c").call(length(args())).await, to, "the arguments", LIMIT as usize + 6);
+            // Between siblings, whose line is no child's.
+            let relayed = a.run(bytes_of(b.clone(), LIMIT as usize)).await.expect_err("it is too long");
+            let told = relayed.downcast_ref::<Error>().cloned().unwrap_or(relayed);
+            check(Err::<(), _>(told), from, "the result", LIMIT as usize + 5);
+            // What just fits, goes; and all on the lines that there were.
+            assert_eq!(a.run(length(vec![1; small].into())).await?, small);
+            assert_eq!(a.run(bytes_of(b.clone(), small)).await?.len(), small);
+            Ok(())
+        })
+        .await
+        .unwrap();
+}
+
 #[rpc]
 async fn add_by(other: Portal, a: i64, b: i64) -> teamster::Result<i64> {
     Ok(other.run(add(a, b)).await?)
@@ -455,7 +506,8 @@ async fn of_nested_deadlines_the_nearest_counts() {
         assert!(is_deadline(&error), "{error:?}");
         let inner = teamster::deadline(SHORT, pair[0].run(hold(None)));
         let late = teamster::deadline(LONG, inner).await.expect("the outer one is far away");
-        assert!(late.is_err_and(|error| is_deadline(&error)));
+        let error = late.and_then(|result| result).unwrap_err(); // of our clock or of theirs
+        assert!(is_deadline(&error), "{error:?}");
         // The outer one is nearer.
         let inner = teamster::deadline(LONG, pair[0].run(hold_by(pair[1].clone(), LONG)));
         let late = teamster::deadline(SHORT, inner).await;
@@ -500,7 +552,7 @@ macro_rules! foreign {
         #[derive(Debug)]
         struct $name;
 
-        impl Endpoint for $name {
+        impl teamster::Function for $name {
             type Args = ($($ty,)*);
             type Output = $output;
             const NAME: Option<&'static str> = Some($path);
@@ -510,7 +562,9 @@ macro_rules! foreign {
             fn unencodable(_: &Self::Args) -> Option<usize> {
                 None
             }
+        }
 
+        impl Endpoint for $name {
             fn invoke(_: Self::Args) -> impl Future<Output = Result<$output, teamster::__private::Failure>> + Send {
                 async { unreachable!("it is called over there") }
             }

@@ -1,12 +1,13 @@
 //! A cancel is heard at once, ends what it should, and says what it took.
 use std::future::pending;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use teamster::testing::{KillAtRandom, expect_cancelled, rounds, seed, state, wait_gone};
 use teamster::{CancelRequest, Error, ExitKind, Portal, Receipt, Rung, rpc};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 /// What the harness sets for the actors of a test.
@@ -14,6 +15,9 @@ const GRACE: Duration = Duration::from_millis(200);
 
 /// What an end by force may take beyond the grace, at most.
 const KERNEL: Duration = Duration::from_secs(1);
+
+/// A grace that nobody uses up who ends by himself, however busy the machine is.
+const PLENTY: Duration = Duration::from_secs(10);
 
 /// What "at once" may take on a busy machine.
 const AT_ONCE: Duration = Duration::from_millis(150);
@@ -359,6 +363,49 @@ async fn no_grace_is_a_kill_at_once() -> Result<(), Error> {
     .await
 }
 
+/// What this process's descriptors are.
+fn descriptors() -> Vec<String> {
+    let entries = std::fs::read_dir("/proc/self/fd").expect("we may look at ourselves").flatten();
+    let mut files: Vec<_> = entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect();
+    files.retain(|file| !file.ends_with("fd")); // the one that this list was read from
+    files.sort();
+    files.into_iter().map(|file| file.to_string_lossy().into_owned()).collect()
+}
+
+/// When it returns, nothing of that actor is left in its parent, though somebody still has its portal
+/// and a call of it.
+#[teamster::test]
+async fn a_cancel_returns_when_the_parents_descriptors_are_back() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        an.start_actor("first").await?.cancel_actor().await?; // what is opened once
+        let before = descriptors();
+        for end in 0..30 {
+            let frank = an.actor("frank").grace(PLENTY).start().await?;
+            let mut calls = JoinSet::new();
+            hold_on(&frank, &mut calls, 1).await;
+            let unpolled = frank.clone();
+            let mut call = std::pin::pin!(unpolled.run(hold()));
+            assert!(futures::poll!(call.as_mut()).is_pending());
+            match end % 3 {
+                0 => assert!(frank.cancel_actor().await?.was_graceful()),
+                1 => assert_killed_at_once(&frank.kill_actor().await?),
+                _ => {
+                    let (one, other) = tokio::join!(frank.cancel_actor(), frank.cancel_actor());
+                    assert_eq!(one?, other?);
+                }
+            }
+            assert_eq!(descriptors(), before, "{end}");
+            drop((frank, calls));
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn assert_killed_at_once(receipt: &Receipt) {
+    assert_eq!((receipt.rung, receipt.exit), (Some(Rung::Sigkill), ExitKind::Signal(9)), "{receipt:?}");
+}
+
 #[teamster::test]
 async fn cancelling_what_is_gone_says_so() -> Result<(), Error> {
     teamster::open_nursery(async |an| {
@@ -404,9 +451,19 @@ async fn cancelling_what_died_unasked_says_so() -> Result<(), Error> {
 
 // ---- by others than the parent (S3.59, 70)
 
+/// What a receipt says: the rung, the exit, and whether the request was heard.
+type Told = (Option<Rung>, ExitKind, bool);
+
+const GRACEFUL: Told = (Some(Rung::Cancel), ExitKind::Status(0), true);
+
+/// By a stuck actor: its control thread hears it.
+const KILLED: Told = (Some(Rung::Sigkill), ExitKind::Signal(9), true);
+
 #[rpc]
-async fn cancel(whom: Portal) -> Result<(), Error> {
-    whom.cancel_actor().await.map(drop)
+async fn cancel(whom: Portal) -> Result<Told, Error> {
+    let receipt = whom.cancel_actor().await?;
+    assert_eq!(state(pid_of(&whom)), None, "it has been reaped");
+    Ok((receipt.rung, receipt.exit, receipt.heard.is_some()))
 }
 
 #[teamster::test]
@@ -420,7 +477,9 @@ async fn a_third_actor_may_cancel_and_the_nursery_goes_on() -> Result<(), Error>
                 Leaf::Holding => hold_on(&frank, &mut calls, 1).await,
                 stuck => stick(&frank, &mut calls, stuck).await,
             }
-            third.run(cancel(frank.clone())).await?;
+            let told = third.run(cancel(frank.clone())).await?;
+            let is_stuck = matches!(busy, Leaf::Stubborn | Leaf::Spinning);
+            assert_eq!(told, if is_stuck { KILLED } else { GRACEFUL }, "{busy:?}");
             assert_gone(&frank);
             let by = frank.cancel_actor().await?.asked_by.expect("somebody asked");
             assert_eq!((by.aid, by.request), (third.aid().clone(), CancelRequest::Actor), "{busy:?}");
@@ -434,6 +493,97 @@ async fn a_third_actor_may_cancel_and_the_nursery_goes_on() -> Result<(), Error>
         .await?;
     }
     Ok(())
+}
+
+/// The leaf of this actor's own, in whose nursery it stays.
+static LEAF: LazyLock<watch::Sender<Option<Portal>>> = LazyLock::new(watch::Sender::default);
+
+#[rpc]
+async fn keep_a_leaf() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        LEAF.send_replace(Some(an.start_actor("leaf").await?));
+        an.wait().await;
+        pending().await
+    })
+    .await
+}
+
+#[rpc]
+async fn leaf() -> Portal {
+    let mut leaf = LEAF.subscribe();
+    let found = leaf.wait_for(Option::is_some).await.expect("the sender is a static");
+    found.clone().expect("it was waited for")
+}
+
+/// From a leaf of one branch to one of another, to the root of a branch, upwards and downwards.
+#[teamster::test]
+async fn whoever_in_the_tree_asks_hears_what_it_took() -> Result<(), Error> {
+    let grace = Duration::from_secs(1); // in this test others may be busy
+    let in_tree = async |an: &teamster::ActorNursery| {
+        let branches = an.start_actors(["a", "b", "c", "d"]).await?;
+        let mut keeping = JoinSet::new();
+        let mut leaves = Vec::new();
+        for branch in &branches {
+            let parent = branch.clone();
+            keeping.spawn(async move { parent.run(keep_a_leaf()).await });
+            leaves.push(branch.run(leaf()).await?);
+        }
+        let [_a, b, _c, d] = branches.as_slice() else { panic!("four were started") };
+        let [a_leaf, b_leaf, c_leaf, d_leaf] = leaves.as_slice() else { panic!("each has one") };
+        assert_eq!(a_leaf.run(cancel(b_leaf.clone())).await?, GRACEFUL, "a leaf of another branch");
+        assert_eq!(b.run(cancel(b_leaf.clone())).await?, (None, ExitKind::Unknown, false), "it is gone");
+        assert_eq!(a_leaf.run(cancel(b.clone())).await?, GRACEFUL, "another branch");
+        assert_eq!(d.run(cancel(c_leaf.clone())).await?, GRACEFUL, "a leaf further down");
+        let mut calls = JoinSet::new();
+        stick(d_leaf, &mut calls, Leaf::Spinning).await;
+        let receipt = d_leaf.cancel_actor().await?;
+        assert_eq!((receipt.rung, receipt.exit), (Some(Rung::Sigkill), ExitKind::Signal(9)), "{receipt:?}");
+        assert!(receipt.heard < Some(receipt.reaped) && receipt.reaped >= grace, "{receipt:?}");
+        assert_eq!(receipt.asked_by.expect("we did").aid, *teamster::this_actor()?.aid());
+        let ended = calls.join_next().await.expect("there is one")?;
+        assert!(matches!(&ended, Err(Error::ActorDied(death)) if death.aid() == d_leaf.aid()), "{ended:?}");
+        Ok(())
+    };
+    teamster::root().grace(grace).open(in_tree).await
+}
+
+/// It is asked by its data line, which a stuck runtime does not read.
+#[teamster::test(exclusive)]
+async fn an_actor_of_another_tree_ends_or_is_said_not_to() -> Result<(), Error> {
+    let (told, portals) = std::sync::mpsc::channel();
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let other_tree = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(teamster::open_nursery(async |an| {
+            let pair = an.start_actors(["idle", "stuck"]).await?;
+            let mut calls = JoinSet::new();
+            stick(&pair[1], &mut calls, Leaf::Spinning).await;
+            told.send(pair).expect("the test waits");
+            ended.await.ok();
+            Ok(())
+        }))
+    });
+    let pair = portals.recv().expect("the other tree grows");
+    teamster::open_nursery(async |_an| {
+        // As they would have come to us: sent by somebody.
+        let foreign = |portal: &Portal| -> Portal {
+            let bytes = rmp_serde::to_vec(portal).expect("as portals travel");
+            rmp_serde::from_slice(&bytes).expect("as portals travel")
+        };
+        let receipt = foreign(&pair[0]).cancel_actor().await?;
+        assert_eq!((receipt.rung, receipt.exit, receipt.heard), (None, ExitKind::Unknown, None), "{receipt:?}");
+        assert!(receipt.asked_by.is_some());
+        assert_gone(&pair[0]);
+        let asked = Instant::now();
+        let stuck = foreign(&pair[1]).cancel_actor().await;
+        let took = asked.elapsed();
+        assert!(matches!(&stuck, Err(Error::NotStopped { aid, .. }) if aid == pair[1].aid()), "{stuck:?}");
+        assert!(took >= GRACE + KERNEL && took < GRACE + KERNEL * 2, "{took:?}");
+        Ok(())
+    })
+    .await?;
+    end.send(()).expect("the other tree waits");
+    other_tree.join().expect("it does not panic")
 }
 
 fn from_a_sync_function() {
@@ -503,6 +653,23 @@ async fn a_stuck_leaf_leaves_its_parent_time_to_reap_it() -> Result<(), Error> {
         assert_eq!(failed.expect_err("the body failed").to_string(), "the body fails");
     }
     Ok(())
+}
+
+#[teamster::test(exclusive)]
+async fn what_a_killed_actor_had_started_is_killed_with_it() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let mid = an.actor("mid").grace(Duration::from_secs(30)).start().await?;
+        let (parent, me) = (mid.clone(), teamster::this_actor()?);
+        let mut calls = JoinSet::new();
+        calls.spawn(async move { parent.run(be_parent(Leaf::Holding, me)).await });
+        let leaf = told().await;
+        let receipt = mid.kill_actor().await?;
+        wait_gone(leaf, Duration::ZERO); // at most a zombie that waits for init
+        assert!(receipt.reaped < AT_ONCE, "{receipt:?}");
+        expect_all_cancelled(calls).await;
+        Ok(())
+    })
+    .await
 }
 
 #[teamster::test(exclusive)]
@@ -662,7 +829,8 @@ async fn an_endpoints_last_word_waits_for_the_nursery_that_it_dropped() -> Resul
 #[teamster::test]
 async fn an_actors_end_waits_for_the_nursery_of_a_dropped_call() -> Result<(), Error> {
     teamster::open_nursery(async |an| {
-        let frank = an.start_actor("frank").await?;
+        // A quarter of it is what is left when the leaf is killed.
+        let frank = an.actor("frank").grace(Duration::from_secs(2)).start().await?;
         let me = teamster::this_actor()?;
         tokio::select! {
             ended = frank.run(be_parent(Leaf::Stubborn, me)) => panic!("{ended:?}"),
@@ -671,7 +839,7 @@ async fn an_actors_end_waits_for_the_nursery_of_a_dropped_call() -> Result<(), E
         let leaf = told().await;
         let receipt = frank.cancel_actor().await?;
         assert_eq!(state(leaf), None);
-        assert_graceful(&receipt);
+        assert_eq!((receipt.rung, receipt.exit), (Some(Rung::Cancel), ExitKind::Status(0)), "{receipt:?}");
         Ok(())
     })
     .await

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde::{Deserialize, Serialize};
 use teamster::testing::expect_cancelled;
 use teamster::{Error, Portal, SpawnReason, rpc};
-use tokio::sync::Notify;
+use tokio::sync::Semaphore;
 
 #[teamster::error]
 #[derive(Debug, PartialEq, thiserror::Error, Serialize, Deserialize)]
@@ -126,24 +126,76 @@ async fn an_actor_that_cancels_itself_names_itself() {
     assert!(matches!(&result, Ok(()) | Err(Error::ActorDied(_))), "{result:?}");
 }
 
+#[rpc]
+async fn misuse() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let none: [&str; 0] = [];
+        an.start_cluster(none).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[rpc]
+async fn fail_in_a_nursery(beside: Portal) -> Result<u32, Error> {
+    teamster::open_nursery(async |an| {
+        let called = an.actor("further-down").call(relay_failure(beside)).await;
+        called.map_err(|error| anyhow::Error::new(error).context("no luck").into())
+    })
+    .await
+}
+
+#[rpc]
+async fn relay_failure(beside: Portal) -> Result<u32, Error> {
+    beside.run(book(9)).await
+}
+
+/// What an actor returns as a `teamster::Error` is the same variant where it arrives, and knows where
+/// its body failed.
+#[teamster::test]
+async fn an_error_of_ours_arrives_as_its_variant_and_with_its_actor() {
+    teamster::open_nursery(async |an| {
+        let (frank, shop) = tokio::try_join!(an.start_actor("frank"), an.start_actor("shop"))?;
+        for _ in 0..2 {
+            let error = frank.run(misuse()).await.unwrap_err();
+            let told = error.downcast_ref::<Error>();
+            assert!(matches!(told, Some(Error::Usage(text)) if text.contains("at least one actor")), "{error:?}");
+        }
+        let error = frank.run(fail_in_a_nursery(shop.clone())).await.unwrap_err();
+        let Some(Error::Body(body)) = error.downcast_ref::<Error>() else { panic!("{error:?}") };
+        assert_eq!(body.actor(), Some(frank.aid()));
+        assert_eq!(error.downcast_ref::<Full>(), Some(&Full { row: 9 }));
+        // Taken out of its frame, it still says where.
+        let alone = Error::Body(body.clone()).report().to_string();
+        let first = format!("actor {} (pid {}) failed:\n    no luck\n", frank.aid(), frank.aid().pid());
+        assert!(alone.starts_with(&first), "{alone}");
+        assert_eq!(alone.matches("actor frank@").count(), 1, "{alone}");
+        assert!(alone.contains(&format!("actor {} (pid", shop.aid())), "{alone}");
+        assert_eq!(error.report().to_string().matches("actor frank@").count(), 1, "{error:?}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
 // ---- several at once
 
-/// Somebody has come here. One permit: it is kept for who asks later.
-static ARRIVED: Notify = Notify::const_new();
+/// Somebody has come here: a permit for each.
+static ARRIVED: Semaphore = Semaphore::const_new(0);
 
 #[rpc]
 async fn arrive() {
-    ARRIVED.notify_one();
+    ARRIVED.add_permits(1);
 }
 
 #[rpc]
-async fn arrived() {
-    ARRIVED.notified().await;
+async fn arrived(count: u32) {
+    ARRIVED.acquire_many(count).await.expect("it is never closed").forget();
 }
 
 #[rpc]
-async fn fail_when_somebody_is_at(meeting: Portal) -> teamster::Result<()> {
-    meeting.run(arrived()).await?;
+async fn fail_when_two_are_at(meeting: Portal) -> teamster::Result<()> {
+    meeting.run(arrived(2)).await?;
     Err(std::io::Error::other("the first cause").into())
 }
 
@@ -164,12 +216,17 @@ async fn sleep_for_ever() {
     pending().await
 }
 
+/// C6: whatever had happened is in the group, and the first cause is its first.
 #[teamster::test]
-async fn two_that_fail_are_a_group_and_each_names_its_actor() {
+async fn three_that_fail_are_a_group_the_first_cause_first_and_each_names_its_actor() {
     let error = teamster::open_nursery(async |an| {
         let meeting = an.start_actor("meeting").await?;
-        drop(an.actor("second").run_in_actor(fail_when_cancelled(meeting.clone())));
-        drop(an.actor("first").run_in_actor(fail_when_somebody_is_at(meeting)));
+        for name in ["second", "third"] {
+            // With time to say so: a backtrace takes a while on a busy machine.
+            let late = an.actor(name).grace(std::time::Duration::from_secs(10));
+            drop(late.run_in_actor(fail_when_cancelled(meeting.clone())));
+        }
+        drop(an.actor("first").run_in_actor(fail_when_two_are_at(meeting)));
         pending::<()>().await;
         Ok(())
     })
@@ -180,10 +237,15 @@ async fn two_that_fail_are_a_group_and_each_names_its_actor() {
         Error::Remote(remote) => (remote.actor().name(), remote.message()),
         other => panic!("{other:?}"),
     });
-    let told: Vec<_> = told.collect();
-    assert_eq!(told, [("first", "the first cause"), ("second", "it could not save")]);
+    let mut told: Vec<_> = told.collect();
+    told[1..].sort_unstable();
+    let late = "it could not save";
+    assert_eq!(told, [("first", "the first cause"), ("second", late), ("third", late)]);
+    assert!(group.primary().to_string().contains("the first cause"));
     let printed = error.report().to_string();
-    assert!(printed.contains("actor first@") && printed.contains("actor second@"), "{printed}");
+    for name in ["first", "second", "third"] {
+        assert!(printed.contains(&format!("actor {name}@")), "{printed}");
+    }
 }
 
 #[teamster::test]

@@ -11,11 +11,11 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("transport", &["transport/"]),
     ("channel", &["channel/"]),
     ("actor", &["actor/"]),
-    ("call", &["portal.rs"]),
+    ("call", &["portal.rs", "context.rs", "context/", "stream.rs", "stream/", "broadcast.rs", "broadcast/"]),
     ("finding", &["discovery/"]),
     ("spawn", &["spawn/"]),
     ("nursery", &["nursery/"]),
-    (AROUND, &["testing/", "__fuzz.rs"]),
+    (AROUND, &["tasks/", "testing/", "__fuzz.rs"]),
 ];
 
 /// Its members are neighbours: each uses the house, none needs another.

@@ -151,6 +151,40 @@ fn a_killed_root_takes_stopped_actors_with_it() {
     program.gone_within(GRACE + KERNEL);
 }
 
+/// No group is stopped yet when the root dies: the kernel looks for those only at that moment.
+#[test]
+fn a_killed_root_takes_actors_with_it_that_are_about_to_stop() {
+    for scene in ["idle", "spinning", "idle", "spinning", "idle", "spinning"] {
+        let mut program = Program::start(scene);
+        for _ in 0..if scene == "idle" { 1 } else { 2 } {
+            program.says("stuck");
+        }
+        program.signal_below(Signal::STOP);
+        program.signal(Signal::KILL);
+        program.ends_within(KERNEL);
+        program.gone_within(GRACE + KERNEL);
+    }
+}
+
+/// One that is stopped when its root is dead already stays, until the next root of this user looks.
+#[test]
+fn the_next_root_ends_orphans_that_stand_still() {
+    let mut program = Program::start("stubborn");
+    for _ in 0..2 {
+        program.says("stuck");
+    }
+    program.signal(Signal::KILL);
+    program.ends_within(KERNEL);
+    program.stop_below();
+    let next = Program::start_with("short", |command| {
+        command.env("TEAMSTER_DIR", program.sockets());
+    })
+    .ends_within(Duration::from_secs(10));
+    assert!(next.status.success(), "{}", next.stderr);
+    program.gone_within(GRACE + KERNEL);
+    program.assert_no_files();
+}
+
 // ---- SIGKILL to the middle (C13, S3.54)
 
 #[rpc]

@@ -14,7 +14,7 @@ use futures::stream::FuturesUnordered;
 use rustix::process::{Pid, Signal, kill_process};
 use teamster::launch::Launcher;
 use teamster::testing::{LeakCheck, expect_cancelled, wait_gone};
-use teamster::{CancelRequest, Error, Portal, rpc};
+use teamster::{CancelRequest, Error, Portal, SpawnReason, rpc};
 use tokio::sync::Barrier;
 
 #[rpc]
@@ -169,17 +169,104 @@ async fn cancelled_from_three_tasks_it_ends_once() {
     assert_eq!(expect_cancelled(result).request, CancelRequest::Nursery);
 }
 
+/// S1.22
 #[teamster::test]
-async fn an_empty_cluster_is_refused_and_the_nursery_goes_on() {
-    teamster::open_nursery(async |an| {
-        let none: [&str; 0] = [];
-        assert!(matches!(an.start_cluster(none).await, Err(Error::Usage(_))));
-        let cluster = an.start_cluster(2).await?;
-        assert_eq!(cluster["worker-1"].run(add(1, 1)).await?, 2);
-        Ok(())
+async fn an_empty_cluster_is_refused_while_another_is_up() {
+    for do_pass_on in [false, true] {
+        let mut pids = Vec::new();
+        let ended = teamster::open_nursery(async |an| {
+            let cluster = an.start_cluster(2).await?;
+            pids.extend(cluster.values().map(|portal| portal.aid().pid()));
+            let none: [&str; 0] = [];
+            let refused = an.start_cluster(none).await;
+            assert!(matches!(refused, Err(Error::Usage(_))), "{refused:?}");
+            if do_pass_on {
+                refused?;
+            }
+            assert_eq!(cluster["worker-1"].run(add(1, 1)).await?, 2);
+            Ok(())
+        })
+        .await;
+        assert!(matches!((&ended, do_pass_on), (Ok(()), false) | (Err(Error::Usage(_)), true)), "{ended:?}");
+        assert_eq!(pids.len(), 2);
+        pids.iter().for_each(|pid| wait_gone(*pid, Duration::ZERO));
+    }
+}
+
+/// S1.21
+#[teamster::test]
+async fn a_cluster_is_gone_when_the_bodys_error_is_returned() {
+    let mut pids = Vec::new();
+    let ended = teamster::open_nursery(async |an| {
+        let cluster = an.start_cluster(["ann", "bob", "eve"]).await?;
+        pids.extend(cluster.values().map(|portal| portal.aid().pid()));
+        Err::<(), _>("the body failed".into())
+    })
+    .await;
+    assert_eq!(ended.unwrap_err().to_string(), "the body failed");
+    assert_eq!(pids.len(), 3);
+    pids.iter().for_each(|pid| wait_gone(*pid, Duration::ZERO));
+}
+
+/// It can't become bytes.
+#[derive(serde::Deserialize)]
+struct Secret;
+
+impl serde::Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("it is a secret"))
+    }
+}
+
+#[rpc]
+async fn keep(secret: Secret) {
+    let Secret = secret;
+}
+
+/// S1.14: what the compiler lets pass, and can't be sent.
+#[teamster::test]
+async fn a_call_that_can_not_be_sent_starts_nobody() {
+    let error = teamster::open_nursery(async |an| {
+        let check = LeakCheck::new();
+        let refused = an.actor("x").call(keep(Secret)).await;
+        assert!(matches!(&refused, Err(Error::Codec(codec)) if codec.message() == "it is a secret"), "{refused:?}");
+        let handle = an.run_in_actor(keep(Secret));
+        assert_eq!(an.portals(), []);
+        assert_eq!(check.left(), [""; 0], "no thread of a spawner, no pipe");
+        Ok(handle.await?)
     })
     .await
-    .unwrap();
+    .unwrap_err();
+    assert!(matches!(&error, Error::Codec(_)), "{error:?}");
+}
+
+#[rpc]
+async fn work(number: u32) -> u32 {
+    if number == 2 {
+        std::process::exit(3);
+    }
+    number * number
+}
+
+/// S1.26: a pool by hand, whose owner sees to each job.
+#[teamster::test]
+async fn a_worker_that_dies_fails_its_own_job_alone() {
+    let done = teamster::open_nursery(async |an| {
+        let mut jobs: FuturesUnordered<_> =
+            (0..4).map(|number| async move { (number, an.actor("worker").call(work(number)).await) }).collect();
+        let mut done = Vec::new();
+        while let Some((number, result)) = jobs.next().await {
+            match result {
+                Ok(square) => done.push((number, square)),
+                Err(Error::ActorDied(death)) if number == 2 => assert_eq!(death.status(), Some(3)),
+                Err(other) => panic!("{number}: {other:?}"),
+            }
+        }
+        done.sort_unstable();
+        Ok(done)
+    })
+    .await;
+    assert_eq!(done.unwrap(), [(0, 0), (1, 1), (3, 9)]);
 }
 
 #[teamster::test(flavor = "multi_thread")]
@@ -256,8 +343,8 @@ struct NeverBoots;
 
 impl Launcher for NeverBoots {
     fn command(&self) -> Command {
-        let mut command = Command::new("/bin/sleep");
-        command.arg("60");
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec sleep 60"]); // what else it is given is of no interest to it
         command
     }
 }
@@ -332,6 +419,9 @@ async fn a_one_shot_is_named_after_its_function_unless_a_name_is_given() {
     .await
     .unwrap();
 }
+
+/// A grace that nobody uses up who ends by himself, however busy the machine is.
+const PLENTY: Duration = Duration::from_secs(10);
 
 /// Where actors of a test meet, in its root.
 static TWO: LazyLock<Barrier> = LazyLock::new(|| Barrier::new(2));
@@ -502,7 +592,7 @@ async fn keep_for_the_task(path: PathBuf, ending: Ending, begun: Portal) -> team
 #[rpc]
 async fn be_keepers_parent(folder: PathBuf, ending: Ending, begun: Portal) -> teamster::Result<()> {
     teamster::open_nursery(async |an| {
-        let keeper = an.start_actor("keeper").await?;
+        let keeper = an.actor("keeper").grace(PLENTY).start().await?;
         keeper.run(keep_for_the_actor(folder.join("actor"))).await?;
         keeper.run(keep_for_the_task(folder.join("task"), ending, begun.clone())).await?;
         Ok(())
@@ -520,7 +610,8 @@ async fn end_keeper(folder: &Path, ending: Ending) -> Result<(), Error> {
     let root = async || teamster::this_actor();
     teamster::open_nursery(async |an| {
         if ending == Ending::ParentLost {
-            let parent = an.start_actor("parent").await?;
+            // What is below it has its grace, when it is dead.
+            let parent = an.actor("parent").grace(PLENTY).start().await?;
             let call = parent.run(be_keepers_parent(folder.to_owned(), ending, root().await?));
             let killed = async {
                 TWO.wait().await;
@@ -530,7 +621,7 @@ async fn end_keeper(folder: &Path, ending: Ending) -> Result<(), Error> {
             futures::try_join!(call, killed)?;
             return Ok(());
         }
-        let keeper = an.start_actor("keeper").await?;
+        let keeper = an.actor("keeper").grace(PLENTY).start().await?;
         keeper.run(keep_for_the_actor(folder.join("actor"))).await?;
         let call = keeper.run(keep_for_the_task(folder.join("task"), ending, root().await?));
         let ended = async {
@@ -615,4 +706,39 @@ async fn the_roots_own_hook_runs_when_its_nursery_has_ended() {
     .await
     .unwrap();
     assert!(!path.exists(), "{leaf:?}");
+}
+
+// ---- beside plain tests
+
+/// What the test below runs in one process of libtest: by name, the first one first.
+mod beside {
+    use super::*;
+
+    #[teamster::test]
+    #[ignore = "run by the test below"]
+    async fn a_test_of_ours() {
+        let sum = teamster::open_nursery(async |an| Ok(an.start_actor("frank").await?.run(add(1, 2)).await?)).await;
+        assert_eq!(sum.unwrap(), 3);
+    }
+
+    #[test]
+    #[ignore = "run by the test below"]
+    fn b_plain_test() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let started = runtime.block_on(teamster::open_nursery(async |an| Ok(an.start_actor("frank").await?)));
+        let is_told = matches!(&started, Err(Error::Spawn { reason: SpawnReason::NotInitialised, .. }));
+        assert!(is_told && started.unwrap_err().to_string().contains("teamster::init()"));
+    }
+}
+
+#[test]
+fn a_plain_test_beside_ours_is_told_to_call_init() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = Command::new(std::env::current_exe().expect("we run"))
+        .args(["beside::", "--ignored", "--test-threads=1"])
+        .env("TEAMSTER_DIR", folder.path())
+        .output()
+        .expect("it starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("2 passed"), "{said}");
 }

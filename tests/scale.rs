@@ -36,11 +36,6 @@ async fn one_actor_after_the_other_leaves_nothing_in_the_parent() -> Result<(), 
         for _ in 0..many {
             one_life(an).await?;
         }
-        // The last one's lines are closed by their tasks, a moment after its process was reaped.
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while !check.left().is_empty() && Instant::now() < deadline {
-            tokio::task::yield_now().await;
-        }
         check.assert_clean();
         let grown = resident_kib().saturating_sub(before);
         assert!(grown < 2 * 1024, "{grown} KiB more after {many} actors");
@@ -246,13 +241,15 @@ async fn stubborn() {
 #[teamster::test(exclusive)]
 async fn a_big_parent_starts_actors_as_fast_as_a_small_one() -> Result<(), Error> {
     open_nursery(async |an| {
-        let small = median_start(an).await?;
-        let ballast = vec![1_u8; 1 << 30];
-        let big = median_start(an).await?;
-        assert_eq!(ballast[ballast.len() / 2], 1);
-        drop(ballast);
-        let again = median_start(an).await?.max(small);
-        assert!(big < again * 3 / 2 + Duration::from_millis(1), "{big:?} with 1 GiB, {again:?} without");
+        let (mut small, mut big) = (Duration::MAX, Duration::MAX);
+        // The best of each, by turns: what else the machine does is no matter of ours.
+        for _ in 0..3 {
+            small = small.min(median_start(an).await?);
+            let ballast = vec![1_u8; 1 << 30];
+            big = big.min(median_start(an).await?);
+            assert_eq!(ballast[ballast.len() / 2], 1);
+        }
+        assert!(big < small * 3 / 2 + Duration::from_millis(1), "{big:?} with 1 GiB, {small:?} without");
         Ok(())
     })
     .await
@@ -268,6 +265,73 @@ async fn median_start(an: &ActorNursery) -> Result<Duration, BoxError> {
     }
     times.sort();
     Ok(times[times.len() / 2])
+}
+
+/// S1.20
+#[teamster::test(exclusive)]
+async fn a_cluster_starts_faster_than_its_actors_one_by_one() -> Result<(), Error> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from).max(2);
+    open_nursery(async |an| {
+        let (mut one_by_one, mut at_once) = (Duration::MAX, Duration::MAX);
+        // The best of each, side by side: what else the machine does is no matter of ours.
+        for _ in 0..ROUNDS {
+            let began = Instant::now();
+            for _ in 0..cores {
+                an.start_actor("one").await?;
+            }
+            one_by_one = one_by_one.min(began.elapsed());
+            let began = Instant::now();
+            an.start_cluster(cores).await?;
+            at_once = at_once.min(began.elapsed());
+            for portal in an.portals() {
+                portal.cancel_actor().await?;
+            }
+            let one = one_by_one / u32::try_from(cores).expect("a machine has fewer");
+            if at_once < one_by_one * 7 / 10 || at_once < one * 2 {
+                return Ok(());
+            }
+        }
+        panic!("{cores} actors: {at_once:?} at once, {one_by_one:?} one by one")
+    })
+    .await
+}
+
+/// Of a race that only has to be won once.
+const ROUNDS: usize = 100;
+
+#[teamster::rpc]
+async fn fail(number: u32) -> Result<u32, String> {
+    Err(format!("number {number}"))
+}
+
+#[teamster::rpc]
+async fn succeed(number: u32) -> Result<u32, String> {
+    Ok(number)
+}
+
+/// S1.19: their cancellations do not add up.
+#[teamster::test(exclusive)]
+async fn many_failures_take_no_longer_than_three_times_as_many_successes() {
+    const CROWD: u32 = 25;
+    let (mut successes, mut failures) = (Duration::MAX, Duration::MAX);
+    for _ in 0..5 {
+        let began = Instant::now();
+        let ended = open_nursery(async |an| {
+            (0..CROWD).for_each(|number| drop(an.run_in_actor(succeed(number))));
+            Ok(())
+        });
+        ended.await.expect("nothing fails");
+        successes = successes.min(began.elapsed());
+        let began = Instant::now();
+        let ended = open_nursery(async |an| {
+            (0..CROWD).for_each(|number| drop(an.run_in_actor(fail(number))));
+            Ok(())
+        });
+        let error = ended.await.expect_err("all of them fail");
+        failures = failures.min(began.elapsed());
+        assert!(error.to_string().contains("number "), "{error:?}");
+    }
+    assert!(failures < successes * 3, "{failures:?} for failures, {successes:?} for successes");
 }
 
 /// S8.174

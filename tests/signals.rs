@@ -57,8 +57,45 @@ async fn run(scene: &str) -> Result<(), Error> {
                 .await?;
             }
         }
+        "dropped" => {
+            drop_nursery().await;
+            Ok(()) // what it has left is waited for
+        }
+        "reading" => {
+            // A thread that nothing ends but the end of its input.
+            let reading = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
+            let read = async {
+                println!("ready");
+                reading.await
+            };
+            teamster::open_nursery(async |_an| Ok(read.await.map(drop)?)).await
+        }
+        "dropped early" => {
+            drop_nursery().await;
+            pending().await
+        }
         other => in_nursery(other.to_owned()).await,
     }
+}
+
+/// Leaves a stuck actor to its end: that takes its grace.
+async fn drop_nursery() {
+    let frank = tokio::sync::Notify::new();
+    let nursery = teamster::open_nursery(async |an| {
+        let portal = an.start_actor("frank").await?;
+        frank.notify_one();
+        Ok(portal.run(block()).await?)
+    });
+    let stuck = async {
+        frank.notified().await;
+        // It answers no more.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    tokio::select! {
+        ended = nursery => panic!("nobody ends it: {ended:?}"),
+        () = stuck => {}
+    }
+    println!("dropped");
 }
 
 /// Says when the body that holds it is dropped: the signal has been heard.
@@ -80,6 +117,10 @@ async fn in_nursery(scene: String) -> Result<(), Error> {
             "idle" => {
                 println!("ready");
                 pending().await
+            }
+            "cluster" => {
+                an.start_cluster(4).await?;
+                Ok(frank.run(hold()).await?)
             }
             "holding" => Ok(frank.run(hold()).await?),
             "blocked" => Ok(frank.run(block()).await?),
@@ -171,6 +212,29 @@ fn sigint_ends_a_stuck_call_when_its_grace_is_over() {
 }
 
 #[test]
+fn sigint_ends_a_program_whose_blocking_thread_does_not_end() {
+    let mut program = Program::start_with("reading", |command| {
+        command.stdin(std::process::Stdio::piped());
+    });
+    program.says("ready");
+    program.signal(Signal::INT);
+    program.ends_within(KERNEL).assert_quietly_by(2);
+}
+
+/// Nobody is left who could return it: it does what it would have done without a tree.
+#[test]
+fn sigint_while_a_dropped_nursery_ends_still_ends_the_program() {
+    for scene in ["dropped", "dropped early"] {
+        let mut program = Program::start(scene);
+        program.says("dropped");
+        program.signal(Signal::INT);
+        program.ends_within(GRACE + KERNEL).assert_quietly_by(2);
+        program.gone_within(Duration::ZERO);
+        program.assert_no_files();
+    }
+}
+
+#[test]
 fn sigint_reaches_a_nursery_in_another_task() {
     check("task", Signal::INT, KERNEL);
 }
@@ -250,13 +314,15 @@ fn a_second_sigint_ends_a_root_that_is_stuck_itself() {
 
 #[test]
 fn ctrl_c_reaches_the_root_alone_and_ends_the_tree() {
-    let mut terminal = Terminal::new();
-    let mut program = terminal.start("tree");
-    program.says("ready");
-    terminal.ctrl_c();
-    program.ends_within(KERNEL).assert_quietly_by(2);
-    program.gone_within(Duration::ZERO);
-    program.assert_no_files();
+    for scene in ["tree", "cluster"] {
+        let mut terminal = Terminal::new();
+        let mut program = terminal.start(scene);
+        program.says("ready");
+        terminal.ctrl_c();
+        program.ends_within(KERNEL).assert_quietly_by(2);
+        program.gone_within(Duration::ZERO);
+        program.assert_no_files();
+    }
 }
 
 #[test]

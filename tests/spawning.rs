@@ -84,6 +84,30 @@ async fn an_actor_is_what_its_builder_says() {
     .unwrap();
 }
 
+/// S1.23
+#[teamster::test]
+async fn an_actors_process_has_its_name_and_what_is_no_actor_has_not() {
+    teamster::open_nursery(async |an| {
+        let (frank, long) = tokio::try_join!(an.start_actor("frank"), an.start_actor("with-a-long-name"))?;
+        for (portal, comm) in [(&frank, "teamster:frank"), (&long, "teamster:with-a")] {
+            let pid = portal.aid().pid();
+            assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/comm"))?.trim(), comm);
+            let line = std::fs::read(format!("/proc/{pid}/cmdline"))?;
+            let wanted = format!("teamster:{}\0", portal.aid().name());
+            assert!(line.starts_with(wanted.as_bytes()), "{}", String::from_utf8_lossy(&line));
+        }
+        // A program that an actor runs, and this root, are none.
+        let own = frank.run(shell("cat /proc/$$/comm".into())).await?;
+        let root = std::fs::read_to_string("/proc/self/comm")?;
+        for comm in [own.as_str(), root.trim()] {
+            assert!(!comm.starts_with("teamster:"), "{comm}");
+        }
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
 #[test]
 #[ignore = "run by the test below, in a process in which nobody has called init"]
 fn a_program_without_init() {

@@ -14,6 +14,10 @@ impl Budget {
     pub(crate) fn each(time: Duration) -> Self {
         Budget { time }
     }
+
+    pub(crate) fn time(&self) -> Duration {
+        self.time
+    }
 }
 
 /// What was seen of one metric, both sides in the metric's unit.

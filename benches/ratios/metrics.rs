@@ -6,6 +6,7 @@ use crate::measure::{Better, Budget, Measured, alternate};
 use crate::ours::{self, Ours};
 use crate::raw_calls::{Echo, Pipeline};
 use crate::raw_processes::Nest;
+use crate::raw_streams::Raw;
 use crate::{Result, machine};
 
 pub(crate) struct Metric {
@@ -27,6 +28,17 @@ pub(crate) const METRICS: &[Metric] = &[
     metric("cancel_actor", "us", Better::Less, |budget| Box::pin(cancel(budget))),
     metric("cancel_ack_busy", "us", Better::Less, |budget| Box::pin(acknowledge(budget))),
     metric("teardown_tree", "us", Better::Less, |budget| Box::pin(teardown(budget))),
+    metric("ctx_rtt", "us", Better::Less, |budget| Box::pin(contexts(budget, None))),
+    metric("ctx_rtt_2cpu", "us", Better::Less, |budget| Box::pin(contexts(budget, Some(1)))),
+    metric("stream_pingpong", "us", Better::Less, |budget| Box::pin(ping_pong(budget, None))),
+    metric("stream_pingpong_2cpu", "us", Better::Less, |budget| Box::pin(ping_pong(budget, Some(1)))),
+    metric("stream_small", "items/s", Better::More, |budget| Box::pin(small_items(budget))),
+    metric("stream_small_framed", "items/s", Better::More, |budget| Box::pin(framed_items(budget))),
+    metric("stream_bulk", "MiB/s", Better::More, |budget| Box::pin(bulk(budget))),
+    metric("stream_2way", "MiB/s", Better::More, |budget| Box::pin(bulk_both_ways(budget))),
+    metric("cancel_under_load", "us", Better::Less, |budget| Box::pin(cancel_under_load(budget))),
+    metric("small_under_bulk", "us p99", Better::Less, |budget| Box::pin(small_under_bulk(budget))),
+    metric("memory_backpressure", "windows", Better::Absolute, |budget| Box::pin(backpressure(budget))),
     metric("idle_pss", "KiB", Better::Less, |_| Box::pin(idle_memory())),
     metric("idle_wakeups", "switches", Better::Absolute, |_| Box::pin(idle_switches())),
 ];
@@ -63,6 +75,145 @@ async fn throughput(budget: Budget) -> Result<Measured> {
             async || Ok(vec![pipeline.calls_per_second(BATCHES).await?]),
         )
         .await
+    })
+    .await
+}
+
+/// Opened, first word, result, one after the other; the raw side makes two round trips for each.
+async fn contexts(budget: Budget, cpu: Option<usize>) -> Result<Measured> {
+    ours::open(machine::ONE, async |ours| {
+        let nest = Nest::new()?;
+        let callee = ours.callee(cpu).await?;
+        let mut echo = Echo::start(&nest, cpu)?;
+        alternate(
+            budget,
+            async || callee.contexts(CHUNK_OF_CALLS).await,
+            async || {
+                let times = echo.round_trips(2 * CHUNK_OF_CALLS).await?;
+                Ok(times.chunks(2).map(|two| two.iter().sum()).collect())
+            },
+        )
+        .await
+    })
+    .await
+}
+
+/// One item there and back on an open stream.
+async fn ping_pong(budget: Budget, cpu: Option<usize>) -> Result<Measured> {
+    ours::open(machine::ONE, async |ours| {
+        let nest = Nest::new()?;
+        let callee = ours.callee(cpu).await?;
+        let mut echo = Echo::start(&nest, cpu)?;
+        alternate(
+            budget,
+            async || callee.ping_pongs(CHUNK_OF_CALLS).await,
+            async || echo.round_trips(CHUNK_OF_CALLS).await,
+        )
+        .await
+    })
+    .await
+}
+
+/// One way, each side on a processor of its own, as all that follows.
+async fn small_items(budget: Budget) -> Result<Measured> {
+    streams(
+        budget,
+        "small",
+        async |callee| callee.small_items_per_second(ITEMS).await,
+        async |raw| raw.small_items_per_second(ITEMS).await,
+    )
+    .await
+}
+
+async fn framed_items(budget: Budget) -> Result<Measured> {
+    streams(
+        budget,
+        "framed",
+        async |callee| callee.small_items_per_second(ITEMS).await,
+        async |raw| raw.framed_items_per_second(ITEMS).await,
+    )
+    .await
+}
+
+async fn bulk(budget: Budget) -> Result<Measured> {
+    streams(budget, "bulk", async |callee| callee.bulk(MESSAGES).await, async |raw| raw.bulk(MESSAGES).await).await
+}
+
+async fn bulk_both_ways(budget: Budget) -> Result<Measured> {
+    streams(
+        budget,
+        "both",
+        async |callee| callee.bulk_both_ways(MESSAGES).await,
+        async |raw| raw.bulk_both_ways(MESSAGES).await,
+    )
+    .await
+}
+
+async fn streams(
+    budget: Budget,
+    role: &str,
+    ours_side: impl AsyncFn(&ours::Callee) -> Result<f64>,
+    raw_side: impl AsyncFn(&mut Raw) -> Result<f64>,
+) -> Result<Measured> {
+    ours::open(machine::ONE, async |ours| {
+        let nest = Nest::new()?;
+        let callee = ours.callee(Some(1)).await?;
+        let mut raw = Raw::start(&nest, role, Some(1))?;
+        alternate(budget, async || Ok(vec![ours_side(&callee).await?]), async || Ok(vec![raw_side(&mut raw).await?]))
+            .await
+    })
+    .await
+}
+
+/// Ours: while four huge messages come on the same line. The raw side: a round trip on an idle one.
+async fn cancel_under_load(budget: Budget) -> Result<Measured> {
+    ours::open(machine::ONE, async |ours| {
+        let nest = Nest::new()?;
+        let callee = ours.callee(Some(1)).await?;
+        let mut echo = Echo::start(&nest, Some(1))?;
+        let raw = echo.round_trips(4 * CHUNK_OF_CALLS).await?;
+        let cancels = async || {
+            let end = std::time::Instant::now() + budget.time();
+            let mut times = Vec::new();
+            while times.is_empty() || std::time::Instant::now() < end {
+                times.extend(callee.cancels(10).await?);
+            }
+            Ok(times)
+        };
+        Ok(Measured { ours: callee.under_load(4, cancels).await?, raw })
+    })
+    .await
+}
+
+/// The 99th percentile of a call's time while a huge message comes on the same line, and alone.
+async fn small_under_bulk(budget: Budget) -> Result<Measured> {
+    ours::open(machine::ONE, async |ours| {
+        let callee = ours.callee(Some(1)).await?;
+        let alone = callee.small_calls(10 * CHUNK_OF_CALLS).await?;
+        let calls = async || {
+            let end = std::time::Instant::now() + budget.time();
+            let mut times = Vec::new();
+            while times.len() < CHUNK_OF_CALLS || std::time::Instant::now() < end {
+                times.extend(callee.small_calls(10).await?);
+            }
+            Ok(times)
+        };
+        let loaded = callee.under_load(1, calls).await?;
+        Ok(Measured { ours: vec![percentile_99(loaded)], raw: vec![percentile_99(alone)] })
+    })
+    .await
+}
+
+fn percentile_99(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() * 99 / 100).copied().unwrap_or_default()
+}
+
+/// A producer runs into a consumer that has stopped: how many windows either process grew.
+async fn backpressure(budget: Budget) -> Result<Measured> {
+    ours::open(machine::BOTH, async |ours| {
+        let callee = ours.callee(None).await?;
+        Ok(Measured { ours: vec![callee.backpressure(budget.time().max(BACKPRESSURE_TIME)).await?], raw: vec![] })
     })
     .await
 }
@@ -160,6 +311,11 @@ async fn settle() {
 const CHUNK_OF_CALLS: usize = 500;
 /// Of 100 calls each.
 const BATCHES: u32 = 100;
+/// Small items of one sample.
+const ITEMS: u64 = 200_000;
+/// Bulk messages of one sample, of 1 MiB each.
+const MESSAGES: u32 = 100;
+const BACKPRESSURE_TIME: Duration = Duration::from_secs(5);
 const SIBLINGS: usize = 50;
 const IDLE: usize = 20;
 const IDLE_TIME: Duration = Duration::from_secs(5);

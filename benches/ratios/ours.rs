@@ -14,7 +14,7 @@ use crate::raw_processes::{BRANCHES, LEAVES};
 use crate::{Result, machine};
 
 #[rpc]
-async fn add(a: i64, b: i64) -> i64 {
+pub(crate) async fn add(a: i64, b: i64) -> i64 {
     a + b
 }
 
@@ -25,7 +25,7 @@ async fn pin(cpu: usize) -> Result<()> {
 }
 
 #[rpc]
-async fn process_id() -> u32 {
+pub(crate) async fn process_id() -> u32 {
     std::process::id()
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct Ours<'a> {
 
 /// An actor that answers calls.
 pub(crate) struct Callee {
-    portal: Portal,
+    pub(crate) portal: Portal,
 }
 
 /// Opens the root on `cpus`: all that the body starts inherits them.

@@ -90,7 +90,7 @@ impl Pipeline {
     }
 }
 
-fn start(nest: &Nest, role: &str, cpu: Option<usize>) -> Result<(UnixStream, RawChild)> {
+pub(crate) fn start(nest: &Nest, role: &str, cpu: Option<usize>) -> Result<(UnixStream, RawChild)> {
     let mut child = nest.start(role, cpu)?;
     let line = child.take_line()?;
     line.set_nonblocking(true)?;
@@ -106,7 +106,7 @@ pub(crate) fn child(role: &str) -> Option<Result<()>> {
     })
 }
 
-fn serve(server: impl AsyncFnOnce(UnixStream) -> Result<()>) -> Result<()> {
+pub(crate) fn serve(server: impl AsyncFnOnce(UnixStream) -> Result<()>) -> Result<()> {
     let line = connect()?;
     line.set_nonblocking(true)?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {

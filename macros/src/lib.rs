@@ -16,6 +16,8 @@ mod rpc;
 /// implements `std::error::Error`, `anyhow::Error`, `teamster::Report` and texts may be the error
 /// of a `Result`; any other return type is a plain value.
 ///
+/// A function that returns `impl Stream<Item = T>` sends its items as they come: `portal.stream(numbers(10))`.
+///
 /// `#[rpc(name = "…")]` gives it another path than the one that the compiler knows it by.
 ///
 /// Doc comments and `#[deprecated]` go to the function that users call, `#[cfg]` to all of it, and
@@ -46,7 +48,36 @@ mod rpc;
 /// ```
 #[proc_macro_attribute]
 pub fn rpc(options: TokenStream, item: TokenStream) -> TokenStream {
-    done(rpc::expand(options.into(), item.into()))
+    done(rpc::expand(rpc::Asked::Rpc, options.into(), item.into()))
+}
+
+/// Makes a function that runs as a task linked to its opener: with a first word, a stream each way, and
+/// a result.
+///
+/// Its first argument is its own side of the context, `ctx: Context<Started, In, Out>`; the others, and its
+/// result, are as for [`macro@rpc`]. `portal.open_context(count(10), async |ctx, first| …)` opens it.
+///
+/// # Examples
+///
+/// ```
+/// use teamster::{Context, context};
+///
+/// #[context]
+/// async fn count(ctx: Context<u64, String, u64>, from: u64) -> teamster::Result<u64> {
+///     ctx.started(from).await?;
+///     let mut stream = ctx.open_stream().await?;
+///     let mut n = from;
+///     while let Some(word) = stream.recv().await? {
+///         n += word.len() as u64;
+///         stream.send(n).await?;
+///     }
+///     Ok(n)
+/// }
+/// # fn main() {}
+/// ```
+#[proc_macro_attribute]
+pub fn context(options: TokenStream, item: TokenStream) -> TokenStream {
+    done(rpc::expand(rpc::Asked::Context, options.into(), item.into()))
 }
 
 /// Lets an error type cross between actors as a value: `error.downcast_ref::<MyError>()`.

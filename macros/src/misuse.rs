@@ -54,7 +54,7 @@ pub(crate) fn check_function(what: &str, signature: &Signature, mistakes: &mut M
 }
 
 /// Types that can't travel, as far as the tokens show it.
-pub(crate) fn check_types(function: &ItemFn, mistakes: &mut Mistakes) {
+pub(crate) fn check_types(function: &ItemFn, streams: bool, mistakes: &mut Mistakes) {
     for input in &function.sig.inputs {
         match input {
             syn::FnArg::Receiver(receiver) => mistakes.at(
@@ -64,7 +64,9 @@ pub(crate) fn check_types(function: &ItemFn, mistakes: &mut Mistakes) {
             syn::FnArg::Typed(argument) => check_type(&argument.ty, Place::Argument, mistakes),
         }
     }
-    if let ReturnType::Type(_, ty) = &function.sig.output {
+    if let ReturnType::Type(_, ty) = &function.sig.output
+        && !streams
+    {
         check_type(ty, Place::Result, mistakes);
     }
 }

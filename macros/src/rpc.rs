@@ -1,4 +1,4 @@
-//! `#[rpc]`: a function becomes a type that names it, a registration, and a maker of calls.
+//! `#[rpc]` and `#[context]`: a function becomes a type that names it, a registration, and a maker of calls.
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
@@ -6,7 +6,24 @@ use syn::{Attribute, FnArg, ItemFn, LitStr, Meta, Pat, PatType, ReturnType, Type
 
 use crate::misuse::{self, Mistakes};
 
-pub(crate) fn expand(options: TokenStream, item: TokenStream) -> syn::Result<TokenStream> {
+/// Which attribute stands on the function.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Asked {
+    Rpc,
+    Context,
+}
+
+/// What a dialog with the function is.
+enum Kind {
+    /// One call, one result.
+    Rpc,
+    /// A linked task, whose first argument is of this type.
+    Context(Box<Type>),
+    /// A call whose results are a stream of this type.
+    Stream(Box<Type>),
+}
+
+pub(crate) fn expand(asked: Asked, options: TokenStream, item: TokenStream) -> syn::Result<TokenStream> {
     let mut function: ItemFn = syn::parse2(item)?;
     let mut mistakes = Mistakes::default();
     let name = path_option(options).unwrap_or_else(|error| {
@@ -14,22 +31,29 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> syn::Result<Tok
         None
     });
     misuse::check_function("an endpoint", &function.sig, &mut mistakes);
-    misuse::check_types(&function, &mut mistakes);
-    if function.sig.inputs.len() > MAX_ARGS {
+    let kind = kind_of(asked, &function, &mut mistakes);
+    misuse::check_types(&function, matches!(kind, Kind::Stream(_)), &mut mistakes);
+    let own = usize::from(matches!(kind, Kind::Context(_)));
+    if function.sig.inputs.len() > MAX_ARGS + own {
         let inputs = &function.sig.inputs;
         mistakes.at(inputs, format!("an endpoint has at most {MAX_ARGS} arguments: put them into a struct"));
     }
     mistakes.none_or_err()?;
 
     let attributes = Attributes::sort(std::mem::take(&mut function.attrs), &function.sig.ident);
-    let args = arguments(&function);
+    let args = arguments(&function, own);
     let vis = &function.vis;
     let ident = &function.sig.ident;
     let shown = &attributes.shown;
     let conditions = &attributes.conditions;
     let call_args = args.iter().map(|Argument { name, ty, .. }| quote!(#name: #ty));
     let names: Vec<&Ident> = args.iter().map(|argument| &argument.name).collect();
-    let endpoint = endpoint(&function, &args, name, attributes.of_body);
+    let endpoint = endpoint(&kind, &function, &args, name, attributes.of_body);
+    let call = match kind {
+        Kind::Rpc => quote!(::teamster::Call),
+        Kind::Context(_) => quote!(::teamster::ContextCall),
+        Kind::Stream(_) => quote!(::teamster::StreamCall),
+    };
     Ok(quote! {
         #(#conditions)*
         #[doc(hidden)]
@@ -42,9 +66,44 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> syn::Result<Tok
         #(#conditions)*
         #(#shown)*
         #[allow(dead_code, reason = "another program may call it")]
-        #vis fn #ident(#(#call_args),*) -> ::teamster::Call<#ident> {
-            ::teamster::Call::new((#(#names,)*))
+        #vis fn #ident(#(#call_args),*) -> #call<#ident> {
+            #call::new((#(#names,)*))
         }
+    })
+}
+
+fn kind_of(asked: Asked, function: &ItemFn, mistakes: &mut Mistakes) -> Kind {
+    match asked {
+        Asked::Rpc => match streamed(function) {
+            Some(item) => Kind::Stream(Box::new(item)),
+            None => Kind::Rpc,
+        },
+        Asked::Context => match function.sig.inputs.first() {
+            Some(FnArg::Typed(first)) => Kind::Context(first.ty.clone()),
+            Some(FnArg::Receiver(_)) => Kind::Rpc, // that mistake is told already
+            None => {
+                mistakes.at(
+                    &function.sig.ident,
+                    "the first argument of a context is its own side of it: `ctx: teamster::Context<Started, In, Out>`",
+                );
+                Kind::Rpc
+            }
+        },
+    }
+}
+
+/// The `T` of a function that returns `impl Stream<Item = T>`.
+fn streamed(function: &ItemFn) -> Option<Type> {
+    let ReturnType::Type(_, returned) = &function.sig.output else { return None };
+    let Type::ImplTrait(some) = &**returned else { return None };
+    some.bounds.iter().find_map(|bound| {
+        let syn::TypeParamBound::Trait(bound) = bound else { return None };
+        let last = bound.path.segments.last().filter(|last| last.ident == "Stream")?;
+        let syn::PathArguments::AngleBracketed(args) = &last.arguments else { return None };
+        args.args.iter().find_map(|arg| match arg {
+            syn::GenericArgument::AssocType(item) if item.ident == "Item" => Some(item.ty.clone()),
+            _ => None,
+        })
     })
 }
 
@@ -128,8 +187,9 @@ struct Argument {
     ty: Type,
 }
 
-fn arguments(function: &ItemFn) -> Vec<Argument> {
-    let typed = function.sig.inputs.iter().filter_map(|input| match input {
+/// Those that travel: all but the first `own` ones.
+fn arguments(function: &ItemFn, own: usize) -> Vec<Argument> {
+    let typed = function.sig.inputs.iter().skip(own).filter_map(|input| match input {
         FnArg::Typed(typed) => Some(typed),
         FnArg::Receiver(_) => None,
     });
@@ -147,7 +207,13 @@ fn argument(index: usize, typed: &PatType) -> Argument {
 }
 
 /// What nobody but the runtime sees: the trait, the function itself, the registration.
-fn endpoint(function: &ItemFn, args: &[Argument], name: Option<LitStr>, attributes: Vec<Attribute>) -> TokenStream {
+fn endpoint(
+    kind: &Kind,
+    function: &ItemFn,
+    args: &[Argument],
+    name: Option<LitStr>,
+    attributes: Vec<Attribute>,
+) -> TokenStream {
     let ident = &function.sig.ident;
     let name = name
         .map(|name| quote!(const NAME: ::core::option::Option<&'static str> = ::core::option::Option::Some(#name);));
@@ -161,8 +227,14 @@ fn endpoint(function: &ItemFn, args: &[Argument], name: Option<LitStr>, attribut
         ReturnType::Type(_, ty) => (**ty).clone(),
     };
     let at = declared.span();
-    let call = quote!(__teamster_body(#(#places),*).await);
-    let (output, run) = if is_result(&declared) {
+    let call = match kind {
+        Kind::Context(_) => quote!(__teamster_body(__teamster_ctx, #(#places),*).await),
+        Kind::Rpc | Kind::Stream(_) => quote!(__teamster_body(#(#places),*).await),
+    };
+    let (output, run) = if matches!(kind, Kind::Stream(_)) {
+        let feed = quote!(::teamster::__private::feed(__teamster_ctx, #call).await);
+        (quote!(()), quote!(#feed.map_err(::teamster::__private::Failure::from_stream)))
+    } else if is_result(&declared) {
         let run = quote_spanned! {at=>
             match ::teamster::Fallible::into_result(#call) {
                 ::core::result::Result::Ok(__teamster_value) => ::core::result::Result::Ok(__teamster_value),
@@ -171,7 +243,7 @@ fn endpoint(function: &ItemFn, args: &[Argument], name: Option<LitStr>, attribut
                     use ::teamster::__private::{ExactKind as _, StdKind as _, TextKind as _};
                     let __teamster_kind = (&&&::teamster::__private::probe(&__teamster_error)).teamster_kind();
                     ::core::result::Result::Err(
-                        __teamster_kind.failure(__teamster_error).or_at(<#ident as ::teamster::Endpoint>::LOCATION),
+                        __teamster_kind.failure(__teamster_error).or_at(<#ident as ::teamster::Function>::LOCATION),
                     )
                 }
             }
@@ -182,16 +254,80 @@ fn endpoint(function: &ItemFn, args: &[Argument], name: Option<LitStr>, attribut
     };
     let body = body(function, attributes);
     // Asked of each type by itself, at the user's own tokens.
-    let travels = types.iter().copied().map(|ty| (ty.span(), quote!(#ty))).chain([(at, output.clone())]);
+    let own: Vec<(Span, TokenStream)> = match kind {
+        Kind::Rpc => vec![],
+        Kind::Context(ctx) => ["Started", "In", "Out"]
+            .iter()
+            .map(|part| {
+                let part = Ident::new(part, ctx.span());
+                (ctx.span(), quote_spanned!(ctx.span()=> <#ctx as ::teamster::__private::ContextTypes>::#part))
+            })
+            .collect(),
+        Kind::Stream(item) => vec![(item.span(), quote!(#item))],
+    };
+    let travels = types.iter().copied().map(|ty| (ty.span(), quote!(#ty))).chain([(at, output.clone())]).chain(own);
     let travels = travels.map(|(span, ty)| quote_spanned!(span=> ::teamster::__private::travels::<#ty>();));
     let inputs = match args.is_empty() {
         true => ident.span(),
         false => function.sig.inputs.span(),
     };
     let tuple = quote_spanned!(inputs=> (#(#types,)*));
+    let future = quote! {
+        impl ::core::future::Future<
+            Output = ::core::result::Result<Self::Output, ::teamster::__private::Failure>,
+        > + ::core::marker::Send
+    };
+    let taken = quote!(let (#(#places,)*) = __teamster_args;);
+    let (invoke, register) = match kind {
+        Kind::Rpc => (
+            quote! {
+                impl ::teamster::Endpoint for #ident {
+                    fn invoke(__teamster_args: Self::Args) -> #future {
+                        async move { #taken #run }
+                    }
+                }
+            },
+            quote!(register),
+        ),
+        Kind::Context(ctx) => (
+            quote! {
+                impl ::teamster::ContextEndpoint for #ident {
+                    type Started = <#ctx as ::teamster::__private::ContextTypes>::Started;
+                    type In = <#ctx as ::teamster::__private::ContextTypes>::In;
+                    type Out = <#ctx as ::teamster::__private::ContextTypes>::Out;
+
+                    fn invoke(
+                        __teamster_ctx: ::teamster::Context<Self::Started, Self::In, Self::Out>,
+                        __teamster_args: Self::Args,
+                    ) -> #future {
+                        async move { #taken #run }
+                    }
+                }
+            },
+            quote!(register_context),
+        ),
+        Kind::Stream(item) => (
+            quote! {
+                impl ::teamster::ContextEndpoint for #ident {
+                    type Started = ();
+                    type In = ();
+                    type Out = #item;
+
+                    fn invoke(
+                        __teamster_ctx: ::teamster::Context<(), (), #item>,
+                        __teamster_args: Self::Args,
+                    ) -> #future {
+                        async move { #taken #run }
+                    }
+                }
+                impl ::teamster::StreamEndpoint for #ident {}
+            },
+            quote!(register_context),
+        ),
+    };
     quote! {
         #[allow(clippy::unused_unit, clippy::ignored_unit_patterns, reason = "the types are the user's")]
-        impl ::teamster::Endpoint for #ident {
+        impl ::teamster::Function for #ident {
             type Args = #tuple;
             type Output = #output;
             #name
@@ -208,18 +344,10 @@ fn endpoint(function: &ItemFn, args: &[Argument], name: Option<LitStr>, attribut
                 static LAYOUTS: ::teamster::__private::Layouts = ::teamster::__private::Layouts::new();
                 ::core::option::Option::Some(&LAYOUTS)
             }
-
-            fn invoke(
-                __teamster_args: Self::Args,
-            ) -> impl ::core::future::Future<
-                Output = ::core::result::Result<Self::Output, ::teamster::__private::Failure>,
-            > + ::core::marker::Send {
-                async move {
-                    let (#(#places,)*) = __teamster_args;
-                    #run
-                }
-            }
         }
+
+        #[allow(clippy::unused_unit, clippy::ignored_unit_patterns, reason = "the types are the user's")]
+        #invoke
 
         #body
 
@@ -228,7 +356,7 @@ fn endpoint(function: &ItemFn, args: &[Argument], name: Option<LitStr>, attribut
 
         #[::teamster::__private::linkme::distributed_slice(::teamster::__private::ENDPOINTS)]
         #[linkme(crate = ::teamster::__private::linkme)]
-        static __TEAMSTER_ENTRY: ::teamster::__private::Registration = ::teamster::__private::register::<#ident>();
+        static __TEAMSTER_ENTRY: ::teamster::__private::Registration = ::teamster::__private::#register::<#ident>();
     }
 }
 

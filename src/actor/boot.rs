@@ -12,12 +12,13 @@ use super::log::LogRing;
 use super::panics::PanicHook;
 use super::signals::{self, Signals};
 use super::{Actor, Parent, Parts, Settings, listener};
-use crate::channel::driver::{Inbox, drive, framed};
+use crate::channel::Inbox;
+use crate::channel::driver::{drive, framed};
 use crate::channel::handshake;
 use crate::channel::line::{Line, LineInbox};
 use crate::channel::{CancelLine, Channel};
 use crate::msg::codec;
-use crate::msg::frame::{Encoding, Frame, Hello, LineKind, MAX_FRAME_BYTES, PROTOCOL};
+use crate::msg::frame::{Encoding, Frame, Hello, LineKind, PROTOCOL};
 use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
 use crate::msg::spec::SpawnSpec;
 use crate::proto::connection::Side;
@@ -37,12 +38,19 @@ pub(crate) fn is_ready() -> bool {
     IS_READY.load(Ordering::Acquire)
 }
 
-/// Becomes the child that this process was started as, and never returns; or returns at once.
-pub(crate) fn boot_if_spawned() {
+/// Becomes the child that this process was started as, and never returns; or returns at once, and this
+/// process can be started as a child from then on.
+pub(crate) fn boot_or_be_ready() {
+    boot_if_spawned();
     IS_READY.store(true, Ordering::Release);
+}
+
+/// The first half of that.
+pub(crate) fn boot_if_spawned() {
     if std::env::var_os(BOOT_VARIABLE).as_deref() != Some(OsStr::new("1")) {
         return;
     }
+    IS_READY.store(true, Ordering::Release); // what could start this child can start its children
     // SAFETY: this is the first thing that `main` does. Where a runtime runs already (`init()` in
     // an async main), its workers have nothing to do yet, and nothing that reads the environment.
     unsafe { std::env::remove_var(BOOT_VARIABLE) };
@@ -91,8 +99,9 @@ fn failed(what: &'static str) -> impl FnOnce(io::Error) -> BootError {
 /// Reads the boot message, makes the process what it says, and connects both lines.
 fn prepare() -> Result<(SpawnSpec, OwnedFd, OwnedFd), BootError> {
     let spec = read_spec()?;
-    // The belt: if the parent's spawner thread ends before our control thread watches the line.
-    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+    // A dead parent shows as the end of its lines, to whoever runs: this wakes one that is stopped, or
+    // about to be. An error costs no more than that.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::CONT));
     replace_stdin().map_err(failed("opening /dev/null"))?;
     apply(&spec);
     let connect = || uds::dial(uds_path(&spec.parent_addr));
@@ -229,6 +238,7 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
         depth: spec.depth,
         settings: Settings {
             grace: Duration::from_millis(spec.grace_ms),
+            max_frame_bytes: spec.max_frame_bytes,
             expose: spec.expose.clone(),
             log: spec.log.clone(),
             ..Settings::default()
@@ -268,7 +278,6 @@ async fn live(
     let mut parts = listener::dialled_parts(&actor, &welcome);
     parts.side = Side::Connecting;
     parts.encoding = Encoding::Positional;
-    parts.limit = welcome.max_frame_bytes.min(MAX_FRAME_BYTES);
     parts.control = Some(up as Arc<dyn CancelLine>);
     parts.idle_after = None;
     let line = Channel::new(socket, parts);
@@ -289,7 +298,7 @@ async fn live(
     actor.spawn_driver(listener::listen(Arc::clone(&actor), listener));
     actor.ending().await;
     wind_down(&actor).await;
-    flush(&line).await;
+    flush(&actor, &line).await;
     Ok(())
 }
 
@@ -305,10 +314,12 @@ async fn wind_down(actor: &Arc<Actor>) {
 }
 
 /// Waits until the last frames and log lines have left, or the line has ended.
-async fn flush(line: &Arc<super::DataLine>) {
-    line.wake_driver();
-    while !line.is_flushed() {
+async fn flush(actor: &Actor, line: &Arc<super::DataLine>) {
+    let has_lines = || actor.log_ring.as_ref().is_some_and(|ring| !ring.is_empty()) && line.end().is_none();
+    while !line.is_flushed() || has_lines() {
+        line.wake_driver();
         line.flushed().await;
+        tokio::task::yield_now().await; // it is the driver that takes lines out of the ring
     }
 }
 

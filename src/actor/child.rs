@@ -45,6 +45,8 @@ pub(crate) struct Child {
     pub(crate) reaped: SetOnce<Ended>,
     /// Everything that it had started is gone too.
     pub(crate) gone: SetOnce<()>,
+    /// Its data line is closed, with all read that had come on it.
+    pub(crate) closed: SetOnce<()>,
     /// Somebody here has sent it a cancel already: later ones are the control thread's to judge.
     pub(crate) was_asked: AtomicBool,
     /// That cancel has left, and its process had not ended then.
@@ -54,6 +56,9 @@ pub(crate) struct Child {
 
 /// How long a nursery's end waits for a blocked stdout or stderr.
 const RELAY_WITHIN: Duration = Duration::from_millis(200);
+
+/// How long the end of a child waits for its data line, which its parent's runtime has to close.
+const CLOSED_WITHIN: Duration = Duration::from_millis(200);
 
 /// What is known about why a child ends.
 #[derive(Debug, Default)]
@@ -84,7 +89,7 @@ impl Ended {
 }
 
 impl Child {
-    /// Waits until the process and all that it had started are gone.
+    /// Waits until the process and all that it had started are gone, and our ends of its lines closed.
     ///
     /// # Cancel safety
     ///
@@ -93,6 +98,11 @@ impl Child {
         // In this order: both are mostly set at once, and whoever waits wakes once.
         let ended = self.reaped.wait().await;
         self.gone.wait().await;
+        if self.channel.get().is_some() {
+            // Its driver sees the end of the line, as soon as our runtime comes to that: not another
+            // runtime's, which may be stuck, and which we don't wait for.
+            let _ = tokio::time::timeout(CLOSED_WITHIN, self.closed.wait()).await;
+        }
         ended
     }
 

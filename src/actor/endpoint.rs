@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::context::ContextCore;
 use super::failure::Failure;
 use super::panics;
 use crate::error::{CodecError, Error};
@@ -41,12 +42,12 @@ pub fn encodes<T: Data>(value: &T) -> bool {
     codec::encode_into(value, Encoding::Positional, &mut Vec::new()).is_ok()
 }
 
-/// A function that can be called from every actor of its program. [`#[rpc]`](macro@crate::rpc) makes one.
+/// What every function that other actors can reach has: arguments, a result, a path.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a function that actors can call",
-    note = "put `#[teamster::rpc]` on it"
+    note = "put `#[teamster::rpc]` or `#[teamster::context]` on it"
 )]
-pub trait Endpoint: Send + Sync + 'static {
+pub trait Function: Send + Sync + 'static {
     /// The arguments, as a tuple.
     type Args: Data;
     /// What it gives when it ends well.
@@ -70,14 +71,21 @@ pub trait Endpoint: Send + Sync + 'static {
     fn layouts() -> Option<&'static Layouts> {
         None
     }
+}
 
+/// A function that can be called from every actor of its program. [`#[rpc]`](macro@crate::rpc) makes one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a function that actors can call",
+    note = "put `#[teamster::rpc]` on it"
+)]
+pub trait Endpoint: Function {
     /// Runs the function.
     #[doc(hidden)]
     fn invoke(args: Self::Args) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
 }
 
 /// An endpoint's path: what it is called on the wire and in errors.
-pub(crate) fn path_of<E: Endpoint>() -> &'static str {
+pub(crate) fn path_of<E: Function>() -> &'static str {
     E::NAME.unwrap_or_else(type_name::<E>)
 }
 
@@ -87,19 +95,50 @@ pub(crate) fn path_of<E: Endpoint>() -> &'static str {
 pub struct Layouts {
     args: OnceLock<Encoding>,
     output: OnceLock<Encoding>,
+    started: OnceLock<Encoding>,
+    /// Items to the callee.
+    items_in: OnceLock<Encoding>,
+    /// Items from the callee.
+    items_out: OnceLock<Encoding>,
+}
+
+/// Which of a function's types it is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Travelling {
+    Args,
+    Output,
+    Started,
+    In,
+    Out,
 }
 
 impl Layouts {
     /// Used by the macros.
     pub const fn new() -> Layouts {
-        Layouts { args: OnceLock::new(), output: OnceLock::new() }
+        Layouts {
+            args: OnceLock::new(),
+            output: OnceLock::new(),
+            started: OnceLock::new(),
+            items_in: OnceLock::new(),
+            items_out: OnceLock::new(),
+        }
+    }
+
+    fn of(&self, what: Travelling) -> &OnceLock<Encoding> {
+        match what {
+            Travelling::Args => &self.args,
+            Travelling::Output => &self.output,
+            Travelling::Started => &self.started,
+            Travelling::In => &self.items_in,
+            Travelling::Out => &self.items_out,
+        }
     }
 }
 
-/// How `T`, one of `E`'s two types, is laid out for a reader who takes `want`.
-fn layout<E: Endpoint, T: Data>(want: Encoding, kept: fn(&'static Layouts) -> &'static OnceLock<Encoding>) -> Encoding {
+/// How `T`, which is `what` of `E`, is laid out for a reader who takes `want`.
+pub(crate) fn layout<E: Function, T: Data>(want: Encoding, what: Travelling) -> Encoding {
     match (want, E::layouts()) {
-        (Encoding::Positional, Some(layouts)) => *kept(layouts).get_or_init(layout_of::<T>),
+        (Encoding::Positional, Some(layouts)) => *layouts.of(what).get_or_init(layout_of::<T>),
         _ => Encoding::Named,
     }
 }
@@ -194,25 +233,30 @@ impl<E: Endpoint> Call<E> {
     }
 }
 
-impl<E: Endpoint> Call<E> {
-    /// Appends the arguments as bytes, and tells how their structs are laid out.
-    pub(crate) fn encode_args(&self, want: Encoding, out: &mut Vec<u8>) -> Result<Encoding, CodecError> {
-        let want = layout::<E, E::Args>(want, |layouts| &layouts.args);
-        codec::encode_into(&self.args, want, out).map_err(|mut failure| {
-            let arg = E::unencodable(&self.args).and_then(|index| E::ARGS.get(index));
-            failure.type_name = arg.map_or(failure.type_name, |arg| (arg.type_name)());
-            CodecError::encoding(path_of::<E>(), value_named(arg), failure)
-        })
-    }
+/// Appends the arguments as bytes, and tells how their structs are laid out.
+pub(crate) fn encode_args<E: Function>(
+    args: &E::Args,
+    want: Encoding,
+    out: &mut Vec<u8>,
+) -> Result<Encoding, CodecError> {
+    let want = layout::<E, E::Args>(want, Travelling::Args);
+    codec::encode_into(args, want, out).map_err(|mut failure| {
+        let arg = E::unencodable(args).and_then(|index| E::ARGS.get(index));
+        failure.type_name = arg.map_or(failure.type_name, |arg| (arg.type_name)());
+        if let Some((_arg, rest)) = argument_at(E::ARGS, &failure.path) {
+            failure.path = rest.to_owned();
+        }
+        CodecError::encoding(path_of::<E>(), value_named(arg), failure)
+    })
 }
 
 /// The result of a call, from the bytes that the callee sent.
-pub(crate) fn decode_output<E: Endpoint>(bytes: &[u8]) -> Result<E::Output, CodecError> {
+pub(crate) fn decode_output<E: Function>(bytes: &[u8]) -> Result<E::Output, CodecError> {
     codec::decode(bytes).map_err(|failure| CodecError::decoding(path_of::<E>(), "the result", failure))
 }
 
 /// Adds what only the opener knows to an error that the callee sent: the types that were written.
-pub(crate) fn with_both_types<E: Endpoint>(error: Error) -> Error {
+pub(crate) fn with_both_types<E: Function>(error: Error) -> Error {
     let Error::Codec(codec) = error else { return error };
     let arg = E::ARGS.iter().find(|arg| value_named(Some(arg)) == codec.value());
     match arg {
@@ -250,16 +294,17 @@ impl<E: Endpoint> IntoFuture for Call<E> {
     }
 }
 
-/// What an endpoint is: how a dialog with it goes.
-#[doc(hidden)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Kind {
+/// How a dialog with an endpoint goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Run {
     /// One call, one result.
-    Rpc,
+    Rpc(RunFn),
     /// A task with a stream beside it.
-    Context,
+    Context(ContextFn),
 }
+
+/// As [`RunFn`], with the callee's side of the context.
+pub(crate) type ContextFn = fn(&[u8], Encoding, Arc<ContextCore>) -> Result<BoxFuture<'static, RunResult>, CodecError>;
 
 /// Decodes the arguments and makes the task, which gives the result as bytes.
 ///
@@ -278,9 +323,8 @@ pub(crate) type RunResult = Result<(Vec<u8>, Encoding), Failure>;
 #[derive(Debug)]
 pub struct Registration {
     pub(crate) path: fn() -> &'static str,
-    pub(crate) kind: Kind,
     pub(crate) location: &'static str,
-    pub(crate) run: RunFn,
+    pub(crate) run: Run,
 }
 
 /// Every endpoint of this program.
@@ -291,23 +335,28 @@ pub static ENDPOINTS: [Registration];
 /// The entry for one endpoint.
 #[doc(hidden)]
 pub const fn register<E: Endpoint>() -> Registration {
-    Registration { path: path_of::<E>, kind: Kind::Rpc, location: E::LOCATION, run: run::<E> }
+    Registration { path: path_of::<E>, location: E::LOCATION, run: Run::Rpc(run::<E>) }
 }
 
 fn run<E: Endpoint>(bytes: &[u8], want: Encoding) -> Result<BoxFuture<'static, RunResult>, CodecError> {
     let args: E::Args = decode_args::<E>(bytes)?;
     Ok(Box::pin(async move {
         let output = E::invoke(args).await?;
-        let want = layout::<E, E::Output>(want, |layouts| &layouts.output);
-        let mut bytes = Vec::new();
-        match codec::encode_into(&output, want, &mut bytes) {
-            Ok(used) => Ok((bytes, used)),
-            Err(failure) => Err(Failure::codec(CodecError::encoding(path_of::<E>(), "the result", failure))),
-        }
+        encode_output::<E>(&output, want)
     }))
 }
 
-fn decode_args<E: Endpoint>(bytes: &[u8]) -> Result<E::Args, CodecError> {
+/// The result as bytes.
+pub(crate) fn encode_output<E: Function>(output: &E::Output, want: Encoding) -> RunResult {
+    let want = layout::<E, E::Output>(want, Travelling::Output);
+    let mut bytes = Vec::new();
+    match codec::encode_into(output, want, &mut bytes) {
+        Ok(used) => Ok((bytes, used)),
+        Err(failure) => Err(Failure::codec(CodecError::encoding(path_of::<E>(), "the result", failure))),
+    }
+}
+
+pub(crate) fn decode_args<E: Function>(bytes: &[u8]) -> Result<E::Args, CodecError> {
     codec::decode(bytes).map_err(|mut failure| match argument_at(E::ARGS, &failure.path) {
         Some((arg, rest)) => {
             failure.type_name = (arg.type_name)();
@@ -426,7 +475,8 @@ mod tests {
     fn run_with<A: Serialize>(path: &str, args: &A) -> Result<i64, String> {
         let mut bytes = Vec::new();
         codec::encode_into(args, Encoding::Positional, &mut bytes).expect("the arguments");
-        let task = (found(path).run)(&bytes, Encoding::Positional).map_err(|error| error.to_string())?;
+        let Run::Rpc(run) = found(path).run else { panic!("{path} is a context") };
+        let task = run(&bytes, Encoding::Positional).map_err(|error| error.to_string())?;
         let (bytes, _) = futures::executor::block_on(task).map_err(|failure| format!("{failure:?}"))?;
         codec::decode(&bytes).map_err(|failure| failure.to_string())
     }
@@ -446,7 +496,6 @@ mod tests {
         assert!(Endpoints::of_program().find("no.such").is_none());
         let here = found("shop.size").location;
         assert!(here.starts_with("src/actor/endpoint.rs:") && here.ends_with(":14"), "{here}");
-        assert_eq!(found("shop.size").kind, Kind::Rpc);
     }
 
     #[test]
@@ -461,7 +510,7 @@ mod tests {
     fn arguments_that_do_not_decode_name_the_one_that_is_wrong() {
         let told = run_with("shop.size", &("ab", (vec!["x"],))).expect_err("a text is no byte");
         let wanted = "the argument `order` of shop.size could not be decoded as \
-                      `teamster::actor::endpoint::tests::Order`, at `[0][0]`: ";
+                      `teamster::actor::endpoint::tests::Order`, at `items[0]`: ";
         assert!(told.starts_with(wanted), "{told}");
         let told = run_with("shop.size", &7).expect_err("a number is no tuple");
         assert!(told.starts_with("the arguments of shop.size could not be decoded as `("), "{told}");
@@ -480,8 +529,8 @@ mod tests {
             unreachable!("it is only asked of its types")
         }
         fn of_both<E: Endpoint>(_: &Call<E>, want: Encoding) -> (Encoding, Encoding) {
-            let args = layout::<E, E::Args>(want, |layouts| &layouts.args);
-            (args, layout::<E, E::Output>(want, |layouts| &layouts.output))
+            let args = layout::<E, E::Args>(want, Travelling::Args);
+            (args, layout::<E, E::Output>(want, Travelling::Output))
         }
         let call = pick(Either::Point { x: 1, y: 2 });
         for _ in 0..2 {
@@ -497,7 +546,8 @@ mod tests {
             let _unused = secret;
         }
         let mut bytes = vec![1];
-        let refused = keep(1, Unencodable).encode_args(Encoding::Named, &mut bytes).expect_err("it refuses");
+        let refused =
+            encode_args::<keep>(&keep(1, Unencodable).args, Encoding::Named, &mut bytes).expect_err("it refuses");
         assert_eq!((refused.value(), refused.message()), ("the argument `secret`", "it is a secret"));
         assert_eq!(refused.writer_type(), Some("teamster::actor::endpoint::tests::Unencodable"));
     }

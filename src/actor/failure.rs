@@ -42,6 +42,18 @@ impl Failure {
         Failure { inner: Box::new(Inner { what, known }) }
     }
 
+    /// Used by the macros: a stream of results could not be sent.
+    #[doc(hidden)]
+    pub fn from_stream(error: Error) -> Failure {
+        Failure::ours(error)
+    }
+
+    /// One of our own errors.
+    pub(crate) fn ours(error: Error) -> Failure {
+        let known = Circumstances { type_name: type_name::<Error>().to_owned(), ..Circumstances::default() };
+        Failure::new(What::Ours(error), known)
+    }
+
     pub(crate) fn codec(error: CodecError) -> Failure {
         Failure::new(What::Codec(error), Circumstances::default())
     }

@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use super::child::Child;
 use super::control::Command;
 use super::{Actor, DataLine};
-use crate::channel::driver::{Inbox, drive, framed};
+use crate::channel::Inbox;
+use crate::channel::driver::{drive, framed};
 use crate::channel::handshake::{self, HandshakeError};
 use crate::channel::line::{Line, LineInbox};
 use crate::channel::{CancelLine, Channel, Parts};
-use crate::msg::frame::{Encoding, Frame, Hello, LineKind, PROTOCOL, Welcome};
+use crate::msg::frame::{Encoding, Frame, Hello, LineKind, MAX_FRAME_BYTES, PROTOCOL, Welcome};
 use crate::msg::spec::Token;
 use crate::proto::connection::Side;
 use crate::transport::uds::{self, Listener, Socket};
@@ -45,21 +46,24 @@ impl Actor {
     }
 }
 
-/// Accepts until the actor ends.
+/// Accepts until the actor ends. Who has not said by then who he is, is let go with it.
 pub(crate) async fn listen(actor: Arc<Actor>, listener: Listener) {
-    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let mut handshakes = JoinSet::new();
     loop {
-        // It is never closed.
-        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
+        while handshakes.try_join_next().is_some() {} // how they ended was said there
+        if handshakes.len() >= MAX_HANDSHAKES {
+            handshakes.join_next().await;
+            continue;
+        }
         match listener.accept().await {
             Ok(fd) => {
                 let knocked = Arc::clone(&actor);
-                actor.spawn_driver(async move {
+                let handshake = async move {
                     if let Err(error) = let_in(&knocked, fd).await {
                         tracing::warn!(target: "teamster::channel", %error, "a connection was refused");
                     }
-                    drop(permit);
-                });
+                };
+                handshakes.spawn_on(handshake, &actor.runtime);
             }
             Err(error) => {
                 // Out of descriptors, mostly: those who knock stay in the backlog meanwhile.
@@ -176,6 +180,8 @@ async fn child_line(
             actor.spawn_driver(async move {
                 drive(channel, Arc::clone(&service), inbox).await;
                 line_of_child_ended(&service, &child).await;
+                // Only this task sets it, once.
+                let _ = child.closed.set(());
             });
         }
     }
@@ -220,7 +226,7 @@ pub(crate) fn dialled_parts(actor: &Actor, welcome: &Welcome) -> Parts {
         peer: welcome.aid.clone(),
         side: Side::Connecting,
         encoding: if welcome.same_build { Encoding::Positional } else { Encoding::Named },
-        limit: actor.settings.max_frame_bytes,
+        limit: welcome.max_frame_bytes.min(MAX_FRAME_BYTES),
         control: None,
         idle_after: Some(IDLE_AFTER),
         grace: actor.settings.grace,

@@ -66,6 +66,12 @@ pub(crate) fn default_directives() -> String {
     OWN_DIRECTIVES.get().cloned().unwrap_or_else(|| LevelFilter::current().to_string())
 }
 
+/// What a child is told to send whose builder says `own`. `TEAMSTER_LOG` counts for the whole tree,
+/// also for a child that does not inherit the variable.
+pub(crate) fn directives_for(own: Option<&String>, default: Option<&String>) -> Option<String> {
+    variable().or_else(|| own.or(default).cloned())
+}
+
 /// Takes a line from a child: forwards it, or gives it to this process's subscriber.
 ///
 /// `aid` is the child on whose line it came: the origin is in the line itself, and stays.

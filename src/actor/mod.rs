@@ -3,6 +3,7 @@ pub(crate) mod boot;
 pub(crate) mod build;
 pub(crate) mod child;
 pub(crate) mod clock;
+pub(crate) mod context;
 pub(crate) mod control;
 pub(crate) mod current;
 pub(crate) mod endpoint;
@@ -16,6 +17,7 @@ pub(crate) mod scope;
 pub(crate) mod serve;
 pub(crate) mod signals;
 
+use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
@@ -26,7 +28,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::SetOnce;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use self::clock::Clock;
 use self::control::Control;
@@ -102,21 +104,29 @@ pub(crate) struct Actor {
     pub(crate) log_ring: Option<Arc<LogRing>>,
     /// The tree's names, in the root.
     pub(crate) names: Option<Arc<dyn control::NameSink>>,
+    /// Contexts that other actors may ask to end.
+    pub(crate) context_handles: Mutex<context::Handles>,
     /// Calls between their arrival and their first poll.
     pub(crate) starting_calls: AtomicUsize,
     on_exit: Mutex<Vec<ExitHook>>,
     next_child: AtomicU64,
     is_cancelled: AtomicBool,
     is_orphaned: AtomicBool,
+    /// On whose behalf `is_cancelled` was set.
+    cancelled_by: OnceLock<Canceller>,
     ending: SetOnce<Canceller>,
     ends_at: Mutex<Option<Instant>>,
     /// A signal that was sent to this very process, not by its parent: it dies by it in the end.
     own_signal: AtomicI32,
     /// A signal that interrupted the root.
     interrupted: AtomicI32,
+    /// A nursery has ended with it.
+    is_interruption_told: AtomicBool,
     /// Spawner, output relay, registrar: whatever higher floors keep as long as the actor lives.
     pub(crate) keeps: Mutex<Vec<Box<dyn Keep>>>,
-    pub(crate) spawner: OnceLock<Arc<dyn std::any::Any + Send + Sync>>,
+    pub(crate) spawner: OnceLock<Arc<dyn Any + Send + Sync>>,
+    /// What tools of higher floors keep for this actor, by type.
+    tables: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
 /// Something that lives as long as the actor and ends before its control thread does.
@@ -168,6 +178,7 @@ impl Actor {
             drivers: TaskTracker::new(),
             lines: Mutex::default(),
             peers: Mutex::default(),
+            context_handles: Mutex::default(),
             starting_calls: AtomicUsize::new(0),
             expected: Mutex::default(),
             log_ring: parts.log_ring,
@@ -176,12 +187,15 @@ impl Actor {
             next_child: AtomicU64::new(1),
             is_cancelled: AtomicBool::new(false),
             is_orphaned: AtomicBool::new(false),
+            cancelled_by: OnceLock::new(),
             ending: SetOnce::new(),
             ends_at: Mutex::new(None),
             own_signal: AtomicI32::new(0),
             interrupted: AtomicI32::new(0),
+            is_interruption_told: AtomicBool::new(false),
             keeps: Mutex::default(),
             spawner: OnceLock::new(),
+            tables: Mutex::default(),
         })
     }
 
@@ -198,14 +212,34 @@ impl Actor {
         self.tasks.spawn_on(future, &self.runtime);
     }
 
+    /// A task that ends at the latest when its handle is dropped: the actor's end waits for it too.
+    pub(crate) fn spawn_owned(&self, future: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+        AbortOnDropHandle::new(self.tasks.spawn_on(future, &self.runtime))
+    }
+
     /// A task that ends with the actor and is not waited for.
     pub(crate) fn spawn_driver(&self, future: impl Future<Output = ()> + Send + 'static) {
         self.drivers.spawn_on(future, &self.runtime);
     }
 
+    /// The same; and it ends at the latest when its handle is dropped.
+    pub(crate) fn spawn_owned_driver(
+        &self,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) -> AbortOnDropHandle<()> {
+        AbortOnDropHandle::new(self.drivers.spawn_on(future, &self.runtime))
+    }
+
+    /// What a tool of a higher floor keeps for this actor: empty when it is asked for first.
+    pub(crate) fn table<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        let mut tables = self.tables.lock();
+        let table = tables.entry(TypeId::of::<T>()).or_insert_with(|| Arc::<T>::default());
+        Arc::clone(table).downcast().expect("it is found by its type")
+    }
+
     /// The place of code of this actor that belongs to no dialog.
     pub(crate) fn place(self: &Arc<Self>) -> current::Current {
-        current::Current { actor: Arc::clone(self), scope: Arc::clone(&self.scope), deadline: None }
+        current::Current { actor: Arc::clone(self), scope: Arc::clone(&self.scope), deadline: None, context: None }
     }
 
     pub(crate) fn add_line(&self, line: &Arc<DataLine>) {
@@ -238,7 +272,7 @@ impl Actor {
     }
 
     pub(crate) fn canceller(&self) -> Option<Canceller> {
-        self.ending.get().cloned().or_else(|| self.scope.canceller())
+        self.cancelled_by.get().cloned().or_else(|| self.scope.canceller())
     }
 
     /// Resolves when the actor was asked to end.
@@ -261,7 +295,9 @@ impl Actor {
     }
 
     /// The flag first, so that a loop that only looks at it sees it at once.
-    pub(crate) fn flag_cancelled(&self, ends_at: Instant) {
+    pub(crate) fn flag_cancelled(&self, canceller: &Canceller, ends_at: Instant) {
+        // The first request counts.
+        let _ = self.cancelled_by.set(canceller.clone());
         let mut until = self.ends_at.lock();
         *until = Some(until.map_or(ends_at, |before| before.min(ends_at)));
         drop(until);
@@ -352,6 +388,12 @@ impl Actor {
 
     pub(crate) fn interrupted_by(&self) -> Option<i32> {
         Some(self.interrupted.load(Ordering::Acquire)).filter(|signal| *signal != 0)
+    }
+
+    /// The same, for whoever sees to it that it is acted on: nobody else gets it then.
+    pub(crate) fn take_interruption(&self) -> Option<i32> {
+        let is_first = !self.is_interruption_told.swap(true, Ordering::AcqRel);
+        self.interrupted_by().filter(|_| is_first)
     }
 
     /// Our stdout has no reader any more (`| head -1`): what prints for it has nothing left to do.

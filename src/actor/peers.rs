@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::child::Child;
 use super::control::Command;
 use super::listener::{dialled_parts, keep_moving};
 use super::{Actor, DataLine};
@@ -18,6 +19,7 @@ use crate::error::Error;
 use crate::msg::death::{Death, DeathData, ExitKind};
 use crate::msg::frame::{Frame, Hello, LineKind, PROTOCOL};
 use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
+use crate::proto::connection::Left;
 use crate::transport::uds::{self, Socket};
 use crate::transport::watched::watch;
 
@@ -92,7 +94,7 @@ impl Actor {
         };
         let greeting = framed(&Frame::Hello(hello), &[]);
         // A fresh socket's buffer takes it whole.
-        let sent = socket.try_send(&greeting).map_err(|error| broken(error.to_string()))?;
+        let sent = socket.try_send(&greeting, &[]).map_err(|error| broken(error.to_string()))?;
         if sent < greeting.len() {
             return Err(broken("its socket takes nothing".into()));
         }
@@ -151,6 +153,42 @@ pub(crate) async fn is_dead_soon(aid: &Aid) -> bool {
     tokio::time::timeout(DEATH_WITHIN, Process::of(aid).dead()).await.is_ok()
 }
 
+/// What the loss of a line means for a dialog that was open on it.
+pub(crate) enum Lost {
+    /// It is proved that it never began: it may be opened again on a new line.
+    Again,
+    Failed(Error),
+}
+
+/// A line has ended before the dialog had that we opened with `path` on `aid`: what can be said of it?
+/// `child`: the other side, if it is one of ours.
+pub(crate) async fn lost(child: Option<&Arc<Child>>, aid: &Aid, path: &str, left: Left, end: &LineEnd) -> Lost {
+    let not_started =
+        |reason: String| Lost::Failed(Error::NotStarted { endpoint: path.to_owned(), aid: aid.clone(), reason });
+    if let Some(child) = child {
+        // Its process ends, by itself or because its line is broken: that is the better word.
+        let error = child.reaped.wait().await.error();
+        return match (left, error) {
+            (Left::No, Error::ActorDied(death)) if death.asked().is_some() => not_started(death.to_string()),
+            (_, error) => Lost::Failed(error),
+        };
+    }
+    if let LineEnd::Bye(_) = end {
+        // Its peer had no dialog open, so this one never began over there.
+        return Lost::Again;
+    }
+    if *end != LineEnd::Shutdown && is_dead_soon(aid).await {
+        return Lost::Failed(Error::ActorDied(died_unseen(aid)));
+    }
+    match left {
+        Left::No => not_started(end.to_string()),
+        Left::Yes => {
+            let (endpoint, aid) = (path.to_owned(), aid.clone());
+            Lost::Failed(Error::Unknown { endpoint, aid, reason: end.to_string() })
+        }
+    }
+}
+
 /// Another actor's process, if it was there when we looked. Not ours to reap.
 pub(crate) struct Process(Option<AsyncFd<OwnedFd>>);
 
@@ -182,6 +220,15 @@ impl Process {
         while rustix::process::pidfd_send_signal(pidfd.get_ref(), rustix::process::Signal::WINCH).is_ok() {
             tokio::time::sleep(LOOK_AGAIN_AFTER).await;
         }
+    }
+}
+
+impl Process {
+    /// Resolves when it has ended, and mostly been reaped: its parent may be a program that takes its time.
+    pub(crate) async fn ended(&self) {
+        self.dead().await;
+        // Over: it is dead all the same.
+        let _ = tokio::time::timeout(DEATH_WITHIN, self.reaped()).await;
     }
 }
 

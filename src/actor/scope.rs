@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
-use super::current::{self, Current, with_current, within};
+use super::context::ContextCore;
+use super::current::{self, Current, Place, with_current};
 use crate::error::Error;
 use crate::msg::ident::Canceller;
 
@@ -49,11 +50,13 @@ pub(crate) struct Deferred {
     clean_ups: Vec<BoxFuture<'static, ()>>,
     /// Nurseries that were dropped. They end by themselves: their actors have graces of their own.
     nurseries: Vec<BoxFuture<'static, ()>>,
+    /// Contexts that were dropped, some of which may have ended since: within the grace too.
+    contexts: Vec<Arc<ContextCore>>,
 }
 
 impl Deferred {
     pub(crate) fn is_empty(&self) -> bool {
-        self.clean_ups.is_empty() && self.nurseries.is_empty()
+        self.clean_ups.is_empty() && self.nurseries.is_empty() && self.contexts.is_empty()
     }
 }
 
@@ -98,9 +101,10 @@ impl Scope {
         if state.shields > 0 { None } else { state.canceller.clone() }
     }
 
-    /// Whether code that runs in it now stands in a shield, its own or one around it.
-    pub(crate) fn is_shielded_chain(self: &Arc<Self>) -> bool {
-        self.chain().any(|scope| scope.state.lock().shields > 0)
+    /// Whether code that runs in it now stands in a shield. One that is around the scope itself is
+    /// none of its own: only from out there are cancels held up by it.
+    pub(crate) fn is_shielded(&self) -> bool {
+        self.state.lock().shields > 0
     }
 
     /// Whether it is `outer`, or lies in it.
@@ -148,6 +152,34 @@ impl Scope {
         self.state.lock().deferred.nurseries.push(future);
     }
 
+    /// The scope's end waits for the end of this context's callee.
+    ///
+    /// A long-lived task may drop any number of them: those that have ended make room for the next.
+    pub(crate) fn leave_context(&self, core: Arc<ContextCore>) {
+        let mut ended = Vec::new(); // what they hold is dropped without the lock
+        let mut state = self.state.lock();
+        let contexts = &mut state.deferred.contexts;
+        if contexts.len() == contexts.capacity() {
+            let (gone, left): (Vec<_>, Vec<_>) =
+                std::mem::take(contexts).into_iter().partition(|core| core.link.end().is_some());
+            *contexts = left;
+            contexts.reserve(contexts.len().max(FEW_CONTEXTS));
+            ended = gone;
+        }
+        contexts.push(core);
+        drop(state);
+        drop(ended);
+    }
+
+    /// What a scope inside of this one has left behind.
+    pub(crate) fn inherit(&self, deferred: Deferred) {
+        let Deferred { clean_ups, nurseries, contexts } = deferred;
+        let mut state = self.state.lock();
+        state.deferred.clean_ups.extend(clean_ups);
+        state.deferred.nurseries.extend(nurseries);
+        state.deferred.contexts.extend(contexts);
+    }
+
     pub(crate) fn has_deferred(&self) -> bool {
         !self.state.lock().deferred.is_empty()
     }
@@ -157,14 +189,23 @@ impl Scope {
     }
 
     /// This scope and those around it in the same task.
-    fn chain(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Scope>> {
+    pub(crate) fn chain(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Scope>> {
         std::iter::successors(Some(self), |scope| scope.parent.as_ref())
     }
 }
 
+/// Dropped contexts that are kept before the first look at which of them have ended.
+const FEW_CONTEXTS: usize = 16;
+
 impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scope").field("label", &self.label).field("canceller", &self.canceller()).finish()
+    }
+}
+
+impl Below for Scope {
+    fn cancel(&self, canceller: &Canceller) {
+        Scope::cancel(self, canceller);
     }
 }
 
@@ -177,7 +218,7 @@ pub(crate) enum End<T> {
 
 /// Code that runs in a scope: dropped, at its place, when the scope is cancelled.
 pub(crate) struct Scoped<F: Future + ?Sized> {
-    place: Option<Current>,
+    place: Place,
     scope: Arc<Scope>,
     future: Option<Pin<Box<F>>>,
 }
@@ -185,14 +226,24 @@ pub(crate) struct Scoped<F: Future + ?Sized> {
 impl<F: Future + ?Sized> Scoped<F> {
     /// `place.scope` is the scope.
     pub(crate) fn new(place: Current, future: Pin<Box<F>>) -> Self {
-        Scoped { scope: Arc::clone(&place.scope), place: Some(place), future: Some(future) }
+        Scoped { scope: Arc::clone(&place.scope), place: Place::of(place), future: Some(future) }
+    }
+
+    /// The same where there may be no actor: `scope` is the innermost of `place`.
+    pub(crate) fn at(place: Place, scope: Arc<Scope>, future: Pin<Box<F>>) -> Self {
+        Scoped { scope, place, future: Some(future) }
+    }
+
+    /// Calls made in it from now on end at this time.
+    pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.place.set_deadline(deadline);
     }
 
     /// A first poll that leaves no waker behind for cancels: for code that may be done at once.
     pub(crate) fn poll_inline(&mut self, cx: &mut Context<'_>) -> Poll<End<F::Output>> {
         let Some(future) = &mut self.future else { return Poll::Pending };
         let place = &mut self.place;
-        match catch_unwind(AssertUnwindSafe(|| within(place, || future.as_mut().poll(cx)))) {
+        match catch_unwind(AssertUnwindSafe(|| place.within(|| future.as_mut().poll(cx)))) {
             Ok(Poll::Pending) => match self.scope.must_drop() {
                 None => Poll::Pending,
                 Some(canceller) => Poll::Ready(self.cut_off(canceller)),
@@ -215,10 +266,10 @@ impl<F: Future + ?Sized> Scoped<F> {
         }
     }
 
-    fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         let future = self.future.take();
         if future.is_some() {
-            within(&mut self.place, || drop(future));
+            self.place.within(|| drop(future));
         }
     }
 }
@@ -259,10 +310,16 @@ impl<F: Future + ?Sized> Drop for Scoped<F> {
 /// assert!(!teamster::is_cancelled());
 /// ```
 pub fn is_cancelled() -> bool {
-    with_current(|current| {
+    let in_actor = with_current(|current| {
         current.map(|current| current.scope.chain().any(|scope| scope.is_cancelled()) || current.actor.is_cancelled())
-    })
-    .unwrap_or_else(|| current::actor().is_ok_and(|actor| actor.is_cancelled()))
+    });
+    in_actor.unwrap_or_else(|| current::actor().is_ok_and(|actor| actor.is_cancelled()))
+        || current::alone().is_some_and(|scope| scope.chain().any(|scope| scope.is_cancelled()))
+}
+
+/// Who has asked this code to end, if somebody has and it is known.
+pub(crate) fn canceller_here() -> Option<Canceller> {
+    Place::here().scopes().flat_map(Scope::chain).find_map(|scope| scope.canceller())
 }
 
 /// Resolves when this code has been asked to end.
@@ -287,20 +344,32 @@ pub fn is_cancelled() -> bool {
 /// }
 /// ```
 pub async fn cancelled() {
-    let Some(current) = current::current() else {
-        match current::actor() {
-            Ok(actor) => drop(actor.ending().await),
-            Err(_no_actor) => std::future::pending().await,
+    let place = Place::here();
+    let ending = async {
+        match (place.actor(), current::actor()) {
+            (None, Ok(actor)) => drop(actor.ending().await), // the actor whose code this is, in no scope of it
+            _ => std::future::pending().await,
         }
-        return;
     };
-    // A nursery that was opened in a shield is not cancelled with what it stands in: so all of them
-    // are watched.
-    std::future::poll_fn(|cx| match current.scope.chain().any(|scope| scope.watch(cx.waker())) {
-        true => Poll::Ready(()),
-        false => Poll::Pending,
+    tokio::select! {
+        () = ending => {}
+        _ = canceller_of(&place) => {}
+    }
+}
+
+/// Who cancels one of the scopes of `place`, once somebody does.
+///
+/// A nursery that was opened in a shield is not cancelled with what it stands in: so all of them
+/// are watched.
+async fn canceller_of(place: &Place) -> Canceller {
+    std::future::poll_fn(|cx| {
+        let scopes = place.scopes().flat_map(Scope::chain);
+        scopes
+            .filter(|scope| scope.watch(cx.waker()))
+            .find_map(|scope| scope.canceller())
+            .map_or(Poll::Pending, Poll::Ready)
     })
-    .await;
+    .await
 }
 
 /// Runs `future` to its end even when its task is cancelled meanwhile.
@@ -323,25 +392,58 @@ pub async fn cancelled() {
 /// # }
 /// ```
 pub async fn shield<F: Future>(future: F) -> F::Output {
-    struct Entered(Option<Arc<Scope>>);
-    impl Drop for Entered {
-        fn drop(&mut self) {
-            for scope in self.0.iter().flat_map(Scope::chain) {
-                scope.state.lock().shields -= 1;
+    let shield = Shield::enter();
+    let output = future.await;
+    shield.leave().await;
+    output
+}
+
+/// While it lives, no scope that it was entered in drops what runs there.
+#[derive(Debug)]
+pub(crate) struct Shield {
+    place: Place,
+}
+
+impl Shield {
+    pub(crate) fn enter() -> Self {
+        Shield::at(Place::here())
+    }
+
+    /// The same for the scopes of a place further out.
+    pub(crate) fn at(place: Place) -> Self {
+        for scope in place.scopes().flat_map(Scope::chain) {
+            scope.state.lock().shields += 1;
+        }
+        Shield { place }
+    }
+
+    /// Ends there if one of the scopes was cancelled meanwhile and no shield is left around it.
+    pub(crate) async fn leave(self) {
+        drop(self);
+        end_if_cancelled().await;
+    }
+}
+
+/// Goes no further if a scope around was cancelled and no shield is left: whoever polls it drops us here.
+pub(crate) async fn end_if_cancelled() {
+    if Place::here().scopes().flat_map(Scope::chain).any(|scope| scope.must_drop().is_some()) {
+        std::future::pending::<()>().await;
+    }
+}
+
+impl Drop for Shield {
+    fn drop(&mut self) {
+        for scope in self.place.scopes().flat_map(Scope::chain) {
+            let mut state = scope.state.lock();
+            state.shields -= 1;
+            // The shield may have been left by another task than the one that waits to be dropped.
+            let waiting = if state.shields == 0 && state.canceller.is_some() { state.task.take() } else { None };
+            drop(state);
+            if let Some(waker) = waiting {
+                waker.wake();
             }
         }
     }
-    let scope = with_current(|current| current.map(|current| Arc::clone(&current.scope)));
-    for scope in scope.iter().flat_map(Scope::chain) {
-        scope.state.lock().shields += 1;
-    }
-    let entered = Entered(scope.clone());
-    let output = future.await;
-    drop(entered);
-    if scope.iter().flat_map(Scope::chain).any(|scope| scope.must_drop().is_some()) {
-        std::future::pending::<()>().await; // whoever polls the scope drops us here
-    }
-    output
 }
 
 /// Leaves clean-up behind that needs to await: the end of the current dialog or nursery waits for
@@ -362,8 +464,7 @@ pub async fn shield<F: Future>(future: F) -> F::Output {
 /// }
 /// ```
 pub fn defer(future: impl Future<Output = ()> + Send + 'static) {
-    let scope = with_current(|current| current.map(|current| Arc::clone(&current.scope)));
-    match scope {
+    match Place::here().scope() {
         Some(scope) => scope.defer(Box::pin(future)),
         None => match current::actor() {
             Ok(actor) => actor.spawn(future),
@@ -378,7 +479,8 @@ pub(crate) async fn run_deferred(deferred: Deferred, grace: Duration) {
     let clean_ups = deferred.clean_ups.into_iter().map(|future| AssertUnwindSafe(future).catch_unwind());
     let clean_ups = tokio::time::timeout(grace, futures::future::join_all(clean_ups));
     let nurseries = futures::future::join_all(deferred.nurseries);
-    match futures::future::join(clean_ups, nurseries).await.0 {
+    let contexts = futures::future::join_all(deferred.contexts.iter().map(|core| core.given_up()));
+    match futures::future::join3(clean_ups, nurseries, contexts).await.0 {
         Ok(results) => {
             for _panic in results.into_iter().filter_map(Result::err) {
                 tracing::error!("a deferred clean-up panicked");

@@ -8,15 +8,18 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use super::context::{ContextCore, Side};
 use super::current::Current;
-use super::endpoint::{Endpoints, Found, Kind, Registration, RunResult};
+use super::endpoint::{Endpoints, Found, Registration, Run, RunResult};
 use super::failure::Failure;
 use super::scope::{End, Scope, Scoped, run_deferred};
 use super::{Actor, DataLine, panics};
-use crate::channel::{LineEnd, Service, Start};
+use crate::channel::{Last, LineEnd, Service, Start};
+use crate::error::CodecError;
 use crate::msg::frame::{self, Frame};
 use crate::msg::ident::{CancelRequest, Canceller};
 use crate::msg::remote_error::WireError;
+use crate::proto::dialog::Overruns;
 
 /// What an endpoint's path stands for in this actor.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +49,7 @@ impl Service for Actor {
 
     fn on_start(self: &Arc<Self>, line: &Arc<DataLine>, start: Start<Resolved>, args: &[u8]) {
         let dialog = start.dialog;
-        let refuse = |error: WireError| line.end_with(dialog, &Frame::Error { dialog }, &error.encode());
+        let refuse = |error: WireError| line.end_with(dialog, Last::Error, error.encode().into());
         let registration = match start.endpoint {
             Resolved::Known(registration) => registration,
             Resolved::NotExposed => return refuse(WireError::NotExposed),
@@ -55,23 +58,34 @@ impl Service for Actor {
                 return refuse(WireError::Ambiguous { first: first.to_owned(), second: second.to_owned() });
             }
         };
-        debug_assert_eq!(registration.kind, Kind::Rpc);
         let _starting = Starting::count(&self.starting_calls);
         if self.is_cancelled() {
             return refuse(WireError::NotStarted { reason: "the actor is ending".into() });
         }
-        let future = match (registration.run)(args, start.encoding) {
+        let path = (registration.path)();
+        let scope = Scope::new(path, None);
+        let (future, context) = match registration.run {
+            Run::Rpc(run) => (run(args, start.encoding), None),
+            Run::Context(run) => {
+                let link = line.serve_context(dialog, path, Arc::clone(&scope), Overruns::Wait);
+                let side = Side::Callee { scope: Arc::clone(&scope) };
+                let core = ContextCore::new(self, line, link, side);
+                (run(args, start.encoding, Arc::clone(&core)), Some(core))
+            }
+        };
+        let future = match future {
             Ok(future) => future,
             Err(error) => {
                 tracing::warn!(peer = %line.peer, %error, "a peer's arguments can't be decoded");
                 return refuse(WireError::Codec(error));
             }
         };
-        let scope = Scope::new((registration.path)(), None);
-        line.serve(dialog, Arc::clone(&scope));
+        if context.is_none() {
+            line.serve(dialog, Arc::clone(&scope));
+        }
         let deadline = start.deadline.map(|left| (Instant::now() + left, left));
-        let place =
-            Current { actor: Arc::clone(self), scope: Arc::clone(&scope), deadline: deadline.map(|(at, _)| at) };
+        let (scope_here, at) = (Arc::clone(&scope), deadline.map(|(at, _)| at));
+        let place = Current { actor: Arc::clone(self), scope: scope_here, deadline: at, context };
         let mut task = Scoped::new(place, future);
         let mut end = None;
         if self.polls_inline {
@@ -79,7 +93,7 @@ impl Service for Actor {
             let mut cx = Context::from_waker(Waker::noop());
             if let Poll::Ready(done) = panics::serving(|| task.poll_inline(&mut cx)) {
                 if !scope.has_deferred() {
-                    return self.answer(line, dialog, done, start.deadline);
+                    return self.answer(line, dialog, &scope, done, start.deadline);
                 }
                 end = Some(done);
             }
@@ -121,35 +135,58 @@ impl Service for Actor {
     }
 }
 
+/// What the names of our own endpoints begin with: they are no user's to hide.
+pub(crate) const OWN_ENDPOINTS: &str = "teamster.";
+
 /// Log lines that leave in one go, in bytes: little enough that a call never waits long for them.
 const LOG_BATCH_BYTES: usize = 16 * 1024;
 
 impl Actor {
     fn exposes(&self, path: &str) -> bool {
         let Some(exposed) = &self.settings.expose else { return true };
+        if path.starts_with(OWN_ENDPOINTS) {
+            return true;
+        }
         exposed.iter().any(|prefix| {
             path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
         })
     }
 
     /// Sends the last frame of a dialog. The driver flushes what it finds on its way out.
-    fn answer(&self, line: &DataLine, dialog: u64, end: End<RunResult>, deadline: Option<Duration>) {
+    fn answer(&self, line: &DataLine, dialog: u64, scope: &Scope, end: End<RunResult>, deadline: Option<Duration>) {
+        let (path, limit) = (scope.label, line.limit());
         let failure = match end {
-            End::Value(Ok((bytes, encoding))) => {
-                return line.end_with(dialog, &Frame::Return { dialog, encoding }, &bytes);
+            End::Value(Ok((bytes, encoding))) if frame::fits(path, bytes.len(), limit) => {
+                return line.end_with(dialog, Last::Return(encoding), bytes.into());
             }
-            End::Value(Err(failure)) => failure.into_wire(&self.aid),
+            End::Value(Ok((bytes, _))) => {
+                WireError::Codec(CodecError::too_long(path, "the result", bytes.len(), limit))
+            }
+            End::Value(Err(failure)) => self.failed(scope, failure),
             End::Panicked(payload) => {
                 let note = panics::take_note();
                 let (location, backtrace) = note.map_or((None, None), |note| (note.location, note.backtrace));
-                Failure::from_panic(payload, location, backtrace).into_wire(&self.aid)
+                self.failed(scope, Failure::from_panic(payload, location, backtrace))
             }
             End::Cancelled(Canceller { request: CancelRequest::Deadline, .. }) => {
                 WireError::Deadline { after: deadline.unwrap_or_default() }
             }
             End::Cancelled(canceller) => WireError::Cancelled(canceller),
         };
-        line.end_with(dialog, &Frame::Error { dialog }, &failure.encode());
+        let mut bytes = failure.encode();
+        if !frame::fits(path, bytes.len(), limit) {
+            bytes = WireError::Codec(CodecError::too_long(path, "the error", bytes.len(), limit)).encode();
+        }
+        line.end_with(dialog, Last::Error, bytes.into());
+    }
+
+    fn failed(&self, scope: &Scope, failure: Failure) -> WireError {
+        // The flag that it saw may be the actor's, which is set first.
+        if let Some(canceller) = scope.canceller().or_else(|| self.canceller()) {
+            // Whoever cancelled may be gone: the failure is not lost with the answer.
+            tracing::warn!(endpoint = scope.label, %canceller, ?failure, "it failed while it was being cancelled");
+        }
+        failure.into_wire(&self.aid)
     }
 }
 
@@ -190,13 +227,8 @@ impl Served {
         if !deferred.is_empty() {
             run_deferred(deferred, self.actor.settings.grace).await;
         }
-        if let End::Value(Err(failure)) = &end
-            && let Some(canceller) = self.scope.canceller()
-        {
-            // Whoever cancelled may be gone: the failure is not lost with the answer.
-            tracing::warn!(endpoint = self.scope.label, %canceller, ?failure, "it failed while it was being cancelled");
-        }
-        self.actor.answer(&self.line, self.dialog, end, self.deadline.map(|(_, after)| after));
+        let after = self.deadline.map(|(_, after)| after);
+        self.actor.answer(&self.line, self.dialog, &self.scope, end, after);
         self.line.wake_driver();
     }
 

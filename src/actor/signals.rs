@@ -5,7 +5,7 @@
 #![allow(unsafe_code, reason = "sigaction has no safe wrapper that restores what was there")]
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
@@ -20,6 +20,10 @@ const MAX_ACTORS: usize = 64;
 /// The eventfds to write, -1 where free. The handler may read nothing else.
 static TARGETS: [AtomicI32; MAX_ACTORS] = [const { AtomicI32::new(-1) }; MAX_ACTORS];
 
+/// Handlers that run now, on whatever threads: an eventfd that one of them may have found is still to be
+/// written.
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
+
 struct Installed {
     users: usize,
     before: Vec<libc::sigaction>,
@@ -28,6 +32,7 @@ struct Installed {
 static INSTALLED: Mutex<Installed> = Mutex::new(Installed { users: 0, before: Vec::new() });
 
 extern "C" fn handler(signal: libc::c_int) {
+    RUNNING.fetch_add(1, Ordering::SeqCst); // before the look at `TARGETS`: see `Signals::end`
     // SAFETY: reading and restoring errno is what POSIX asks of a handler that makes system calls.
     let errno = unsafe { *libc::__errno_location() };
     for (slot, number) in HANDLED.iter().enumerate() {
@@ -35,11 +40,10 @@ extern "C" fn handler(signal: libc::c_int) {
             let count: u64 = 1 << (slot as u32 * BITS);
             let mut is_heard = false;
             for target in &TARGETS {
-                let fd = target.load(Ordering::Acquire);
+                let fd = target.load(Ordering::SeqCst);
                 if fd >= 0 {
-                    // SAFETY: `write` is async-signal-safe, the buffer is a live u64, and a stale
-                    // descriptor can at worst refuse the write: eventfds are taken out of
-                    // `TARGETS` before they are closed.
+                    // SAFETY: `write` is async-signal-safe, the buffer is a live u64, and the descriptor
+                    // is open: it is taken out of `TARGETS`, and no handler runs, before it is closed.
                     unsafe { libc::write(fd, (&raw const count).cast(), 8) };
                     is_heard = true;
                 }
@@ -54,6 +58,7 @@ extern "C" fn handler(signal: libc::c_int) {
     }
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };
+    RUNNING.fetch_sub(1, Ordering::SeqCst);
 }
 
 /// The signals that reach one actor, while it lives. The last one restores the old handlers.
@@ -68,9 +73,9 @@ impl Signals {
     pub(crate) fn install() -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let mut installed = INSTALLED.lock();
-        let free = TARGETS.iter().position(|target| target.load(Ordering::Acquire) < 0);
+        let free = TARGETS.iter().position(|target| target.load(Ordering::SeqCst) < 0);
         let slot = free.ok_or_else(|| io::Error::other(format!("more than {MAX_ACTORS} roots in one process")))?;
-        TARGETS[slot].store(event.as_raw_fd(), Ordering::Release);
+        TARGETS[slot].store(event.as_raw_fd(), Ordering::SeqCst);
         if installed.users == 0 {
             installed.before = HANDLED.iter().map(|signal| set_handler(*signal)).collect();
         }
@@ -115,16 +120,32 @@ impl Signals {
                 unsafe { libc::sigaction(*signal, &raw const before, std::ptr::null_mut()) };
             }
         }
-        TARGETS[self.slot].store(-1, Ordering::Release);
+        TARGETS[self.slot].store(-1, Ordering::SeqCst);
         drop(installed);
+        // One that has found our eventfd writes it, wherever its thread has been held up: it is a few
+        // instructions from there, and never this thread's own.
+        while RUNNING.load(Ordering::SeqCst) > 0 {
+            std::thread::yield_now();
+        }
         self.take()
     }
 }
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        // Whoever drops it unread has no tree that they could end.
-        let _ = self.end();
+        // Whoever drops it unread has no tree that they could end: these are somebody else's.
+        for signal in self.end() {
+            hand_back(signal);
+        }
+    }
+}
+
+/// Sends this process a signal once more that had come while a tree was there to end, and that nobody was
+/// told of: it does now what it does without one. While another tree is there, that one has heard it.
+pub(crate) fn hand_back(signal: i32) {
+    if INSTALLED.lock().users == 0 {
+        // SAFETY: a plain call.
+        unsafe { libc::raise(signal) };
     }
 }
 

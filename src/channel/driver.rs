@@ -3,61 +3,25 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 
-use super::{Channel, Flush, LineEnd, Outcome, Service, Start};
-use crate::msg::frame::{self, AckState, Frame};
-use crate::proto::connection::{StartVerdict, Violation};
+use super::inbox::Direct;
+use super::link::{LinkEnd, Woken};
+use super::{Channel, Flush, Inbox, Last, LineEnd, Outcome, Service, Start, Turn};
+use crate::msg::frame::{self, AckState, Encoding, Frame};
+use crate::msg::remote_error::WireError;
+use crate::proto::connection::{Assembling, Head, Left, Piece, StartVerdict, Violation, Waits};
 
-/// Received bytes: `bytes[start..end]` are not handled yet.
-pub(crate) struct Inbox {
-    bytes: Vec<u8>,
-    start: usize,
-    end: usize,
-}
+/// Bytes that are read before other tasks get their turn: what a small call waits for behind a long one.
+const TURN_BYTES: usize = 256 * 1024;
 
-/// The first buffer of a line, in bytes: an idle line costs no more.
-const FIRST_BYTES: usize = 1024;
-/// A read never asks for less room than this once a line has been busy, in bytes.
-const BUSY_BYTES: usize = 64 * 1024;
-/// Reads before other tasks get their turn.
-const READS_A_TURN: usize = 32;
+/// What a short read counts for.
+const READ_BYTES: usize = 8 * 1024;
 
-impl Inbox {
-    pub(crate) fn new(first: &[u8]) -> Self {
-        let mut bytes = vec![0; FIRST_BYTES.max(first.len())];
-        bytes[..first.len()].copy_from_slice(first);
-        Inbox { bytes, start: 0, end: first.len() }
-    }
-
-    fn unhandled(&self) -> &[u8] {
-        &self.bytes[self.start..self.end]
-    }
-
-    /// Room for the next read. Grows with bytes that came, never with a length that was announced.
-    fn room(&mut self) -> &mut [u8] {
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-            if self.bytes.len() > BUSY_BYTES {
-                self.bytes.truncate(BUSY_BYTES);
-                self.bytes.shrink_to_fit();
-            }
-        }
-        if self.end == self.bytes.len() {
-            if self.start >= self.bytes.len() / 2 {
-                self.bytes.copy_within(self.start..self.end, 0);
-                self.end -= self.start;
-                self.start = 0;
-            } else {
-                let grown = (self.bytes.len() * 2).max(BUSY_BYTES);
-                self.bytes.resize(grown, 0);
-            }
-        }
-        &mut self.bytes[self.end..]
-    }
-}
+/// A piece of which more is missing is read to where it belongs, in bytes.
+const DIRECT_BYTES: usize = 8 * 1024;
 
 /// Keeps the channel moving until its line ends.
 pub(crate) async fn drive<S: Service>(channel: Arc<Channel<S>>, service: Arc<S>, mut inbox: Inbox) {
@@ -65,6 +29,7 @@ pub(crate) async fn drive<S: Service>(channel: Arc<Channel<S>>, service: Arc<S>,
     let end = poll_fn(|cx| {
         channel.driver.register(cx.waker());
         channel.driver_is_due.store(false, Ordering::Release);
+        channel.shared.lock().note_items();
         let end = channel.poll_line(&service, &mut inbox, cx);
         if end.is_pending()
             && let Some(after) = channel.idle_after
@@ -85,15 +50,27 @@ impl<S: Service> Channel<S> {
         {
             return Poll::Ready(end);
         }
-        for _ in 0..READS_A_TURN {
-            self.poll_write(service, cx);
+        let mut read_bytes = 0;
+        while read_bytes < TURN_BYTES {
+            let is_cut_short = self.poll_write(service, cx);
             if self.shared.lock().end.is_some() {
                 return Poll::Ready(LineEnd::Shutdown);
             }
-            match self.socket.poll_recv(cx, inbox.room()) {
+            let read = match &mut inbox.direct {
+                Some(direct) => self.socket.poll_recv_more(cx, &mut direct.bytes, direct.missing),
+                None => self.socket.poll_recv(cx, inbox.room()),
+            };
+            match read {
                 Poll::Ready(Ok(0)) => return Poll::Ready(self.end_of_stream()),
-                Poll::Ready(Ok(n)) => inbox.end += n,
+                Poll::Ready(Ok(n)) => {
+                    read_bytes += n.max(READ_BYTES);
+                    match &mut inbox.direct {
+                        Some(direct) => direct.missing -= n,
+                        None => inbox.received(n),
+                    }
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(LineEnd::Io(error.to_string())),
+                Poll::Pending if is_cut_short => break,
                 Poll::Pending => return Poll::Pending,
             }
             if let Err(end) = self.handle_all(service, inbox) {
@@ -109,40 +86,43 @@ impl<S: Service> Channel<S> {
         if self.shared.lock().bye_sent { LineEnd::Bye("it had been idle".into()) } else { LineEnd::Eof }
     }
 
-    fn poll_write(&self, service: &Arc<S>, cx: &mut Context<'_>) {
+    /// Writes what waits; whether there is more that could be written.
+    fn poll_write(&self, service: &Arc<S>, cx: &mut Context<'_>) -> bool {
+        let mut turn = Turn::new();
         loop {
             match self.try_flush() {
-                Flush::Dead => return,
+                Flush::Dead => return false,
+                Flush::More => return true,
                 Flush::Done => {
                     let mut shared = self.shared.lock();
-                    let is_quiet = shared.out.waiting_bytes() == 0 && shared.out.urgent.is_empty();
-                    if !is_quiet || !service.idle_frames(self, &mut shared.out.waiting) {
-                        return;
+                    if !shared.out.is_quiet() || !service.idle_frames(self, shared.out.idle_buffer()) {
+                        return false;
                     }
                 }
                 Flush::Blocked => {
                     // Nothing is sent with this: it clears the stale readiness and registers us.
+                    let mut woken = Woken::default();
                     let mut shared = self.shared.lock();
-                    if shared.out.is_writing {
-                        return;
-                    }
-                    let leaving = std::mem::take(&mut shared.out.leaving);
-                    let written = shared.out.written;
-                    shared.out.is_writing = true;
+                    shared.out.unblock();
+                    let Ok(write) = shared.out.begin_write(&mut woken) else { return false };
                     drop(shared);
-                    let sent = self.socket.poll_send(cx, &leaving[written..]);
+                    let (leaving, piece) = write.rest();
+                    let sent = self.socket.poll_send(cx, leaving, piece);
+                    let (result, is_pending) = match sent {
+                        Poll::Ready(result) => (result, false),
+                        Poll::Pending => (Err(std::io::ErrorKind::WouldBlock.into()), true),
+                    };
                     let mut shared = self.shared.lock();
-                    shared.out.is_writing = false;
-                    shared.out.leaving = leaving;
-                    match sent {
-                        Poll::Ready(Ok(n)) => {
-                            shared.out.wrote(n);
-                            shared.wake_room();
-                        }
-                        Poll::Ready(Err(_broken)) => shared.out.is_dead = true,
-                        Poll::Pending => return,
+                    // A dead end is met by the next flush.
+                    let _ = shared.out.end_write(write, &result, &mut woken);
+                    shared.wake_room();
+                    if is_pending {
+                        return false;
                     }
                 }
+            }
+            if turn.is_over() {
+                return true;
             }
         }
     }
@@ -150,22 +130,48 @@ impl<S: Service> Channel<S> {
     fn handle_all(self: &Arc<Self>, service: &Arc<S>, inbox: &mut Inbox) -> Result<(), LineEnd> {
         let mut woken = Woken::default();
         let mut settled = 0;
+        if let Some(direct) = inbox.direct.take_if(|direct| direct.missing == 0) {
+            inbox.expects_header = direct.left > 0;
+            if let Some(place) = self.shared.lock().dialogs.assembling(direct.dialog) {
+                *place = direct.bytes;
+            }
+            self.on_piece(service, direct.dialog, direct.piece_bytes, direct.left, &mut woken)?;
+        }
+        if inbox.direct.is_some() {
+            return Ok(());
+        }
         loop {
             match frame::decode(inbox.unhandled(), self.limit) {
                 Ok(None) => {
                     if settled > 0 {
                         self.shared.lock().settled_at_once = settled;
                     }
+                    self.read_past(inbox);
                     return Ok(());
                 }
                 Ok(Some((frame, payload, taken))) => {
                     settled += usize::from(matches!(frame, Frame::Return { .. } | Frame::Error { .. }));
                     self.handle(service, frame, payload, &mut woken)?;
-                    inbox.start += taken;
+                    inbox.handled(taken);
                 }
                 Err(error) => return Err(LineEnd::Violation(error.to_string())),
             }
         }
+    }
+
+    /// The rest of a big piece is read to where it belongs, and not copied a second time.
+    fn read_past(&self, inbox: &mut Inbox) {
+        let Some((dialog, left, head, piece_bytes)) = frame::part_ahead(inbox.unhandled(), self.limit) else { return };
+        let here = inbox.unhandled().len() - head;
+        if piece_bytes - here < DIRECT_BYTES {
+            return;
+        }
+        // Of a dialog that has ended: it is read as well, and thrown away.
+        let mut bytes = self.shared.lock().dialogs.assembling(dialog).map(std::mem::take).unwrap_or_default();
+        bytes.reserve(piece_bytes);
+        bytes.extend_from_slice(&inbox.unhandled()[head..]);
+        inbox.handled(head + here);
+        inbox.direct = Some(Direct { dialog, left, bytes, piece_bytes, missing: piece_bytes - here });
     }
 
     fn handle(
@@ -175,9 +181,8 @@ impl<S: Service> Channel<S> {
         payload: &[u8],
         woken: &mut Woken,
     ) -> Result<(), LineEnd> {
-        let violated = |violation: Violation| LineEnd::Violation(violation.to_string());
         match frame {
-            Frame::Start { dialog, endpoint, path, deadline_us, encoding } => {
+            Frame::Start { dialog, endpoint, path, deadline_us, encoding, left } => {
                 let mut shared = self.shared.lock();
                 let verdict = shared.dialogs.on_start(dialog).map_err(violated)?;
                 let endpoint = shared.dialogs.on_endpoint(endpoint, path, |path| service.resolve(path));
@@ -186,24 +191,54 @@ impl<S: Service> Channel<S> {
                     shared.dialogs.end_served(dialog);
                     return Ok(()); // crossed our Bye: the peer sends it again on a new line
                 }
-                drop(shared);
                 match verdict {
+                    StartVerdict::Serve if left > 0 => {
+                        let head = Head::Start { endpoint, encoding, deadline_us };
+                        shared.dialogs.begin(dialog, head, payload, left, self.limit.into()).map_err(violated)?;
+                    }
                     StartVerdict::Serve => {
-                        let deadline = deadline_us.map(std::time::Duration::from_micros);
-                        service.on_start(self, Start { dialog, endpoint, encoding, deadline }, payload);
+                        drop(shared);
+                        self.start(service, dialog, endpoint, encoding, deadline_us, payload);
                     }
                     StartVerdict::Cancelled(canceller) => {
-                        let error = crate::msg::remote_error::WireError::Cancelled(canceller).encode();
-                        self.end_with(dialog, &Frame::Error { dialog }, &error);
+                        drop(shared);
+                        self.end_with(dialog, Last::Error, WireError::Cancelled(canceller).encode().into());
                     }
                 }
             }
             Frame::StartAck { dialog } => self.shared.lock().dialogs.on_start_ack(dialog).map_err(violated)?,
+            Frame::Return { dialog, left, .. } if left > 0 => self.begin(dialog, Head::Return, payload, left)?,
             Frame::Return { dialog, .. } => {
                 self.settle("Return", dialog, woken, || Outcome::Returned(payload.to_vec()))?;
             }
-            Frame::Error { dialog } => {
+            Frame::Error { dialog, left } if left > 0 => self.begin(dialog, Head::Error, payload, left)?,
+            Frame::Error { dialog, .. } => {
                 self.settle("Error", dialog, woken, || Outcome::Failed(payload.to_vec()))?;
+            }
+            Frame::Started { dialog, left, .. } if left > 0 => self.begin(dialog, Head::Started, payload, left)?,
+            Frame::Started { dialog, .. } => self.on_started(dialog, payload.to_vec(), woken)?,
+            Frame::Yield { dialog, left, .. } => self.on_yield(dialog, payload, left, woken)?,
+            Frame::Part { dialog, left } => {
+                if let Some(place) = self.shared.lock().dialogs.assembling(dialog) {
+                    place.extend_from_slice(payload);
+                }
+                self.on_piece(service, dialog, payload.len(), left, woken)?;
+            }
+            Frame::Open { dialog } => {
+                if let Some(link) = self.link_for("Open", dialog)? {
+                    link.on_open(woken).map_err(violated)?;
+                }
+            }
+            Frame::Stop { dialog, how } => {
+                if let Some(link) = self.link_for("Stop", dialog)? {
+                    link.on_stop(how, woken).map_err(violated)?;
+                }
+            }
+            Frame::Credit { dialog, up_to } => {
+                if let Some(link) = self.link_for("Credit", dialog)? {
+                    link.on_credit(up_to, woken);
+                    // A long item may have waited for it: the driver looks at them before it reads on.
+                }
             }
             Frame::Cancel { dialog: 0, canceller, .. } => {
                 self.acknowledge_cancel(0, AckState::Asked);
@@ -213,11 +248,12 @@ impl<S: Service> Channel<S> {
                 let state = self.on_cancel(dialog, &canceller).map_err(violated)?;
                 self.acknowledge_cancel(dialog, state);
             }
-            Frame::CancelAck { .. } | Frame::Pong { .. } => {} // heard: only Return or Error ends a dialog
-            Frame::Ping { nonce } => self.shared.lock().urgent(&Frame::Pong { nonce }),
+            Frame::CancelAck { dialog, .. } => self.on_cancel_ack(dialog), // only Return or Error ends a dialog
+            Frame::Pong { .. } => {}
+            Frame::Ping { nonce } => self.shared.lock().out.urgent(&Frame::Pong { nonce }),
             Frame::Log => service.on_log(self, payload),
             Frame::Bye { reason } => {
-                self.shared.lock().urgent(&Frame::Bye { reason: "goodbye" });
+                self.shared.lock().out.urgent(&Frame::Bye { reason: "goodbye" });
                 self.try_flush();
                 return Err(match reason {
                     BYE_IDLE => LineEnd::Bye(reason.to_owned()),
@@ -232,12 +268,113 @@ impl<S: Service> Channel<S> {
             Frame::Signalled { .. } => return Err(violated(Violation::Misplaced("Signalled"))),
             Frame::EndAsked { .. } => return Err(violated(Violation::Misplaced("EndAsked"))),
             Frame::End { .. } => return Err(violated(Violation::Misplaced("End"))),
+            Frame::Ended { .. } => return Err(violated(Violation::Misplaced("Ended"))),
         }
         Ok(())
     }
 
     fn acknowledge_cancel(&self, dialog: u64, state: AckState) {
-        self.shared.lock().urgent(&Frame::CancelAck { dialog, state });
+        self.shared.lock().out.urgent(&Frame::CancelAck { dialog, state });
+    }
+
+    fn start(
+        self: &Arc<Self>,
+        service: &Arc<S>,
+        dialog: u64,
+        endpoint: S::Endpoint,
+        encoding: Encoding,
+        deadline_us: Option<u64>,
+        args: &[u8],
+    ) {
+        let deadline = deadline_us.map(std::time::Duration::from_micros);
+        service.on_start(self, Start { dialog, endpoint, encoding, deadline }, args);
+    }
+
+    fn begin(&self, dialog: u64, head: Head<S::Endpoint>, first: &[u8], left: u64) -> Result<(), LineEnd> {
+        let mut shared = self.shared.lock();
+        // Only a dialog that is open here has something to wait for.
+        if shared.dialogs.slot(dialog).is_none() && shared.dialogs.served_one(dialog).is_none() {
+            return match shared.dialogs.has_been(dialog) {
+                true => Ok(()),
+                false => Err(violated(Violation::NotOpen { kind: "a long payload", dialog })),
+            };
+        }
+        shared.dialogs.begin(dialog, head, first, left, self.limit.into()).map_err(violated)
+    }
+
+    /// A piece was put to the others: what follows from it.
+    fn on_piece(
+        self: &Arc<Self>,
+        service: &Arc<S>,
+        dialog: u64,
+        bytes: usize,
+        left: u64,
+        woken: &mut Woken,
+    ) -> Result<(), LineEnd> {
+        let mut shared = self.shared.lock();
+        let piece = shared.dialogs.on_piece(dialog, bytes, left).map_err(violated)?;
+        let link = shared.link(dialog);
+        drop(shared);
+        match piece {
+            Piece::Dropped | Piece::More { is_item: false } => Ok(()),
+            Piece::More { is_item: true } => match link {
+                Some(link) => self.grant(dialog, link.on_piece(bytes).map_err(violated)?),
+                None => Ok(()),
+            },
+            Piece::Whole(Assembling { head, bytes: whole, .. }) => match head {
+                Head::Start { endpoint, encoding, deadline_us } => {
+                    self.start(service, dialog, endpoint, encoding, deadline_us, &whole);
+                    Ok(())
+                }
+                Head::Started => self.on_started(dialog, whole, woken),
+                Head::Return => self.settle("Return", dialog, woken, || Outcome::Returned(whole)),
+                Head::Error => self.settle("Error", dialog, woken, || Outcome::Failed(whole)),
+                Head::Yield => match link {
+                    Some(link) => {
+                        self.grant(dialog, link.on_piece(bytes).map_err(violated)?)?;
+                        self.grant(dialog, link.on_long_item(whole, woken))
+                    }
+                    None => Ok(()),
+                },
+            },
+        }
+    }
+
+    fn on_started(&self, dialog: u64, first: Vec<u8>, woken: &mut Woken) -> Result<(), LineEnd> {
+        match self.link_for("Started", dialog)? {
+            Some(link) => self.grant(dialog, link.on_started(first.into(), woken).map_err(violated)?),
+            None => Ok(()),
+        }
+    }
+
+    fn on_yield(&self, dialog: u64, items: &[u8], left: u64, woken: &mut Woken) -> Result<(), LineEnd> {
+        let Some(link) = self.link_for("Yield", dialog)? else { return Ok(()) };
+        if left == 0 {
+            return self.grant(dialog, link.on_items(items.to_vec(), woken).map_err(violated)?);
+        }
+        self.begin(dialog, Head::Yield, items, left)?;
+        self.grant(dialog, link.on_piece(items.len()).map_err(violated)?)
+    }
+
+    /// The context that a frame is for. `None`: it has ended here, and the frame was on its way.
+    fn link_for(&self, kind: &'static str, dialog: u64) -> Result<Option<Arc<super::Link>>, LineEnd> {
+        let mut shared = self.shared.lock();
+        if let Some(link) = shared.link(dialog) {
+            return Ok(Some(link));
+        }
+        let is_open = shared.dialogs.slot(dialog).is_some() || shared.dialogs.served_one(dialog).is_some();
+        if is_open || !shared.dialogs.has_been(dialog) {
+            return Err(violated(Violation::NotOpen { kind, dialog })); // a call has no stream
+        }
+        Ok(None)
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "it is the last step of those that can fail")]
+    fn grant(&self, dialog: u64, up_to: Option<u64>) -> Result<(), LineEnd> {
+        if let Some(up_to) = up_to {
+            self.shared.lock().out.urgent(&Frame::Credit { dialog, up_to });
+        }
+        Ok(())
     }
 
     fn settle(
@@ -248,8 +385,18 @@ impl<S: Service> Channel<S> {
         outcome: impl FnOnce() -> Outcome,
     ) -> Result<(), LineEnd> {
         let mut shared = self.shared.lock();
-        let slot = shared.dialogs.on_end(kind, dialog).map_err(|v| LineEnd::Violation(v.to_string()))?;
-        if let Some(waiting) = slot {
+        let link = shared.link(dialog);
+        let slot = shared.dialogs.on_end(kind, dialog).map_err(violated)?;
+        if let Some(link) = link {
+            // Whatever our side still has to say, nobody hears it.
+            shared.out.forget_long(dialog, woken);
+            let end = match outcome() {
+                Outcome::Returned(bytes) => LinkEnd::Returned(bytes.into()),
+                Outcome::Failed(bytes) => LinkEnd::Failed(bytes.into()),
+                Outcome::Lost(left, end) => LinkEnd::Lost(left, end),
+            };
+            link.on_end(end, woken);
+        } else if let Some(waiting) = slot {
             shared.done.insert(dialog, outcome());
             woken.0.extend(waiting.waker);
         }
@@ -262,11 +409,12 @@ impl<S: Service> Channel<S> {
         if let LineEnd::Violation(what) = &end {
             tracing::warn!(target: "teamster::channel", peer = %self.peer, what, "closing a line");
             let mut shared = self.shared.lock();
-            shared.urgent(&Frame::Bye { reason: what });
+            shared.out.urgent(&Frame::Bye { reason: what });
             drop(shared);
             self.try_flush(); // as far as the kernel takes it: the peer's log should say why
         }
         self.close(end);
+        self.socket.close();
         let end = self.end().unwrap_or(LineEnd::Eof);
         service.on_end(self, &end);
     }
@@ -279,11 +427,21 @@ impl<S: Service> Channel<S> {
             shared.end = Some(end.clone());
             let flushed = shared.out.flushed;
             // What we serve stays in the table: the service cancels it, and knows on whose behalf.
-            for (dialog, waiting, left) in shared.dialogs.on_lost(flushed) {
-                shared.done.insert(dialog, Outcome::Lost(left, end.clone()));
-                shared.lost_paths.push(waiting.path);
+            for (dialog, waiting, left, waits) in shared.dialogs.on_lost(flushed) {
+                if let Some(link) = waiting.link {
+                    link.on_end(LinkEnd::Lost(left, end.clone()), &mut woken);
+                } else if waits == Waits::Yes {
+                    shared.done.insert(dialog, Outcome::Lost(left, end.clone()));
+                }
+                if waits == Waits::Yes {
+                    shared.lost_paths.push(waiting.path);
+                }
                 woken.0.extend(waiting.waker);
             }
+            for link in shared.dialogs.served().filter_map(|served| served.link.as_ref()) {
+                link.on_end(LinkEnd::Lost(Left::Yes, end.clone()), &mut woken);
+            }
+            shared.out.die(&mut woken);
             woken.0.append(&mut shared.room);
             woken.0.append(&mut shared.flushed);
         }
@@ -293,16 +451,8 @@ impl<S: Service> Channel<S> {
     }
 }
 
-/// Wakers that are woken when the locks are free.
-#[derive(Default)]
-struct Woken(Vec<Waker>);
-
-impl Drop for Woken {
-    fn drop(&mut self) {
-        for waker in self.0.drain(..) {
-            waker.wake();
-        }
-    }
+fn violated(violation: Violation) -> LineEnd {
+    LineEnd::Violation(violation.to_string())
 }
 
 /// The one reason of a Bye that is more than a word for people: its sender serves nothing and has
@@ -340,7 +490,7 @@ impl Idle {
             return Poll::Ready(LineEnd::Bye("it had been idle".into()));
         }
         shared.bye_sent = true;
-        shared.urgent(&Frame::Bye { reason: BYE_IDLE });
+        shared.out.urgent(&Frame::Bye { reason: BYE_IDLE });
         drop(shared);
         self.timer = Some(Box::pin(tokio::time::sleep(after))); // for its answer
         channel.wake_driver();

@@ -23,10 +23,15 @@ const MAX_CONTROL_FRAME_BYTES: u32 = 64 * 1024;
 
 /// One control line.
 pub(crate) struct Line {
-    fd: OwnedFd,
-    waiting: Mutex<BytesMut>,
+    state: Mutex<State>,
     /// Called when the kernel took no more: somebody has to wait for room and flush.
     blocked: OnceLock<Blocked>,
+}
+
+struct State {
+    /// `None`: it is closed.
+    fd: Option<OwnedFd>,
+    waiting: BytesMut,
 }
 
 type Blocked = Box<dyn Fn() + Send + Sync>;
@@ -47,7 +52,8 @@ pub(crate) enum Rest {
 impl Line {
     /// Takes a socket that never waits.
     pub(crate) fn new(fd: OwnedFd) -> Self {
-        Line { fd, waiting: Mutex::new(BytesMut::new()), blocked: OnceLock::new() }
+        let state = State { fd: Some(fd), waiting: BytesMut::new() };
+        Line { state: Mutex::new(state), blocked: OnceLock::new() }
     }
 
     /// Has `act` called, once at a time, when a frame could not leave at once.
@@ -71,16 +77,16 @@ impl Line {
     ///
     /// Those of [`Line::send`].
     pub(crate) fn send_all(&self, frames: &[Frame<'_>]) -> io::Result<()> {
-        let mut waiting = self.waiting.lock();
-        if waiting.len() > MAX_WAITING_BYTES {
+        let mut state = self.state.lock();
+        if state.waiting.len() > MAX_WAITING_BYTES {
             return Err(io::Error::other("the peer does not read its control line"));
         }
-        let was_blocked = !waiting.is_empty();
+        let was_blocked = !state.waiting.is_empty();
         for frame in frames {
-            frame::encode(frame, &[], &mut waiting);
+            frame::encode(frame, &[], &mut state.waiting);
         }
-        let is_blocked = self.send_waiting(&mut waiting)?;
-        drop(waiting);
+        let is_blocked = state.send_waiting()?;
+        drop(state);
         if is_blocked
             && !was_blocked
             && let Some(blocked) = self.blocked.get()
@@ -102,30 +108,16 @@ impl Line {
 
     /// Sends what waits. Whether anything still does: then poll for room.
     pub(crate) fn flush(&self) -> io::Result<bool> {
-        let mut waiting = self.waiting.lock();
-        self.send_waiting(&mut waiting)
-    }
-
-    fn send_waiting(&self, waiting: &mut BytesMut) -> io::Result<bool> {
-        while !waiting.is_empty() {
-            match uds::send(self.fd.as_fd(), waiting) {
-                Ok(n) => waiting.advance(n),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    waiting.clear();
-                    return Err(error);
-                }
-            }
-        }
-        Ok(false)
+        self.state.lock().send_waiting()
     }
 
     /// Reads all that is there now.
     pub(crate) fn read(&self, inbox: &mut LineInbox) -> Rest {
         let mut chunk = [0; 512];
         loop {
-            match uds::recv(self.fd.as_fd(), &mut chunk) {
+            let state = self.state.lock();
+            let Some(fd) = &state.fd else { return Rest::Ended };
+            match uds::recv(fd.as_fd(), &mut chunk) {
                 Ok(0) => return Rest::Ended,
                 Ok(n) => {
                     inbox.bytes.extend_from_slice(&chunk[..n]);
@@ -140,21 +132,44 @@ impl Line {
         }
     }
 
-    pub(crate) fn shutdown(&self) {
-        // The peer may have closed it already.
-        let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
+    /// Gives its descriptor back, whoever still holds on to the line: its peer sees the end. What is
+    /// said on it from now on is an error.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.waiting.clear();
+        state.fd = None;
+    }
+
+    /// What `act` makes of its descriptor. `None`: it is closed.
+    pub(crate) fn with_fd<R>(&self, act: impl FnOnce(BorrowedFd<'_>) -> R) -> Option<R> {
+        self.state.lock().fd.as_ref().map(|fd| act(fd.as_fd()))
+    }
+}
+
+impl State {
+    fn send_waiting(&mut self) -> io::Result<bool> {
+        while !self.waiting.is_empty() {
+            let sent = match &self.fd {
+                Some(fd) => uds::send(fd.as_fd(), &self.waiting),
+                None => Err(io::ErrorKind::NotConnected.into()),
+            };
+            match sent {
+                Ok(n) => self.waiting.advance(n),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.waiting.clear();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(false)
     }
 }
 
 impl std::fmt::Debug for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Line").field("fd", &self.fd).finish_non_exhaustive()
-    }
-}
-
-impl AsFd for Line {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        f.debug_struct("Line").field("fd", &self.state.lock().fd).finish_non_exhaustive()
     }
 }
 

@@ -2,14 +2,17 @@
 //!
 //! A [`Channel`] is one data line: callers append to its buffer and, when nothing else waits,
 //! write to the socket themselves; the driver reads, hands over and writes the rest.
+mod contexts;
 pub(crate) mod driver;
 pub(crate) mod handshake;
+mod inbox;
 pub(crate) mod line;
+pub(crate) mod link;
+mod out;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::BuildHasherDefault;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -17,12 +20,18 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures::task::AtomicWaker;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
-use crate::msg::frame::{self, AckState, Encoding, Frame};
+use crate::msg::frame::{AckState, Encoding, Frame};
 use crate::msg::ident::{Aid, Canceller};
 use crate::proto::connection::{Connection, IdHasher, Left, Side, Violation};
+use crate::proto::dialog::{Overruns, Role};
 use crate::transport::uds::Socket;
+pub(crate) use contexts::{ItemBytes, Sent};
+pub(crate) use inbox::Inbox;
+use link::{Link, LinkEnd, Woken};
+use out::{Flush, Long, Out, Turn};
+pub(crate) use out::{Head, LONG_BYTES, Payload};
 
 /// What serves the dialogs that a peer opens: the actor, a floor up.
 pub(crate) trait Service: Send + Sync + Sized + 'static {
@@ -109,10 +118,39 @@ pub(crate) trait CancelLine: Send + Sync {
     fn cancel(&self, dialog: u64, grace: Duration, canceller: &Canceller);
 }
 
+/// A dialog to open.
+pub(crate) struct Outgoing<'a> {
+    /// Unique for the endpoint while the program runs.
+    pub(crate) key: usize,
+    pub(crate) path: &'static str,
+    pub(crate) args: &'a Payload,
+    pub(crate) encoding: Encoding,
+    pub(crate) deadline: Option<Duration>,
+    /// Of a context: what becomes of items that our side does not read in time.
+    pub(crate) context: Option<Overruns>,
+}
+
+/// The last frame of a dialog that we serve.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Last {
+    Return(Encoding),
+    Error,
+}
+
 /// Who waits for the outcome of a dialog that we opened, and what was called.
 struct Waiting {
     waker: Option<Waker>,
     path: &'static str,
+    /// Of a context.
+    link: Option<Arc<Link>>,
+}
+
+/// A dialog of the peer that runs here.
+#[derive(Debug)]
+struct Served<T> {
+    task: T,
+    /// Of a context.
+    link: Option<Arc<Link>>,
 }
 
 /// One data line.
@@ -133,7 +171,7 @@ pub(crate) struct Channel<S: Service> {
 }
 
 struct Shared<S: Service> {
-    dialogs: Connection<Waiting, S::Task, S::Endpoint>,
+    dialogs: Connection<Waiting, Served<S::Task>, S::Endpoint>,
     done: HashMap<u64, Outcome, BuildHasherDefault<IdHasher>>,
     out: Out,
     room: Vec<Waker>,
@@ -144,79 +182,15 @@ struct Shared<S: Service> {
     bye_sent: bool,
     /// Dialogs that ended with the last read.
     settled_at_once: usize,
-}
-
-/// Bytes on their way out.
-#[derive(Default)]
-struct Out {
-    /// Frames that pass all that waits: cancels and their acknowledgements.
-    urgent: BytesMut,
-    waiting: BytesMut,
-    /// Handed to the socket from `written` on; its first `urgent_len` bytes were urgent.
-    leaving: BytesMut,
-    written: usize,
-    urgent_len: usize,
-    /// Somebody is in `sendmsg` with `leaving`.
-    is_writing: bool,
-    /// The peer takes nothing any more.
-    is_dead: bool,
-    /// Of the non-urgent bytes: all that were ever queued, and all that have left.
-    queued: u64,
-    flushed: u64,
+    /// Items that were sent since the driver last ran.
+    items_sent: u32,
+    /// They come in bursts: those of one share the driver's write.
+    is_burst: bool,
 }
 
 /// Bytes that may wait in a line's buffer before callers are held back: enough that one write
 /// carries hundreds of calls, little enough that a cancel behind them leaves at once.
 const HIGH_WATER_BYTES: usize = 1 << 20;
-
-/// A buffer that a burst has grown beyond this is given back after it.
-const KEEP_BYTES: usize = 256 * 1024;
-
-impl Out {
-    fn is_empty(&self) -> bool {
-        !self.is_writing && self.waiting_bytes() == 0 && self.urgent.is_empty()
-    }
-
-    fn waiting_bytes(&self) -> usize {
-        self.waiting.len() + self.leaving.len() - self.written
-    }
-
-    fn refill(&mut self) {
-        if self.written < self.leaving.len() {
-            return;
-        }
-        self.written = 0;
-        self.leaving.clear();
-        if self.leaving.capacity() > KEEP_BYTES {
-            self.leaving = BytesMut::new();
-        }
-        self.urgent_len = self.urgent.len();
-        if self.urgent.is_empty() {
-            std::mem::swap(&mut self.leaving, &mut self.waiting);
-        } else {
-            std::mem::swap(&mut self.leaving, &mut self.urgent);
-            self.leaving.extend_from_slice(&self.waiting);
-            self.waiting.clear();
-        }
-    }
-
-    fn wrote(&mut self, n: usize) {
-        let before = self.written.max(self.urgent_len);
-        self.written += n;
-        self.flushed += self.written.max(self.urgent_len) as u64 - before as u64;
-    }
-}
-
-/// What a flush came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flush {
-    /// Nothing waits any more, or somebody else is writing and will take it along.
-    Done,
-    /// The kernel's buffer is full.
-    Blocked,
-    /// The peer takes nothing any more. What it sent before is still to be read.
-    Dead,
-}
 
 /// What a channel is made of besides its socket.
 pub(crate) struct Parts {
@@ -233,7 +207,7 @@ pub(crate) struct Parts {
 
 impl<S: Service> Channel<S> {
     pub(crate) fn new(socket: Socket, parts: Parts) -> Arc<Self> {
-        let out = Out { urgent: parts.greeting, ..Out::default() };
+        let out = Out::new(parts.greeting);
         Arc::new(Channel {
             peer: parts.peer,
             encoding: parts.encoding,
@@ -249,6 +223,8 @@ impl<S: Service> Channel<S> {
                 lost_paths: Vec::new(),
                 bye_sent: false,
                 settled_at_once: 0,
+                items_sent: 0,
+                is_burst: false,
             }),
             driver: AtomicWaker::new(),
             driver_is_due: AtomicBool::new(false),
@@ -256,6 +232,11 @@ impl<S: Service> Channel<S> {
             idle_after: parts.idle_after,
             grace: parts.grace,
         })
+    }
+
+    /// Bytes of the largest frame, both ways.
+    pub(crate) fn limit(&self) -> u32 {
+        self.limit
     }
 
     /// How the line ended, if it has.
@@ -266,15 +247,9 @@ impl<S: Service> Channel<S> {
     // ---- opening dialogs
 
     /// Opens a dialog: queues its Start, and writes it at once when nothing else is going on.
-    pub(crate) fn open(
-        &self,
-        key: usize,
-        path: &'static str,
-        args: &[u8],
-        encoding: Encoding,
-        deadline: Option<Duration>,
-    ) -> Result<u64, Refused> {
-        let mut shared = self.shared.lock();
+    pub(crate) fn open(&self, call: &Outgoing<'_>) -> Result<(u64, Option<Arc<Link>>), Refused> {
+        let mut guard = self.shared.lock();
+        let shared = &mut *guard;
         if let Some(end) = &shared.end {
             return Err(Refused::Ended(end.clone()));
         }
@@ -284,17 +259,31 @@ impl<S: Service> Channel<S> {
         if !shared.dialogs.has_room() || shared.out.waiting_bytes() > HIGH_WATER_BYTES {
             return Err(Refused::Full);
         }
-        let dialog = shared.dialogs.open(Waiting { waker: None, path });
-        let (endpoint, is_new) = shared.dialogs.number_of(key);
-        let deadline_us = deadline.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX));
-        let start = Frame::Start { dialog, endpoint, path: is_new.then_some(path), deadline_us, encoding };
-        let ends_at = shared.queue(&start, args);
+        let dialog = shared.dialogs.open(Waiting { waker: None, path: call.path, link: None });
+        let link = call.context.map(|overruns| Arc::new(Link::new(dialog, call.path, Role::Opener, overruns)));
+        if link.is_some()
+            && let Some(waiting) = shared.dialogs.slot(dialog)
+        {
+            waiting.link.clone_from(&link);
+        }
+        let (endpoint, is_new) = shared.dialogs.number_of(call.key);
+        let path = is_new.then_some(call.path);
+        let deadline_us = call.deadline.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX));
+        let (first, left) = match call.args {
+            Payload::Short(args) => (&args[..], 0),
+            Payload::Long(args) => (&[][..], args.len() as u64),
+        };
+        let start = Frame::Start { dialog, endpoint, path, deadline_us, encoding: call.encoding, left };
+        let ends_at = shared.out.queue(&start, first);
+        if let Payload::Long(args) = call.args {
+            shared.out.queue_long(Long::value(dialog, args.clone()));
+        }
         shared.dialogs.start_queued(dialog, ends_at);
         // After a batch of answers the other callers are about to follow: they share the driver's write.
         let is_alone = shared.dialogs.opened() == 1 && shared.settled_at_once <= 1;
-        drop(shared);
+        drop(guard);
         self.flush_soon(is_alone);
-        Ok(dialog)
+        Ok((dialog, link))
     }
 
     /// Resolves when a refused [`Channel::open`] may be tried again.
@@ -333,11 +322,15 @@ impl<S: Service> Channel<S> {
         if shared.end.is_some() || !shared.dialogs.cancel(dialog) {
             return;
         }
+        self.send_cancel(shared, dialog, canceller);
+    }
+
+    fn send_cancel(&self, mut shared: MutexGuard<'_, Shared<S>>, dialog: u64, canceller: &Canceller) {
         if let Some(control) = &self.control {
             drop(shared);
             control.cancel(dialog, self.grace, canceller);
         } else {
-            shared.urgent(&self.cancel_frame(dialog, canceller));
+            shared.out.urgent(&self.cancel_frame(dialog, canceller));
             drop(shared);
             self.flush_soon(true);
         }
@@ -347,7 +340,7 @@ impl<S: Service> Channel<S> {
     pub(crate) fn cancel_actor(&self, grace: Duration, canceller: &Canceller) {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         let mut shared = self.shared.lock();
-        shared.urgent(&Frame::Cancel { dialog: 0, grace_ms, canceller: canceller.clone() });
+        shared.out.urgent(&Frame::Cancel { dialog: 0, grace_ms, canceller: canceller.clone() });
         drop(shared);
         self.flush_soon(true);
     }
@@ -370,26 +363,48 @@ impl<S: Service> Channel<S> {
 
     /// The dialog's task exists from here on: cancels find it.
     pub(crate) fn serve(&self, dialog: u64, task: S::Task) {
+        self.serve_linked(dialog, task, None);
+    }
+
+    fn serve_linked(&self, dialog: u64, task: S::Task, link: Option<Arc<Link>>) {
         let mut shared = self.shared.lock();
         let by = task.clone();
-        if let Some(canceller) = shared.dialogs.serve(dialog, task) {
+        if let Some(canceller) = shared.dialogs.serve(dialog, Served { task, link }) {
             S::cancel(&by, &canceller);
         }
     }
 
     /// The task did not end in its first poll.
     pub(crate) fn acknowledge_start(&self, dialog: u64) {
-        let mut shared = self.shared.lock();
-        shared.queue(&Frame::StartAck { dialog }, &[]);
+        self.shared.lock().out.queue(&Frame::StartAck { dialog }, &[]);
     }
 
     /// Sends the dialog's last frame. From outside of the driver, see [`Channel::flush_soon`].
-    pub(crate) fn end_with(&self, dialog: u64, frame: &Frame<'_>, payload: &[u8]) {
+    pub(crate) fn end_with(&self, dialog: u64, last: Last, payload: Payload) {
+        let mut woken = Woken::default();
         let mut shared = self.shared.lock();
+        if let Some(link) = shared.dialogs.served_one(dialog).and_then(|served| served.link.clone()) {
+            // What it has not sent of an item nobody will get to read.
+            shared.out.forget_long(dialog, &mut woken);
+            link.on_end(LinkEnd::Here, &mut woken);
+        }
         if shared.end.is_none() {
-            shared.queue(frame, payload);
+            let frame = |left| match last {
+                Last::Return(encoding) => Frame::Return { dialog, encoding, left },
+                Last::Error => Frame::Error { dialog, left },
+            };
+            match payload {
+                Payload::Short(payload) => {
+                    shared.out.queue(&frame(0), &payload);
+                }
+                Payload::Long(payload) => {
+                    shared.out.queue(&frame(payload.len() as u64), &[]);
+                    shared.out.queue_long(Long::value(dialog, payload));
+                }
+            }
         }
         shared.dialogs.end_served(dialog);
+        drop(shared);
     }
 
     /// A cancel for one of the peer's dialogs, which came by whichever line.
@@ -397,16 +412,16 @@ impl<S: Service> Channel<S> {
         let mut shared = self.shared.lock();
         let verdict = shared.dialogs.on_cancel(dialog, canceller)?;
         let state = verdict.state();
-        if let crate::proto::connection::CancelVerdict::Asked(task) = verdict {
-            S::cancel(task, canceller);
+        if let crate::proto::connection::CancelVerdict::Asked(served) = verdict {
+            S::cancel(&served.task, canceller);
         }
         Ok(state)
     }
 
     /// The whole actor ends: every dialog that the peer has here is cancelled.
     pub(crate) fn cancel_served(&self, canceller: &Canceller) {
-        for task in self.shared.lock().dialogs.served() {
-            S::cancel(task, canceller);
+        for served in self.shared.lock().dialogs.served() {
+            S::cancel(&served.task, canceller);
         }
     }
 
@@ -421,7 +436,7 @@ impl<S: Service> Channel<S> {
     /// Gets what is queued on its way: by this very thread if `at_once`, else by the driver, which
     /// runs after the tasks that are ready now, so that what they add shares one write.
     pub(crate) fn flush_soon(&self, at_once: bool) {
-        if !at_once || self.try_flush() == Flush::Blocked {
+        if !at_once || matches!(self.try_flush(), Flush::Blocked | Flush::More) {
             self.wake_driver();
         }
     }
@@ -453,57 +468,43 @@ impl<S: Service> Channel<S> {
     }
 
     fn try_flush(&self) -> Flush {
+        let mut turn = Turn::new();
         loop {
+            let mut woken = Woken::default();
             let mut shared = self.shared.lock();
-            let out = &mut shared.out;
-            if out.is_dead {
-                return Flush::Dead;
-            }
-            if out.is_writing {
-                return Flush::Done; // the writer looks again before it leaves
-            }
-            out.refill();
-            if out.leaving.is_empty() {
-                return Flush::Done;
-            }
-            out.is_writing = true;
-            let leaving = std::mem::take(&mut out.leaving);
-            let written = out.written;
+            let write = match shared.out.begin_write(&mut woken) {
+                Ok(write) => write,
+                Err(flush) => return flush,
+            };
             drop(shared);
-            let result = self.socket.try_send(&leaving[written..]);
+            let result = write.try_send(&self.socket);
             let mut shared = self.shared.lock();
-            shared.out.is_writing = false;
-            shared.out.leaving = leaving;
-            match result {
-                Ok(n) => {
-                    shared.out.wrote(n);
-                    shared.wake_room();
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Flush::Blocked,
-                Err(_broken) => {
-                    // The driver meets the end of the line when it has read what came before.
-                    shared.out.is_dead = true;
-                    return Flush::Dead;
-                }
+            let ended = shared.out.end_write(write, &result, &mut woken);
+            shared.wake_room();
+            drop(shared);
+            if let Err(flush) = ended {
+                return flush;
+            }
+            if turn.is_over() {
+                return Flush::More;
             }
         }
     }
 }
 
 impl<S: Service> Shared<S> {
-    /// Queues a frame; the offset at which it ends among the non-urgent bytes.
-    fn queue(&mut self, frame: &Frame<'_>, payload: &[u8]) -> u64 {
-        if self.out.is_dead {
-            return u64::MAX; // it never leaves
+    /// The context that a frame of the peer is for, if it is open here.
+    fn link(&mut self, dialog: u64) -> Option<Arc<Link>> {
+        if let Some(served) = self.dialogs.served_one(dialog) {
+            return served.link.clone();
         }
-        let before = self.out.waiting.len();
-        frame::encode(frame, payload, &mut self.out.waiting);
-        self.out.queued += (self.out.waiting.len() - before) as u64;
-        self.out.queued
+        self.dialogs.slot(dialog).and_then(|waiting| waiting.link.clone())
     }
 
-    fn urgent(&mut self, frame: &Frame<'_>) {
-        frame::encode(frame, &[], &mut self.out.urgent);
+    /// The driver runs: were the items since its last run a burst?
+    fn note_items(&mut self) {
+        self.is_burst = self.items_sent > 1;
+        self.items_sent = 0;
     }
 
     fn wake_room(&mut self) {

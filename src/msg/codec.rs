@@ -24,10 +24,12 @@ const SOME_OF_NIL: i8 = 83;
 
 /// Why a value could not become bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cannot encode {type_name}: {message}")]
+#[error("cannot encode {type_name}{}: {message}", Place(path))]
 pub(crate) struct EncodeFailure {
     /// The whole value's type.
     pub(crate) type_name: &'static str,
+    /// Where in the value, as in `[1].name`. Empty: the value itself.
+    pub(crate) path: String,
     /// What was wrong with it.
     pub(crate) message: String,
 }
@@ -93,8 +95,24 @@ fn retry<T: Serialize + ?Sized>(
     }
     result.map(|()| Encoding::Named).map_err(|error| {
         out.truncate(start);
-        EncodeFailure { type_name: std::any::type_name::<T>(), message: error.into_message() }
+        let path = place_of_refusal(value);
+        EncodeFailure { type_name: std::any::type_name::<T>(), path, message: error.into_message() }
     })
+}
+
+/// Writes it once more, to nowhere: the first writing does not keep its place.
+fn place_of_refusal<T: Serialize + ?Sized>(value: &T) -> String {
+    let mut nowhere = Vec::new();
+    let mut track = serde_path_to_error::Track::new();
+    let mut serializer = ser::Serializer::new(&mut nowhere, Encoding::Named);
+    match value.serialize(serde_path_to_error::Serializer::new(&mut serializer, &mut track)) {
+        Err(_refused) => without_dot(track.path().to_string()),
+        Ok(()) => String::new(), // it has changed its mind
+    }
+}
+
+fn without_dot(path: String) -> String {
+    if path == "." { String::new() } else { path }
 }
 
 /// Reads a value that takes all of `bytes`, in either encoding.
@@ -106,12 +124,31 @@ fn retry<T: Serialize + ?Sized>(
 /// With the place in the value, which a second reading finds: the first one does not keep it.
 #[inline]
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeFailure> {
-    let mut deserializer = de::Deserializer::new(bytes);
+    let mut deserializer = de::Deserializer::<false>::new(bytes);
     match T::deserialize(&mut deserializer) {
         Ok(value) if deserializer.is_done() => Ok(value),
         Ok(_) => Err(trailing::<T>(deserializer.left())),
         Err(error) => Err(locate::<T>(bytes, error)),
     }
+}
+
+/// Reads the first value of `bytes`, behind which others follow; the bytes that it took.
+///
+/// # Errors
+///
+/// As [`decode`].
+#[inline]
+pub(crate) fn decode_first<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeFailure> {
+    let mut deserializer = de::Deserializer::<false>::new(bytes);
+    match T::deserialize(&mut deserializer) {
+        Ok(value) => Ok((value, bytes.len() - deserializer.left())),
+        Err(error) => Err(locate::<T>(bytes, error)),
+    }
+}
+
+/// Bytes of the first value, whatever it is. `None`: there is no whole value.
+pub(crate) fn value_len(bytes: &[u8]) -> Option<usize> {
+    super::frame::value_len(bytes)
 }
 
 #[cold]
@@ -127,14 +164,14 @@ fn trailing<T>(left: usize) -> DecodeFailure {
 #[cold]
 #[inline(never)]
 fn locate<T: DeserializeOwned>(bytes: &[u8], first: de::Error) -> DecodeFailure {
-    let (path, error) = match serde_path_to_error::deserialize::<_, T>(&mut de::Deserializer::new(bytes)) {
-        Err(error) => (error.path().to_string(), error.into_inner()),
-        // Its `Deserialize` has changed its mind: the first answer stands.
-        Ok(_) => (String::new(), first),
+    let message = first.into_message();
+    let path = match serde_path_to_error::deserialize::<_, T>(&mut de::Deserializer::<true>::new(bytes)) {
+        Err(error) => {
+            let path = error.path().to_string();
+            // A `Deserialize` that minds the names has failed elsewhere.
+            if error.into_inner().into_message() == message { without_dot(path) } else { String::new() }
+        }
+        Ok(_) => String::new(), // it has changed its mind
     };
-    DecodeFailure {
-        type_name: std::any::type_name::<T>(),
-        path: if path == "." { String::new() } else { path },
-        message: error.into_message(),
-    }
+    DecodeFailure { type_name: std::any::type_name::<T>(), path, message }
 }

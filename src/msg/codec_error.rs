@@ -49,6 +49,7 @@ pub enum CodecStep {
 impl CodecError {
     /// `value` says which one: "the arguments", "the result".
     pub(crate) fn encoding(endpoint: &str, value: impl Into<String>, failure: EncodeFailure) -> Self {
+        let path = failure.path;
         Self::from_data(CodecData {
             id: Uuid::new_v4(),
             step: CodecStep::Encode,
@@ -56,14 +57,14 @@ impl CodecError {
             value: value.into(),
             reads: None,
             writes: Some(failure.type_name.to_string()),
-            path: None,
+            path: (!path.is_empty()).then_some(path),
             message: failure.message.to_string(),
         })
     }
 
     /// `value` says which one: "the argument `a`", "the result".
     pub(crate) fn decoding(endpoint: &str, value: impl Into<String>, failure: DecodeFailure) -> Self {
-        let path = failure.path.to_string();
+        let path = failure.path;
         Self::from_data(CodecData {
             id: Uuid::new_v4(),
             step: CodecStep::Decode,
@@ -71,8 +72,24 @@ impl CodecError {
             value: value.into(),
             reads: Some(failure.type_name.to_string()),
             writes: None,
-            path: (!path.is_empty() && path != ".").then_some(path),
+            path: (!path.is_empty()).then_some(path),
             message: failure.message.to_string(),
+        })
+    }
+
+    /// The bytes are there and too many for one frame. `value` says whose: "the arguments", "the result".
+    pub(crate) fn too_long(endpoint: &str, value: impl Into<String>, size: usize, limit: u32) -> Self {
+        Self::from_data(CodecData {
+            id: Uuid::new_v4(),
+            step: CodecStep::Encode,
+            endpoint: endpoint.to_owned(),
+            value: value.into(),
+            reads: None,
+            writes: None,
+            path: None,
+            message: format!(
+                "its {size} bytes and a header are over the limit of {limit} bytes a message: send it in parts"
+            ),
         })
     }
 

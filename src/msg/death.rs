@@ -186,8 +186,11 @@ fn signal_name(number: i32) -> Option<&'static str> {
 
 /// How one actor was ended: what a cancel of it or of its nursery returns.
 ///
-/// The times count from the request.
-#[derive(Clone, Debug)]
+/// It is the parent's word, whoever asked: the times count from the moment at which the parent had the
+/// request. Of an actor of another tree, and of one whose parent is gone too, only
+/// [`reaped`](Receipt::reaped) is known, counted from where it was asked: its exit is
+/// [`ExitKind::Unknown`].
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Receipt {
     /// The actor that was asked to end.
@@ -200,14 +203,14 @@ pub struct Receipt {
     pub tasks_gone: Option<Duration>,
     /// When its process had been reaped. Zero: it was gone before we asked.
     pub reaped: Duration,
-    /// What it took. `None`: it ended before anybody asked.
+    /// What it took. `None`: it ended before anybody asked, or nobody here knows.
     pub rung: Option<Rung>,
     /// The operating system's word on its end.
     pub exit: ExitKind,
 }
 
 impl Receipt {
-    /// It ended by itself, or after the cancel alone, with no signal.
+    /// It ended by itself, or after the cancel alone: no signal was sent to it, as far as is known.
     pub fn was_graceful(&self) -> bool {
         matches!(self.rung, None | Some(Rung::Cancel))
     }

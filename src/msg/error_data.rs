@@ -1,8 +1,10 @@
 //! How does our own error look as data? The same variants, and text where a value was foreign.
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -45,6 +47,17 @@ pub(crate) enum ErrorData {
         endpoint: String,
         aid: Aid,
         grace: Duration,
+        heard: bool,
+    },
+    StreamOverrun {
+        endpoint: String,
+        dialog: u64,
+        aid: Aid,
+        window_bytes: u32,
+    },
+    StreamClosed {
+        endpoint: String,
+        aid: Aid,
     },
     Deadline(Duration),
     NotExposed {
@@ -83,7 +96,11 @@ impl From<&Error> for ErrorData {
             Error::ActorDied(death) => ErrorData::ActorDied(death),
             Error::NotStarted { endpoint, aid, reason } => ErrorData::NotStarted { endpoint, aid, reason },
             Error::Unknown { endpoint, aid, reason } => ErrorData::Unknown { endpoint, aid, reason },
-            Error::NotStopped { endpoint, aid, grace } => ErrorData::NotStopped { endpoint, aid, grace },
+            Error::NotStopped { endpoint, aid, grace, heard } => ErrorData::NotStopped { endpoint, aid, grace, heard },
+            Error::StreamOverrun { endpoint, dialog, aid, window_bytes } => {
+                ErrorData::StreamOverrun { endpoint, dialog, aid, window_bytes }
+            }
+            Error::StreamClosed { endpoint, aid } => ErrorData::StreamClosed { endpoint, aid },
             Error::Deadline { after } => ErrorData::Deadline(after),
             Error::NotExposed { endpoint, aid } => ErrorData::NotExposed { endpoint, aid },
             Error::NoSuchEndpoint { endpoint, aid } => ErrorData::NoSuchEndpoint { endpoint, aid },
@@ -128,7 +145,11 @@ impl From<ErrorData> for Error {
             ErrorData::ActorDied(death) => Error::ActorDied(death),
             ErrorData::NotStarted { endpoint, aid, reason } => Error::NotStarted { endpoint, aid, reason },
             ErrorData::Unknown { endpoint, aid, reason } => Error::Unknown { endpoint, aid, reason },
-            ErrorData::NotStopped { endpoint, aid, grace } => Error::NotStopped { endpoint, aid, grace },
+            ErrorData::NotStopped { endpoint, aid, grace, heard } => Error::NotStopped { endpoint, aid, grace, heard },
+            ErrorData::StreamOverrun { endpoint, dialog, aid, window_bytes } => {
+                Error::StreamOverrun { endpoint, dialog, aid, window_bytes }
+            }
+            ErrorData::StreamClosed { endpoint, aid } => Error::StreamClosed { endpoint, aid },
             ErrorData::Deadline(after) => Error::Deadline { after },
             ErrorData::NotExposed { endpoint, aid } => Error::NotExposed { endpoint, aid },
             ErrorData::NoSuchEndpoint { endpoint, aid } => Error::NoSuchEndpoint { endpoint, aid },
@@ -138,11 +159,38 @@ impl From<ErrorData> for Error {
             ErrorData::Spawn { name, reason } => Error::Spawn { name, reason },
             ErrorData::Group(entries) => Group::collect(entries.into_iter().map(Error::from))
                 .unwrap_or(Error::Usage("an empty group of errors came from another actor")),
-            // The text is another process's, so it can't be `'static` here.
-            ErrorData::Usage(text) => Error::Body(BodyError::new(Arc::new(Told::new(text, Vec::new(), None)))),
+            ErrorData::Usage(text) => match kept(&text) {
+                Some(text) => Error::Usage(text),
+                None => Error::Body(BodyError::new(Arc::new(Told::new(text, Vec::new(), None)))),
+            },
         }
     }
 }
+
+/// A usage error's text as this process keeps it for ever: each once. `None`: it is too long, or too many
+/// are kept already.
+///
+/// It is a literal of our own in some program of the tree, mostly this very one, so there are few. A peer
+/// that makes texts up fills the table, and then is told by their text alone.
+fn kept(text: &str) -> Option<&'static str> {
+    static KEPT: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut all = KEPT.lock();
+    if let Some(known) = all.get(text) {
+        return Some(known);
+    }
+    if text.len() > MAX_KEPT_BYTES || all.len() >= MAX_KEPT {
+        return None;
+    }
+    let text: &'static str = Box::leak(text.into());
+    all.insert(text);
+    Some(text)
+}
+
+/// Usage texts that a process keeps.
+const MAX_KEPT: usize = 256;
+
+/// Bytes of each.
+const MAX_KEPT_BYTES: usize = 1024;
 
 /// An error whose type stayed in another actor: its text, and its sources' texts.
 #[derive(Debug)]
@@ -189,5 +237,27 @@ impl std::error::Error for Told {
             Below::Text(told) => Some(&**told),
             Below::Ours(ours) => Some(&**ours),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(text: String) -> Error {
+        Error::from(ErrorData::Usage(text))
+    }
+
+    #[test]
+    fn a_usage_error_arrives_as_one_as_long_as_there_are_few() {
+        let Error::Usage(first) = told("call init first".into()) else { panic!("it is one") };
+        let Error::Usage(again) = told("call init first".into()) else { panic!("it is one") };
+        assert!(std::ptr::eq(first, again), "it is kept once");
+        let invented = (0..2 * MAX_KEPT).map(|number| told(format!("text {number}")));
+        let (kept, rest): (Vec<_>, Vec<_>) = invented.partition(|error| matches!(error, Error::Usage(_)));
+        assert!(kept.len() < MAX_KEPT && rest.len() >= MAX_KEPT);
+        assert_eq!(rest.last().map(ToString::to_string), Some(format!("text {}", 2 * MAX_KEPT - 1)));
+        assert!(matches!(told("x".repeat(MAX_KEPT_BYTES + 1)), Error::Body(_)));
+        assert!(matches!(told("call init first".into()), Error::Usage(_)));
     }
 }

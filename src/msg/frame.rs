@@ -10,6 +10,7 @@ use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::death::Receipt;
 use super::ident::{Addr, Aid, Canceller};
 use super::spec::Token;
 use read::Reader;
@@ -22,14 +23,27 @@ pub(crate) enum Frame<'a> {
     Hello(Hello),
     /// The accepting side's answer.
     Welcome(Welcome),
-    /// Begins a dialog. Payload: the arguments, a tuple.
-    Start { dialog: u64, endpoint: u32, path: Option<&'a str>, deadline_us: Option<u64>, encoding: Encoding },
+    /// Begins a dialog. Payload: the arguments, a tuple. Here as in the other kinds: `left` bytes of
+    /// the payload follow in `Part`s.
+    Start { dialog: u64, endpoint: u32, path: Option<&'a str>, deadline_us: Option<u64>, encoding: Encoding, left: u64 },
     /// The dialog's task runs. Left out when it ended in its first poll.
     StartAck { dialog: u64 },
+    /// The task is ready for its opener. Payload: what it says first.
+    Started { dialog: u64, encoding: Encoding, left: u64 },
+    /// The sender's stream is open: it reads.
+    Open { dialog: u64 },
+    /// Items of the stream, one behind the other; with `left`, the beginning of one.
+    Yield { dialog: u64, encoding: Encoding, left: u64 },
+    /// The next piece of the payload that the dialog's last frame began.
+    Part { dialog: u64, left: u64 },
+    /// The sender sends no more items.
+    Stop { dialog: u64, how: Stop },
+    /// The receiver of items takes them up to this offset.
+    Credit { dialog: u64, up_to: u64 },
     /// The dialog ended well. Payload: the result.
-    Return { dialog: u64, encoding: Encoding },
+    Return { dialog: u64, encoding: Encoding, left: u64 },
     /// The dialog ended with an error. Payload: the error as data.
-    Error { dialog: u64 },
+    Error { dialog: u64, left: u64 },
     /// A request to end a dialog, or (dialog 0) the whole actor.
     Cancel { dialog: u64, grace_ms: u64, canceller: Canceller },
     /// The request was heard.
@@ -46,6 +60,9 @@ pub(crate) enum Frame<'a> {
     EndAsked { canceller: Canceller },
     /// End that actor of the tree: on control lines, towards its parent.
     End { aid: Aid, canceller: Canceller },
+    /// The answer to an [`Frame::End`], on control lines, towards the actor that asked: that one is gone.
+    /// Without a receipt: nobody of the tree knows it.
+    Ended { to: Aid, aid: Aid, receipt: Option<Box<Receipt>> },
     /// A log line. Payload: the line as data.
     Log,
     /// Are you there?
@@ -63,6 +80,17 @@ pub(crate) enum Encoding {
     Positional,
     /// Maps by field name.
     Named,
+}
+
+/// How one side's half of a stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// It sends no more, and still reads.
+    Finished,
+    /// Its stream is gone: it does not read any more either.
+    Left,
+    /// The opener's body is over: it waits for the dialog's end alone.
+    BodyOver,
 }
 
 /// Whether a cancelled dialog was still there.
@@ -115,8 +143,19 @@ pub(crate) const PROTOCOL: (u16, u16) = (1, 0);
 /// Bytes of the largest frame before both sides have agreed on more.
 pub(crate) const MAX_HELLO_BYTES: u32 = 64 * 1024;
 
-/// Default limit of one frame, in bytes. A longer one closes the connection.
-pub(crate) const MAX_FRAME_BYTES: u32 = 1 << 30;
+/// Default limit of one frame, and of one payload in pieces, in bytes: 1 GiB and room for headers. A
+/// longer one closes the connection.
+pub(crate) const MAX_FRAME_BYTES: u32 = (1 << 30) + (1 << 16);
+
+/// The lowest that this limit can be set to, in bytes: a log line always fits.
+pub(crate) const MIN_FRAME_BYTES: u32 = 256 * 1024;
+
+/// Whether one frame can carry so many bytes for a call of `path` on a line with this limit: its header
+/// counts too.
+pub(crate) fn fits(path: &str, payload_bytes: usize, limit: u32) -> bool {
+    let head_bytes = write::HEAD_BYTES + path.len() + write::PATH_MARK_BYTES;
+    payload_bytes.checked_add(head_bytes).is_some_and(|bytes| bytes <= limit as usize)
+}
 
 /// Why bytes are no frame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -140,13 +179,19 @@ mod kind {
     pub(super) const BYE: u8 = 3;
     pub(super) const PING: u8 = 4;
     pub(super) const PONG: u8 = 5;
-    // Dialogs. Reserved: 18 Started, 19 Open, 20 Yield, 21 Stop, 26 Credit.
+    // Dialogs.
     pub(super) const START: u8 = 16;
     pub(super) const START_ACK: u8 = 17;
+    pub(super) const STARTED: u8 = 18;
+    pub(super) const OPEN: u8 = 19;
+    pub(super) const YIELD: u8 = 20;
+    pub(super) const STOP: u8 = 21;
     pub(super) const RETURN: u8 = 22;
     pub(super) const ERROR: u8 = 23;
     pub(super) const CANCEL: u8 = 24;
     pub(super) const CANCEL_ACK: u8 = 25;
+    pub(super) const CREDIT: u8 = 26;
+    pub(super) const PART: u8 = 27;
     // Processes. Reserved: 38 Dump, 48 to 55 Tty*.
     pub(super) const SPAWN_RECORD: u8 = 32;
     pub(super) const READY: u8 = 33;
@@ -155,6 +200,7 @@ mod kind {
     pub(super) const END_ASKED: u8 = 36;
     pub(super) const LOG: u8 = 37;
     pub(super) const END: u8 = 39;
+    pub(super) const ENDED: u8 = 40;
 }
 
 /// Markers of msgpack that both directions know.
@@ -191,6 +237,25 @@ pub(crate) fn needed(bytes: &[u8], limit: u32) -> Result<Option<usize>, FrameErr
         return Err(FrameError::Malformed("it has no header"));
     }
     Ok(Some(4 + length as usize))
+}
+
+/// Bytes of the first msgpack value, whatever it is. `None`: there is no whole value.
+pub(crate) fn value_len(bytes: &[u8]) -> Option<usize> {
+    let mut reader = Reader { bytes };
+    reader.skip(1)?;
+    Some(bytes.len() - reader.bytes.len())
+}
+
+/// The header of a `Part` whose payload has not all arrived, so that the rest can be read to where it
+/// belongs: the dialog, what is left after it, the header's bytes with the length, the payload's bytes.
+pub(crate) fn part_ahead(bytes: &[u8], limit: u32) -> Option<(u64, u64, usize, usize)> {
+    let total = needed(bytes, limit).ok()??;
+    let body = &bytes[4..bytes.len().min(total)];
+    let mut reader = Reader { bytes: body };
+    // A header that is cut off is no header yet: the ordinary way says what is wrong with others.
+    let Ok(Frame::Part { dialog, left }) = reader.frame() else { return None };
+    let head = 4 + body.len() - reader.bytes.len();
+    Some((dialog, left, head, total - head))
 }
 
 /// A header, its payload, and how many bytes both took.

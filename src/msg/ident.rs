@@ -1,6 +1,7 @@
 //! Who is who: an actor's identity, its address, and who asked for a cancel.
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,51 @@ impl fmt::Display for Addr {
     }
 }
 
+/// Reads what an address prints as.
+///
+/// # Examples
+///
+/// ```
+/// use teamster::Addr;
+///
+/// let addr: Addr = "/uds/run/user/1000/teamster/a.s".parse()?;
+/// assert_eq!(addr, Addr::Uds("/run/user/1000/teamster/a.s".into()));
+/// assert!("/carrier-pigeon/7".parse::<Addr>().is_err());
+/// # Ok::<(), teamster::AddrError>(())
+/// ```
+impl FromStr for Addr {
+    type Err = AddrError;
+
+    fn from_str(text: &str) -> Result<Self, AddrError> {
+        let refused = |what| AddrError { text: text.to_owned(), what };
+        let Some(rest) = text.strip_prefix('/') else { return Err(refused(AddrProblem::NoKind)) };
+        let (kind, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        match (kind, path) {
+            ("uds", "" | "/") => Err(refused(AddrProblem::NoPath)),
+            ("uds", path) => Ok(Addr::Uds(path.into())),
+            (kind, _) => Err(refused(AddrProblem::Kind(kind.to_owned()))),
+        }
+    }
+}
+
+/// A text that is no address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no address: {what}")]
+pub struct AddrError {
+    text: String,
+    what: AddrProblem,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum AddrProblem {
+    #[error("one begins with a kind, as in /uds/run/user/1000/teamster/a.s")]
+    NoKind,
+    #[error("it has no path")]
+    NoPath,
+    #[error("{0} is no kind of address that this build knows, which are: uds")]
+    Kind(String),
+}
+
 /// Who asked for a cancel, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -121,6 +167,10 @@ pub enum CancelRequest {
     Signal(i32),
     /// The line to the parent had ended: the parent is gone.
     ParentLost,
+    /// `cancel()` of a context, by its opener or by a third actor.
+    Context,
+    /// A context's own task cancelled it.
+    Itself,
 }
 
 impl fmt::Display for CancelRequest {
@@ -134,6 +184,8 @@ impl fmt::Display for CancelRequest {
             CancelRequest::Deadline => f.write_str("the deadline had passed"),
             CancelRequest::Signal(number) => write!(f, "signal {number} had arrived"),
             CancelRequest::ParentLost => f.write_str("the parent is gone"),
+            CancelRequest::Context => f.write_str("it cancelled the context"),
+            CancelRequest::Itself => f.write_str("the context's task cancelled itself"),
         }
     }
 }

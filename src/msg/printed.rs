@@ -34,6 +34,8 @@ pub(crate) fn foreign(
 struct Printer<'a> {
     out: &'a mut dyn Write,
     indent: usize,
+    /// Whose block it is that the next lines stand in.
+    block_of: Option<Aid>,
     /// What stands in the indentation of the next line: a group's `[1]`.
     mark: Option<String>,
     begun: bool,
@@ -41,7 +43,7 @@ struct Printer<'a> {
 
 impl<'a> Printer<'a> {
     fn new(out: &'a mut dyn Write) -> Self {
-        Printer { out, indent: 0, mark: None, begun: false }
+        Printer { out, indent: 0, block_of: None, mark: None, begun: false }
     }
 
     fn error(&mut self, error: &Error) -> fmt::Result {
@@ -60,7 +62,10 @@ impl<'a> Printer<'a> {
         let verb = if remote.is_panic() { "panicked" } else { "failed" };
         self.head(remote.actor(), verb, remote.location())?;
         if let Some(ours) = remote.ours() {
-            return self.inside(|printer| printer.error(ours));
+            let outer = self.block_of.replace(remote.actor().clone());
+            let done = self.inside(|printer| printer.error(ours));
+            self.block_of = outer;
+            return done;
         }
         self.inside(|printer| {
             match says_nothing(remote.type_name()) {
@@ -85,7 +90,9 @@ impl<'a> Printer<'a> {
     }
 
     fn body(&mut self, body: &BodyError) -> fmt::Result {
-        match (body.actor(), body.location()) {
+        // In its actor's own block there is no need to say whose it is.
+        let actor = body.actor().filter(|actor| self.block_of.as_ref() != Some(*actor));
+        match (actor, body.location()) {
             (Some(aid), location) => {
                 self.head(aid, "failed", location)?;
                 self.inside(|printer| printer.own(body.error()))?;
@@ -310,6 +317,17 @@ actor leaf@00000003 (pid 3) panicked at src/a.rs:1:2:
         let mid = RemoteError::returned_ours(&actor("mid", 2), &group, known);
         let indented: String = text.trim_matches('\n').lines().map(|line| format!("    {line}\n")).collect();
         check(&Error::Remote(mid), &format!("actor mid@00000002 (pid 2) failed at src/day.rs:2:10:\n{indented}"));
+    }
+
+    #[test]
+    fn an_error_of_a_body_that_crossed_says_where_unless_it_stands_there() {
+        let mid = RemoteError::returned_ours(
+            &actor("mid", 2),
+            &Error::from_body("no fun".into()),
+            known("", "src/day.rs:2:10"),
+        );
+        check(&Error::Remote(mid.clone()), "actor mid@00000002 (pid 2) failed at src/day.rs:2:10:\n    no fun");
+        check(mid.ours().expect("it was one of ours"), "actor mid@00000002 (pid 2) failed:\n    no fun");
     }
 
     #[test]

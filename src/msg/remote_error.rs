@@ -90,7 +90,8 @@ impl RemoteError {
             .take_while(|error| super::text::as_ours(*error).is_none())
             .find_map(Value::of);
         let id = sources.ours.as_ref().map_or_else(Uuid::new_v4, Error::id);
-        let origin = Origin { chain: sources.texts, cause: sources.ours, value, ..Origin::new(id, message, known) };
+        let cause = sources.ours.map(|ours| ours.leaving(here));
+        let origin = Origin { chain: sources.texts, cause, value, ..Origin::new(id, message, known) };
         RemoteError::at(here, origin)
     }
 
@@ -100,6 +101,7 @@ impl RemoteError {
         if let Error::Remote(remote) = error {
             return remote.relayed_by(here);
         }
+        let error = &error.leaving(here);
         let Some(value) = Value::of(error) else {
             let id = error.id();
             let origin = RemoteError::returned(here, error, known).origin;

@@ -32,6 +32,8 @@ pub(crate) struct SpawnSpec {
     /// The GNU build id of the parent's executable; the child's must be equal.
     pub(crate) build: Vec<u8>,
     pub(crate) grace_ms: u64,
+    /// The limit of one frame, in bytes.
+    pub(crate) max_frame_bytes: u32,
     /// Default `None`: the whole program's endpoints are exposed; else path prefixes.
     pub(crate) expose: Option<Vec<String>>,
     /// 1: a current-thread runtime; more: a multi-thread one.

@@ -54,8 +54,8 @@ impl<'n> ActorBuilder<'n> {
         ActorBuilder { nursery, name: name.to_owned(), options }
     }
 
-    /// How long it may take to end once it was asked; zero: it is killed at once. Default: this
-    /// actor's own grace, 1 s at the root.
+    /// How long it may take to end once it was asked, and all below it; zero: they are killed at once.
+    /// Default: this actor's own grace, 1 s at the root.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.options.grace = Some(grace);
         self
@@ -81,7 +81,8 @@ impl<'n> ActorBuilder<'n> {
         self
     }
 
-    /// Which of its log lines travel up: directives such as `info` or `warn,my_crate=debug`.
+    /// Which of its log lines travel up: directives such as `info` or `warn,my_crate=debug`. Those of
+    /// the variable `TEAMSTER_LOG` go before them, in the whole tree.
     pub fn log(mut self, directives: impl Into<String>) -> Self {
         self.options.log = Some(directives.into());
         self
@@ -181,7 +182,7 @@ impl<'n> ActorBuilder<'n> {
     /// Dropping the future ends the actor.
     pub async fn call<E: Endpoint>(self, call: Call<E>) -> Result<E::Output, Error> {
         let nursery = &self.nursery.nursery;
-        let prepared = Prepared::for_child(&call)?;
+        let prepared = Prepared::for_child(&nursery.actor, &call)?;
         let bytes = one_shot::run(nursery, &self.name, self.options, &prepared, Care::OfCaller).await?;
         decode_result::<E>(&bytes)
     }
@@ -261,7 +262,7 @@ pub(super) async fn start<'n>(
         () = async { *child.connected.wait().await } => {}
         ended = child.reaped.wait() => {
             late.is_armed = false;
-            child.gone.wait().await;
+            child.gone().await;
             let story = child.story.lock();
             let reason = match (&story.asked, story.boot_timeout, child.refused.get()) {
                 (_, Some(after), _) => SpawnReason::BootTimeout { after },

@@ -2,6 +2,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::error::{Error, capture};
 
@@ -39,7 +40,7 @@ impl MainOptions {
 /// If no runtime can be built.
 #[doc(hidden)]
 pub fn main<T: MainOutcome, F: AsyncFnOnce() -> T>(options: MainOptions, body: F) -> T {
-    crate::actor::boot::boot_if_spawned();
+    crate::actor::boot::boot_or_be_ready();
     let mut builder = match options.multi_thread {
         true => tokio::runtime::Builder::new_multi_thread(),
         false => tokio::runtime::Builder::new_current_thread(),
@@ -54,11 +55,15 @@ pub fn main<T: MainOutcome, F: AsyncFnOnce() -> T>(options: MainOptions, body: F
         runtime.block_on(body())
     };
     if let Some(signal) = outcome.interrupted_by() {
-        drop(runtime);
+        // Dropped, it would wait for blocking closures, for ever: one may be reading a terminal.
+        runtime.shutdown_timeout(BLOCKING_WITHIN);
         crate::actor::signals::die_by(signal);
     }
     outcome
 }
+
+/// What blocking closures have to end in, after the signal that has ended everything else.
+const BLOCKING_WITHIN: Duration = Duration::from_millis(100);
 
 /// What `#[teamster::main]` may return: `()`, an `ExitCode`, or a `Result` of one of them with any
 /// error that prints.

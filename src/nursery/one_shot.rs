@@ -33,7 +33,7 @@ impl<E: Endpoint> OneShot<E> {
         let outcome = Arc::new(SetOnce::new());
         nursery.begin_one_shot();
         let running = Running { nursery: Arc::clone(nursery), outcome: Arc::clone(&outcome) };
-        match Prepared::for_child(&call) {
+        match Prepared::for_child(&nursery.actor, &call) {
             Ok(call) => nursery.actor.spawn_driver(async move {
                 let result = run(&running.nursery, &name, options, &call, Care::OfNursery).await;
                 running.end(result);

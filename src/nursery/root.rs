@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::scope::{self, ActorNursery};
 use crate::actor::control::{Control, NameSink};
-use crate::actor::current::{self, Current};
+use crate::actor::current::{self, host_name};
 use crate::actor::panics::PanicHook;
 use crate::actor::signals::Signals;
 use crate::actor::{Actor, Parts, Settings, boot, listener, log};
@@ -17,6 +17,7 @@ use crate::channel::LineEnd;
 use crate::channel::line::LineInbox;
 use crate::discovery::{Names, Registrar};
 use crate::error::{BoxError, Error, SpawnReason};
+use crate::msg::frame::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
 use crate::msg::ident::{Addr, Aid};
 use crate::transport::folder::{Base, FolderError, RootFolder, socket_path};
 use crate::transport::uds::{Listener, bind_at};
@@ -108,6 +109,16 @@ impl Root {
         is_last
     }
 
+    /// A signal that came when all its nurseries had been dropped, so that none could say so, ends the
+    /// program as it would have without a root.
+    fn hand_back_signal(&self) {
+        if self.parts.lock().is_none()
+            && let Some(signal) = self.actor.take_interruption()
+        {
+            crate::actor::signals::hand_back(signal);
+        }
+    }
+
     /// Ends its threads and removes its files. Once; by then nothing lives below.
     fn finish(&self) {
         let Some(parts) = self.parts.lock().take() else { return };
@@ -152,6 +163,7 @@ pub(crate) fn finish_roots() {
         root.actor.control.wait_none_living();
         root.finish();
         forget(&root);
+        root.hand_back_signal();
     }
 }
 
@@ -204,10 +216,6 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
     current::add_root(id, &actor);
     let parts = RootParts { folder, registrar, listener: listening.abort_handle(), _hook: hook };
     Ok(Arc::new(Root { actor, runtime: id, users: Mutex::new(1), parts: Mutex::new(Some(parts)) }))
-}
-
-fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// The tree's names, filled by the control thread.
@@ -282,6 +290,14 @@ impl RootBuilder {
         self
     }
 
+    /// Bytes of the largest message between actors of this tree: the arguments of one call, or its
+    /// result. Default, and at most: 1 GiB; at least 256 KiB. What is larger is an
+    /// [`Error::Codec`] of whoever would send it.
+    pub fn message_limit(mut self, bytes: u32) -> Self {
+        self.settings.max_frame_bytes = bytes.clamp(MIN_FRAME_BYTES, MAX_FRAME_BYTES);
+        self
+    }
+
     /// Boots the root and runs `body` in its first nursery, as [`open_nursery`](crate::open_nursery)
     /// does.
     ///
@@ -314,12 +330,15 @@ impl RootBuilder {
         let RootBuilder { name, settings } = self;
         let root = Root::enter(|| settings, &name)?;
         let user = User { root: Some(Arc::clone(&root)) };
-        let place = Current { actor: Arc::clone(&root.actor), scope: Arc::clone(&root.actor.scope), deadline: None };
+        let place = root.actor.place();
         let ended = scope::run_catching(place, body).await;
         user.leave().await;
         let result = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         match root.actor.interrupted_by() {
-            Some(signal) => Err(interrupted(signal, result.err())),
+            Some(signal) => {
+                let _ = root.actor.take_interruption(); // our caller has it
+                Err(interrupted(signal, result.err()))
+            }
             None => result,
         }
     }
@@ -368,6 +387,7 @@ impl Drop for User {
             let deferred = root.actor.scope.take_deferred();
             crate::actor::scope::run_deferred(deferred, root.actor.settings.grace).await;
             root.leave().await;
+            root.hand_back_signal();
         });
     }
 }
@@ -386,7 +406,7 @@ impl Drop for User {
 /// ```
 #[must_use = "dropped at once, it waits for nothing"]
 pub fn init() -> Guard {
-    boot::boot_if_spawned();
+    boot::boot_or_be_ready();
     Guard(())
 }
 

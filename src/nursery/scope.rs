@@ -90,14 +90,14 @@ pub(super) async fn run_catching<T, F>(place: Current, body: F) -> std::thread::
 where
     F: AsyncFnOnce(&ActorNursery) -> Result<T, BoxError>,
 {
-    let Current { actor, scope: outer, deadline } = place;
+    let Current { actor, scope: outer, deadline, context } = place;
     let scope = Scope::new("nursery", Some(Arc::clone(&outer)));
-    let is_shielded = outer.is_shielded_chain();
+    let is_shielded = outer.chain().any(|scope| scope.is_shielded());
     let nursery = Nursery::new(Arc::clone(&actor), Arc::clone(&scope), is_shielded);
     let handle = ActorNursery { nursery: Arc::clone(&nursery) };
     let mut abandon = Abandon { nursery: &nursery, outer: &outer, is_armed: true };
     stand_in(&outer, &nursery);
-    let inside = Current { actor: Arc::clone(&actor), scope: Arc::clone(&scope), deadline };
+    let inside = Current { actor: Arc::clone(&actor), scope: Arc::clone(&scope), deadline, context };
     let end = Scoped::new(inside, Box::pin(body(&handle))).await;
     let (value, failed, panic) = match end {
         End::Value(Ok(value)) => {
@@ -305,7 +305,8 @@ impl ActorNursery {
     /// The actors that it holds now, those that are still starting left out.
     pub fn portals(&self) -> Vec<Portal> {
         let actor: &Arc<Actor> = &self.nursery.actor;
-        self.nursery.children().into_iter().map(|child| Portal::to_child(Arc::clone(actor), child)).collect()
+        let living = self.nursery.children().into_iter().filter(|child| child.reaped.get().is_none());
+        living.map(|child| Portal::to_child(Arc::clone(actor), child)).collect()
     }
 }
 

@@ -83,7 +83,7 @@ impl Nursery {
         if care == Care::OfNursery && ended.death.asked().is_none() && child.connected.get().is_some() {
             self.fail(Error::ActorDied(ended.death.clone()));
         }
-        child.gone.wait().await;
+        child.gone().await;
         child.relayed().await;
         self.book.lock().children.remove(&child.key);
         self.changed.notify_waiters();
@@ -196,7 +196,7 @@ pub(crate) enum Care {
 }
 
 /// Whether an error only says that something was cancelled: that follows from a first cause.
-pub(super) fn is_consequence(error: &Error) -> bool {
+pub(crate) fn is_consequence(error: &Error) -> bool {
     match error {
         Error::Cancelled { .. } => true,
         Error::Spawn { reason: SpawnReason::Cancelled(_), .. } => true,
@@ -217,11 +217,13 @@ impl Below for Nursery {
     }
 }
 
-/// Registers the nursery with what it stands in.
-pub(crate) fn stand_in(outer: &Scope, nursery: &Arc<Nursery>) {
-    if !nursery.is_shielded {
-        let below: Weak<Nursery> = Arc::downgrade(nursery);
-        outer.add_below(&(below as Weak<dyn Below>));
+/// Registers the nursery with all that it stands in, as far as no shield is between them: the body of
+/// a context hands no cancel on.
+pub(crate) fn stand_in(outer: &Arc<Scope>, nursery: &Arc<Nursery>) {
+    let below: Weak<Nursery> = Arc::downgrade(nursery);
+    let below: Weak<dyn Below> = below;
+    for scope in outer.chain().filter(|scope| !scope.is_shielded()) {
+        scope.add_below(&below);
     }
 }
 

@@ -2,7 +2,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use crate::msg::frame::AckState;
+use crate::msg::frame::{AckState, Encoding};
 use crate::msg::ident::Canceller;
 
 /// Which ids this side gives to the dialogs that it opens. The connecting side is odd.
@@ -35,6 +35,12 @@ pub(crate) enum Violation {
     EndpointOrder(u32),
     #[error("a {0} frame has no place here")]
     Misplaced(&'static str),
+    #[error("{kind} for the dialog {dialog}, where it has no place now")]
+    OutOfOrder { kind: &'static str, dialog: u64 },
+    #[error("more items in the dialog {0} than it was granted")]
+    OverCredit(u64),
+    #[error("a payload of {announced} bytes is over the limit of {limit} bytes")]
+    PayloadTooLong { announced: u64, limit: u64 },
     #[error("more than {MAX_TOMBSTONES} cancels for dialogs that were never started")]
     TooManyCancels,
 }
@@ -72,7 +78,42 @@ pub(crate) struct Connection<O, S, E> {
     cancelled_by_us: HashSet<u64, BuildHasherDefault<IdHasher>>,
     numbers: HashMap<usize, u32, BuildHasherDefault<IdHasher>>,
     endpoints: Vec<E>,
+    /// Payloads that arrive in pieces: at most one for each dialog.
+    assembling: HashMap<u64, Assembling<E>, BuildHasherDefault<IdHasher>>,
 }
+
+/// The frame that a payload in pieces belongs to.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Head<E> {
+    Start { endpoint: E, encoding: Encoding, deadline_us: Option<u64> },
+    Started,
+    Yield,
+    Return,
+    Error,
+}
+
+/// A payload of which pieces are still to come.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Assembling<E> {
+    pub(crate) head: Head<E>,
+    /// What has arrived. It grows with that, not with what was announced.
+    pub(crate) bytes: Vec<u8>,
+    left: u64,
+}
+
+/// What a piece came to.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Piece<E> {
+    /// Its dialog has ended: it is dropped.
+    Dropped,
+    /// Others follow; whether it is of an item.
+    More { is_item: bool },
+    /// It was the last one.
+    Whole(Assembling<E>),
+}
+
+/// Bytes for which room is made when a payload of at least so many begins.
+const FIRST_ROOM_BYTES: u64 = 1 << 20;
 
 /// What to do with a Start of the peer.
 #[derive(Debug, PartialEq)]
@@ -103,7 +144,7 @@ impl<S> CancelVerdict<'_, S> {
     }
 }
 
-impl<O, S, E> Connection<O, S, E> {
+impl<O, S, E: Clone> Connection<O, S, E> {
     pub(crate) fn new(side: Side) -> Self {
         Connection {
             next: match side {
@@ -118,6 +159,7 @@ impl<O, S, E> Connection<O, S, E> {
             cancelled_by_us: HashSet::default(),
             numbers: HashMap::default(),
             endpoints: Vec::new(),
+            assembling: HashMap::default(),
         }
     }
 
@@ -184,6 +226,7 @@ impl<O, S, E> Connection<O, S, E> {
     pub(crate) fn on_end(&mut self, kind: &'static str, dialog: u64) -> Result<Option<O>, Violation> {
         let opened = self.opened.remove(&dialog).ok_or(Violation::NotOpen { kind, dialog })?;
         self.cancelled_by_us.remove(&dialog);
+        self.assembling.remove(&dialog);
         Ok((opened.phase != Phase::Draining).then_some(opened.slot))
     }
 
@@ -194,17 +237,23 @@ impl<O, S, E> Connection<O, S, E> {
         self.cancelled_by_us.insert(dialog)
     }
 
-    /// The line is lost. Every slot that waited, and whether its Start had left by then.
-    pub(crate) fn on_lost(&mut self, flushed: u64) -> Vec<(u64, O, Left)> {
+    /// Our user asks for its end, and waits for it. Whether a Cancel must be sent: only once.
+    pub(crate) fn ask(&mut self, dialog: u64) -> bool {
+        self.opened.contains_key(&dialog) && self.cancelled_by_us.insert(dialog)
+    }
+
+    /// The line is lost. Every slot, whether its Start had left by then, and whether somebody waits.
+    pub(crate) fn on_lost(&mut self, flushed: u64) -> Vec<(u64, O, Left, Waits)> {
         self.tombstones.clear();
         self.starting.clear();
         self.cancelled_by_us.clear();
+        self.assembling.clear();
         self.opened
             .drain()
-            .filter(|(_, opened)| opened.phase != Phase::Draining)
             .map(|(dialog, opened)| {
                 let left = if opened.start_ends_at <= flushed { Left::Yes } else { Left::No };
-                (dialog, opened.slot, left)
+                let waits = if opened.phase == Phase::Draining { Waits::No } else { Waits::Yes };
+                (dialog, opened.slot, left, waits)
             })
             .collect()
     }
@@ -256,7 +305,70 @@ impl<O, S, E> Connection<O, S, E> {
     /// Our task ended: its last frame may go. `false` when the connection has forgotten it.
     pub(crate) fn end_served(&mut self, dialog: u64) -> bool {
         self.starting.remove(&dialog);
+        self.assembling.remove(&dialog);
         self.served.remove(&dialog).is_some()
+    }
+
+    /// A served dialog.
+    pub(crate) fn served_one(&self, dialog: u64) -> Option<&S> {
+        self.served.get(&dialog)
+    }
+
+    // ---- either way
+
+    /// Whether this dialog has begun here, and perhaps ended.
+    pub(crate) fn has_been(&self, dialog: u64) -> bool {
+        match dialog % 2 == self.next % 2 {
+            true => dialog < self.next,
+            false => dialog <= self.last_start_seen,
+        }
+    }
+
+    /// A payload begins of which `left` bytes come in pieces. It takes the place of one that was
+    /// not finished.
+    pub(crate) fn begin(
+        &mut self,
+        dialog: u64,
+        head: Head<E>,
+        first: &[u8],
+        left: u64,
+        limit: u64,
+    ) -> Result<(), Violation> {
+        let announced = left.saturating_add(first.len() as u64);
+        if announced > limit {
+            return Err(Violation::PayloadTooLong { announced, limit });
+        }
+        let mut bytes = Vec::new();
+        if announced >= FIRST_ROOM_BYTES || !first.is_empty() {
+            bytes.reserve(announced.min(FIRST_ROOM_BYTES) as usize);
+            bytes.extend_from_slice(first);
+        }
+        self.assembling.insert(dialog, Assembling { head, bytes, left });
+        Ok(())
+    }
+
+    /// Where the next piece of a dialog's payload belongs.
+    pub(crate) fn assembling(&mut self, dialog: u64) -> Option<&mut Vec<u8>> {
+        self.assembling.get_mut(&dialog).map(|assembling| &mut assembling.bytes)
+    }
+
+    /// A piece of `bytes` has been put there, and `left` follow.
+    pub(crate) fn on_piece(&mut self, dialog: u64, bytes: usize, left: u64) -> Result<Piece<E>, Violation> {
+        let Some(assembling) = self.assembling.get_mut(&dialog) else {
+            return if self.has_been(dialog) {
+                Ok(Piece::Dropped)
+            } else {
+                Err(Violation::NotOpen { kind: "Part", dialog })
+            };
+        };
+        if assembling.left.checked_sub(bytes as u64) != Some(left) {
+            return Err(Violation::OutOfOrder { kind: "Part", dialog });
+        }
+        assembling.left = left;
+        if left > 0 {
+            return Ok(Piece::More { is_item: matches!(assembling.head, Head::Yield) });
+        }
+        Ok(self.assembling.remove(&dialog).map_or(Piece::Dropped, Piece::Whole))
     }
 
     /// The peer asks for the end of a dialog that it opened.
@@ -296,6 +408,13 @@ impl<O, S, E> Connection<O, S, E> {
 /// Whether a Start had left this process when its line was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Left {
+    Yes,
+    No,
+}
+
+/// Whether somebody still waits for a dialog's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waits {
     Yes,
     No,
 }
@@ -401,8 +520,31 @@ mod tests {
         a.cancel(dropped);
         let mut lost = a.on_lost(19);
         lost.sort_by_key(|(dialog, ..)| *dialog);
-        assert_eq!(lost, [(sent, "sent", Left::Yes), (kept, "kept", Left::No)]);
+        let dropped = (dropped, "dropped", Left::Yes, Waits::No);
+        assert_eq!(lost, [(sent, "sent", Left::Yes, Waits::Yes), (kept, "kept", Left::No, Waits::Yes), dropped]);
         assert!(a.is_idle());
+    }
+
+    #[test]
+    fn a_payload_in_pieces_is_whole_when_nothing_is_left_and_never_longer_than_it_said() {
+        let mut a = Conn::new(Side::Accepting);
+        a.on_start(1).unwrap();
+        let piece = |a: &mut Conn, bytes: &[u8], left| {
+            if let Some(room) = a.assembling(1) {
+                room.extend_from_slice(bytes);
+            }
+            a.on_piece(1, bytes.len(), left)
+        };
+        assert_eq!(piece(&mut a, b"none began", 0), Ok(Piece::Dropped));
+        a.begin(1, Head::Yield, b"ab", 4, 100).unwrap();
+        assert_eq!(piece(&mut a, b"cd", 2), Ok(Piece::More { is_item: true }));
+        assert_eq!(piece(&mut a, b"e", 0), Err(Violation::OutOfOrder { kind: "Part", dialog: 1 }));
+        a.begin(1, Head::Return, b"", 2, 100).unwrap();
+        let whole = Assembling { head: Head::Return, bytes: b"xy".to_vec(), left: 0 };
+        assert_eq!(piece(&mut a, b"xy", 0), Ok(Piece::Whole(whole)));
+        let too_long = Violation::PayloadTooLong { announced: 101, limit: 100 };
+        assert_eq!(a.begin(1, Head::Error, b"x", 100, 100), Err(too_long));
+        assert_eq!(a.on_piece(7, 1, 0), Err(Violation::NotOpen { kind: "Part", dialog: 7 }));
     }
 
     #[test]

@@ -3,4 +3,6 @@
 //! Nothing here knows that tokio, sockets or clocks exist; time is an argument.
 #![warn(clippy::wildcard_enum_match_arm)]
 pub(crate) mod connection;
+pub(crate) mod credit;
+pub(crate) mod dialog;
 pub(crate) mod escalation;

@@ -8,6 +8,11 @@ use std::process::Command;
 ///
 /// The command has to end up in a process that runs this very program: it may be a wrapper that
 /// execs it. Its stdin carries the boot message and has to reach that process.
+///
+/// Until that process has connected, its parent alone can end it, and does so if it takes too long. If
+/// the parent is killed meanwhile (SIGKILL), the end of stdin is what is left: this program ends by it,
+/// and so should a wrapper. One that never reads its stdin, such as `sleep`, then stays until it ends
+/// by itself.
 pub trait Launcher: fmt::Debug + Send + Sync {
     /// The command. Environment, arguments, folder and pipes are added to it afterwards.
     fn command(&self) -> Command;

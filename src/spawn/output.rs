@@ -227,8 +227,6 @@ impl Relay<'_> {
             let to_look_at = std::mem::take(&mut self.shared.children.lock().to_look_at);
             for id in to_look_at {
                 if let Some(child) = self.shared.child(id) {
-                    // It may have ended, and nobody need know of a pipe that is closed by then.
-                    STREAMS.into_iter().for_each(|stream| child.read(stream, READ_BYTES));
                     self.relay(id, &child);
                 }
             }

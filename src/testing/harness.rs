@@ -119,7 +119,11 @@ impl<T: TestOutcome, E: fmt::Debug> TestOutcome for Result<T, E> {
 /// As [`run`].
 #[track_caller]
 pub fn test<R: TestOutcome>(path: &str, options: TestOptions, body: impl AsyncFnOnce() -> R) -> R {
-    crate::nursery::boot_if_spawned();
+    match is_in_test() {
+        true => crate::nursery::boot_or_be_ready(),
+        // The harness's own process runs no body: a plain `#[test]` beside this one is not ready by this.
+        false => crate::nursery::boot_if_spawned(),
+    }
     run(path, options, body, crate::nursery::finish_roots)
 }
 
@@ -138,7 +142,7 @@ pub fn run<R: TestOutcome>(
     body: impl AsyncFnOnce() -> R,
     wait: impl FnOnce(),
 ) -> R {
-    if std::env::var_os(IN_TEST).is_some() {
+    if is_in_test() {
         inside::run(options, body, wait);
     }
     let turn = lock::acquire(options.sharing).expect("the target folder or the temporary one can hold a lock file");
@@ -148,6 +152,11 @@ pub fn run<R: TestOutcome>(
         Ok(()) => R::passed(),
         Err(failure) => panic!("{failure}"),
     }
+}
+
+/// Whether this process was started for one test, or below one that was.
+fn is_in_test() -> bool {
+    std::env::var_os(IN_TEST).is_some()
 }
 
 /// One test's process and the folder it works in.

@@ -8,6 +8,7 @@
 //! | `TEAMSTER_ROUNDS` | how many rounds a test with chance in it runs: [`rounds`] |
 //! | `TEAMSTER_SEED` | where its chance begins: [`seed`] |
 mod chance;
+mod drops;
 mod expect;
 #[doc(hidden)]
 pub mod harness;
@@ -16,6 +17,7 @@ mod lock;
 mod process;
 
 pub use chance::{KillAtRandom, kill_at_random, rounds, seed};
+pub use drops::drop_at_every_await;
 pub use expect::expect_cancelled;
 pub use leak::{LeakCheck, open_dialogs};
 pub use process::{ProcessState, descendants, is_alive, start_ticks, state, wait_gone};

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use uuid::Uuid;
 
 /// The folder that holds the sockets of all trees of this user.
@@ -433,7 +434,10 @@ fn remove_if_deserted(folder: &Path) {
 
 fn sweep_root(folder: &Path) {
     match try_lock(&folder.join(LOCK), Missing::Leave) {
-        Ok(Some(_lock)) => remove_root(folder),
+        Ok(Some(_lock)) => {
+            wake_orphans(folder);
+            remove_root(folder);
+        }
         Ok(None) => {}
         // Without a lock it is being made right now (so it is empty, and its maker takes it well
         // if it disappears), or has lost it. `rmdir` goes first: it can't hit a fuller one.
@@ -445,6 +449,29 @@ fn sweep_root(folder: &Path) {
         }
         Err(_) => {} // not to be had now: the next sweep's
     }
+}
+
+/// Who still listens in a dead root's folder ends within its grace, unless it was stopped meanwhile: then
+/// it has to run for that.
+fn wake_orphans(folder: &Path) {
+    for path in std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let Some(socket) = knock(&path) else { continue };
+        let Ok(orphan) = rustix::net::sockopt::socket_peercred(&socket) else { continue };
+        let Ok(pidfd) = pidfd_open(orphan.pid, PidfdFlags::empty()) else { continue };
+        // The pidfd comes before a second look: that process listens there still, so its pid is its own.
+        if knock(&path).is_some() {
+            // It may have ended by now.
+            let _ = pidfd_send_signal(&pidfd, Signal::CONT);
+        }
+    }
+}
+
+/// A connection to whoever listens there. Never waits.
+fn knock(path: &Path) -> Option<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path).ok()?).ok()?;
+    Some(socket)
 }
 
 /// Renames first: who still binds a socket in it finds it gone, and the rest may take its time.

@@ -1,10 +1,13 @@
 //! Bytes over a Unix socket: sendmsg and recvmsg, so that descriptors can travel later.
+#![expect(unsafe_code, reason = "a long payload is read into room that nobody has filled with zeros before")]
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 
+use parking_lot::RwLock;
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketFlags,
     SocketType, acceptfrom_with, bind, connect, listen, recvmsg, sendmsg, socket_with,
@@ -26,6 +29,16 @@ const BACKLOG: i32 = 1024;
 pub(crate) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     Ok(sendmsg(fd, &[IoSlice::new(bytes)], &mut SendAncillaryBuffer::default(), flags)?)
+}
+
+/// The same of two buffers, the second behind the first.
+fn send_both(fd: BorrowedFd<'_>, first: &[u8], second: &[u8]) -> io::Result<usize> {
+    if second.is_empty() {
+        return send(fd, first);
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    let both = [IoSlice::new(first), IoSlice::new(second)];
+    Ok(sendmsg(fd, &both, &mut SendAncillaryBuffer::default(), flags)?)
 }
 
 /// Receives without waiting; 0 at the end.
@@ -57,9 +70,16 @@ pub(crate) fn peer(fd: BorrowedFd<'_>) -> io::Result<rustix::net::UCred> {
     Ok(rustix::net::sockopt::socket_peercred(fd)?)
 }
 
-/// A connected socket that a tokio runtime watches.
+/// A connected socket that a tokio runtime watches, until it is closed: its descriptor goes then, whoever
+/// still holds on to it.
 #[derive(Debug)]
 pub(crate) struct Socket {
+    /// Only closing it writes; nobody waits for anything while he reads.
+    open: RwLock<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
     fd: AsyncFd<OwnedFd>,
     /// A duplicate that is watched for room, made when there was none for the first time: the peer's
     /// every read would wake us otherwise, with nothing for us to do.
@@ -69,32 +89,30 @@ pub(crate) struct Socket {
 impl Socket {
     /// Takes a socket that never waits.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Socket { fd: watch(fd, Interest::READABLE)?, room: OnceLock::new() })
+        let open = Open { fd: watch(fd, Interest::READABLE)?, room: OnceLock::new() };
+        Ok(Socket { open: RwLock::new(Some(open)) })
     }
 
-    fn room(&self) -> io::Result<&AsyncFd<OwnedFd>> {
-        if let Some(room) = self.room.get() {
-            return Ok(room);
-        }
-        let room = watch(rustix::io::fcntl_dupfd_cloexec(self.fd.get_ref(), 0)?, Interest::WRITABLE)?;
-        Ok(self.room.get_or_init(|| room))
-    }
-
-    /// Sends what the kernel takes now.
-    pub(crate) fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
-        retry_interrupted(|| send(self.fd.get_ref().as_fd(), bytes))
+    /// Sends what the kernel takes now of `first` and of `second` behind it.
+    pub(crate) fn try_send(&self, first: &[u8], second: &[u8]) -> io::Result<usize> {
+        let open = self.open.read();
+        let fd = open.as_ref().ok_or(Errno::NOTCONN)?.fd.get_ref();
+        retry_interrupted(|| send_both(fd.as_fd(), first, second))
     }
 
     /// Receives what is there now, whatever the runtime knows of it.
     pub(crate) fn try_recv(&self, into: &mut [u8]) -> io::Result<usize> {
-        try_recv(self.fd.get_ref(), into)
+        let open = self.open.read();
+        try_recv(open.as_ref().ok_or(Errno::NOTCONN)?.fd.get_ref(), into)
     }
 
     /// Resolves when `try_send` may get further after it has said `WouldBlock`.
-    pub(crate) fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_send(&self, cx: &mut Context<'_>, first: &[u8], second: &[u8]) -> Poll<io::Result<usize>> {
+        let open = self.open.read();
+        let room = open.as_ref().ok_or(Errno::NOTCONN)?.room()?;
         loop {
-            let mut guard = ready!(self.room()?.poll_write_ready(cx))?;
-            match guard.try_io(|fd| retry_interrupted(|| send(fd.get_ref().as_fd(), bytes))) {
+            let mut guard = ready!(room.poll_write_ready(cx))?;
+            match guard.try_io(|fd| retry_interrupted(|| send_both(fd.get_ref().as_fd(), first, second))) {
                 Ok(result) => return Poll::Ready(result),
                 Err(_would_block) => {}
             }
@@ -102,8 +120,10 @@ impl Socket {
     }
 
     pub(crate) fn poll_recv(&self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let open = self.open.read();
+        let fd = &open.as_ref().ok_or(Errno::NOTCONN)?.fd;
         loop {
-            let mut guard = ready!(self.fd.poll_read_ready(cx))?;
+            let mut guard = ready!(fd.poll_read_ready(cx))?;
             match guard.try_io(|fd| retry_interrupted(|| recv(fd.get_ref().as_fd(), into))) {
                 Ok(Ok(n)) => {
                     // A short read has emptied the socket: what comes later is a new edge, so the
@@ -119,9 +139,63 @@ impl Socket {
         }
     }
 
+    /// Appends at most `most` bytes to `into`, whose free room they are read to as it is.
+    pub(crate) fn poll_recv_more(
+        &self,
+        cx: &mut Context<'_>,
+        into: &mut Vec<u8>,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        let open = self.open.read();
+        let fd = &open.as_ref().ok_or(Errno::NOTCONN)?.fd;
+        loop {
+            let mut guard = ready!(fd.poll_read_ready(cx))?;
+            let read = guard.try_io(|fd| {
+                retry_interrupted(|| {
+                    let room = into.spare_capacity_mut();
+                    let room = &mut room[..most.min(isize::MAX as usize)];
+                    let flags = RecvFlags::DONTWAIT;
+                    let ((read, _rest), _) = rustix::net::recv(fd.get_ref(), room, flags)?;
+                    Ok(read.len())
+                })
+            });
+            match read {
+                Ok(Ok(n)) => {
+                    // SAFETY: the kernel has written the first `n` bytes of the free room.
+                    unsafe { into.set_len(into.len() + n) };
+                    if n > 0 && n < most {
+                        guard.clear_ready();
+                    }
+                    return Poll::Ready(Ok(n));
+                }
+                Ok(Err(error)) => return Poll::Ready(Err(error)),
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    /// Ends it both ways: whoever reads or writes sees that.
     pub(crate) fn shutdown(&self) {
-        // A socket that the peer has closed already can't be shut down, and needs not.
-        let _ = rustix::net::shutdown(self.fd.get_ref(), rustix::net::Shutdown::Both);
+        if let Some(open) = &*self.open.read() {
+            // A socket that the peer has closed already can't be shut down, and needs not.
+            let _ = rustix::net::shutdown(open.fd.get_ref(), rustix::net::Shutdown::Both);
+        }
+    }
+
+    /// Gives its descriptors back. Nobody waits to read or write any more.
+    pub(crate) fn close(&self) {
+        let open = self.open.write().take();
+        drop(open); // with the lock free
+    }
+}
+
+impl Open {
+    fn room(&self) -> io::Result<&AsyncFd<OwnedFd>> {
+        if let Some(room) = self.room.get() {
+            return Ok(room);
+        }
+        let room = watch(rustix::io::fcntl_dupfd_cloexec(self.fd.get_ref(), 0)?, Interest::WRITABLE)?;
+        Ok(self.room.get_or_init(|| room))
     }
 }
 

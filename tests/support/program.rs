@@ -98,15 +98,26 @@ impl Program {
         }
     }
 
-    /// Stops every process but the root itself; returns when they stand still.
+    /// To every process but the root itself.
+    pub(crate) fn signal_below(&self, signal: Signal) {
+        for pid in self.below() {
+            // One that has ended by now needs none.
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// Stops every process but the root itself; returns when they stand still, as far as they are left.
     pub(crate) fn stop_below(&self) {
-        for pid in self.tree().into_iter().filter(|pid| *pid != Pid::from_child(&self.child)) {
-            kill_process(pid, Signal::STOP).expect("it is there");
+        for pid in self.below() {
             // Only its parent could wait for that.
-            while !stands_still(pid) {
+            while kill_process(pid, Signal::STOP).is_ok() && !stands_still(pid) {
                 std::thread::yield_now();
             }
         }
+    }
+
+    fn below(&self) -> Vec<Pid> {
+        self.tree().into_iter().filter(|pid| *pid != Pid::from_child(&self.child)).collect()
     }
 
     fn stderr(&self) -> String {
@@ -201,7 +212,7 @@ fn list(folder: &std::path::Path, left: &mut Vec<std::path::PathBuf>) {
 fn stands_still(pid: Pid) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let mut stats = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
-    stats.all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+    stats.all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 'Z'])))
 }
 
 impl Drop for Program {

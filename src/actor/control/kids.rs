@@ -33,6 +33,8 @@ pub(super) struct Kid {
     /// It has heard a cancel of ours.
     pub(super) has_acknowledged: bool,
     pub(super) signalled: Signalled,
+    /// Actors that asked for its end and are told of it. No more than there are in the tree.
+    pub(super) askers: Vec<Aid>,
 }
 
 /// Whether it got a signal that nobody of the tree had sent.
@@ -67,6 +69,7 @@ impl Kid {
             is_unlisted: false,
             has_acknowledged: false,
             signalled: Signalled::default(),
+            askers: Vec::new(),
         }
     }
 
@@ -205,7 +208,7 @@ impl Kid {
             && let Some((line, _)) = &self.line
         {
             // Its last word has been read: the line's end would only wake us once more.
-            let _ = epoll::delete(epoll, line.as_fd());
+            let _ = line.with_fd(|fd| epoll::delete(epoll, fd));
         }
     }
 
@@ -217,19 +220,24 @@ impl Kid {
     }
 
     /// Collects the exit status, once its process has ended.
-    pub(super) fn try_reap(&mut self, now: Instant, names: Option<&dyn NameSink>) -> bool {
+    ///
+    /// Nothing of it is found any more by whoever sees that it is reaped: its end is to be told after that.
+    pub(super) fn try_reap(&mut self, now: Instant, names: Option<&dyn NameSink>) -> Option<Ended> {
+        if !self.has_ended() {
+            return None;
+        }
         // What it leaves behind in its group goes with it, while its zombie still holds the number.
         self.kill_helpers();
+        self.unlist();
         let status =
             rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         let exit = match status {
             Ok(Some(status)) => exit_kind(&status),
-            Ok(None) => return false,
+            Ok(None) => return None,
             Err(_not_ours) => ExitKind::Unknown,
         };
         self.is_reaped = true;
         self.boot_by = None;
-        self.unlist();
         let child = &self.child;
         if let Some(names) = names {
             names.gone(&child.aid);
@@ -257,12 +265,7 @@ impl Kid {
             stderr_tail,
         });
         drop(story);
-        // Only this thread sets them, once each. Nobody waits for the first who has not seen the second.
-        if self.below.is_empty() {
-            let _ = child.gone.set(());
-        }
-        let _ = child.reaped.set(Ended { death, receipt });
-        true
+        Some(Ended { death, receipt })
     }
 }
 

@@ -6,7 +6,7 @@ mod kids;
 mod thread;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
@@ -17,13 +17,14 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use self::thread::Token;
 use super::Actor;
 use super::child::Child;
 use super::signals::Signals;
 use crate::channel::line::{Line, LineInbox};
+use crate::msg::death::Receipt;
 use crate::msg::frame::Frame;
 use crate::msg::ident::{Addr, Aid, Canceller};
 
@@ -48,8 +49,8 @@ pub(crate) enum Command {
     LineBroken { child: Arc<Child> },
     /// A control line's kernel buffer is full: flush when there is room. `None`: the parent's.
     Blocked { child: Option<u64> },
-    /// End another actor of the tree, wherever it is.
-    EndOther { aid: Aid, canceller: Canceller },
+    /// End another actor of the tree, wherever it is, and tell when it is gone.
+    EndOther { aid: Aid, canceller: Canceller, told: oneshot::Sender<Option<Receipt>> },
     /// End this actor.
     EndSelf { canceller: Canceller, grace: Duration },
     /// The data line to the parent has ended, so the parent has.
@@ -148,10 +149,12 @@ impl Control {
         let token = Token::Line(child.key).encode();
         self.book(Command::Attach { child: Arc::clone(child), line: Arc::clone(&line), inbox });
         // Only now: what comes from here on comes to a child whose line is known.
-        if epoll::add(&self.epoll, line.as_fd(), token, thread::line_events()).is_err() {
-            line.shutdown(); // a line that can't be watched is a line that is lost: its child ends
+        let watched = line.with_fd(|fd| epoll::add(&self.epoll, fd, token, thread::line_events()));
+        let is_watched = matches!(watched, Some(Ok(())));
+        if !is_watched {
+            line.close(); // a line that can't be watched is a line that is lost: its child ends
         }
-        if has_come {
+        if has_come || !is_watched {
             self.wake();
         }
     }

@@ -8,14 +8,17 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
+use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use super::kids::{self, Descendant, Kid};
 use super::{Command, Control, NameSink};
 use crate::actor::Actor;
-use crate::actor::child::Child;
+use crate::actor::child::{Child, Ended};
 use crate::actor::clock::Clock;
 use crate::actor::signals::Signals;
 use crate::channel::line::{LineInbox, Rest};
+use crate::msg::death::Receipt;
 use crate::msg::frame::{AckState, Frame};
 use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
 use crate::proto::escalation::childs_share;
@@ -78,6 +81,8 @@ pub(super) struct Thread {
     /// Which child a recorded process further down belongs to.
     descendants: HashMap<u64, u64>,
     next_descendant: u64,
+    /// Who of this actor waits for the end of which other one.
+    waiting: Vec<(Uuid, oneshot::Sender<Option<Receipt>>)>,
     own: Own,
     /// Of a child: whether it is only its own threads that live in it.
     threads: Option<Threads>,
@@ -106,7 +111,7 @@ impl Thread {
         epoll::add(epoll, &control.event, Token::Commands.encode(), read | epoll::EventFlags::ET)?;
         epoll::add(epoll, signals.fd(), Token::Signals.encode(), read)?;
         if let Some(up) = &control.up {
-            epoll::add(epoll, up.as_fd(), Token::Up.encode(), line_events())?;
+            up.with_fd(|fd| epoll::add(epoll, fd, Token::Up.encode(), line_events())).transpose()?;
             let blocked = Arc::downgrade(&control);
             up.on_blocked(move || {
                 if let Some(control) = blocked.upgrade() {
@@ -130,6 +135,7 @@ impl Thread {
             kids: HashMap::new(),
             descendants: HashMap::new(),
             next_descendant: 0,
+            waiting: Vec::new(),
             own: Own::default(),
             threads: None,
             is_stopping: false,
@@ -224,7 +230,10 @@ impl Thread {
                 }
                 Command::Attach { child, line, inbox } => {
                     let key = child.key;
-                    let Some(kid) = self.kids.get_mut(&key) else { continue };
+                    let Some(kid) = self.kids.get_mut(&key) else {
+                        line.close(); // it has ended meanwhile
+                        continue;
+                    };
                     let control = Arc::downgrade(&self.control);
                     line.on_blocked(move || {
                         if let Some(control) = control.upgrade() {
@@ -258,7 +267,9 @@ impl Thread {
                         kid.end_unasked(now, &canceller);
                     }
                 }
-                Command::EndOther { aid, canceller } => {
+                Command::EndOther { aid, canceller, told } => {
+                    self.waiting.retain(|(_, told)| !told.is_closed());
+                    self.waiting.push((aid.uuid(), told));
                     if !self.end_below(&aid, &canceller) {
                         self.end_above(aid, canceller);
                     }
@@ -280,12 +291,8 @@ impl Thread {
         };
         if let Some(line) = line {
             // A line that is gone by now has nothing left to send.
-            let _ = epoll::modify(
-                &self.control.epoll,
-                line.as_fd(),
-                token.encode(),
-                line_events() | epoll::EventFlags::OUT,
-            );
+            let events = line_events() | epoll::EventFlags::OUT;
+            let _ = line.with_fd(|fd| epoll::modify(&self.control.epoll, fd, token.encode(), events));
         }
     }
 
@@ -310,11 +317,15 @@ impl Thread {
             // Out of memory or over the user's limit of epoll watches: a child that we can't
             // watch is not kept. It is killed here and reaped by a blocking wait, which is short.
             kids::kill(&kid.pidfd, rustix::process::Signal::KILL);
-            while !kid.try_reap(self.clock.now(), self.names.as_deref()) {
-                std::thread::yield_now();
-            }
-            let _ = kid.child.gone.set(());
-            self.control.one_gone();
+            let key = kid.child.key;
+            let ended = loop {
+                match kid.try_reap(self.clock.now(), self.names.as_deref()) {
+                    Some(ended) => break ended,
+                    None => std::thread::yield_now(),
+                }
+            };
+            self.kids.insert(key, kid);
+            self.settle(key, Some(ended));
             return;
         }
         if let Some(actor) = self.actor.upgrade()
@@ -337,8 +348,7 @@ impl Thread {
         let is_broken = inbox.drain(|frame| frames.extend(Received::of(frame))).is_err();
         let child = Arc::clone(&kid.child);
         if is_broken || rest == Rest::Ended {
-            let _ = epoll::delete(&self.control.epoll, line.as_fd());
-            line.shutdown();
+            line.close(); // nobody watches it any more then, either
         } else {
             kid.line = Some((line, inbox));
         }
@@ -373,11 +383,12 @@ impl Thread {
                 }
             }
             Received::CancelAck { dialog } => {
-                if dialog == 0
-                    && let Some(kid) = self.kids.get_mut(&key)
-                {
+                let Some(kid) = self.kids.get_mut(&key) else { return };
+                if dialog == 0 {
                     kid.has_acknowledged = true;
                     kid.escalation.on_ack(now);
+                } else if let Some(channel) = kid.child.channel.get() {
+                    channel.on_cancel_ack(dialog);
                 }
             }
             Received::SpawnRecord { aid, start_ticks } => self.record(key, aid, start_ticks),
@@ -409,6 +420,7 @@ impl Thread {
                     self.end_above(aid, canceller);
                 }
             }
+            Received::Ended { to, aid, receipt } => self.tell(to, aid, receipt, From::Child(key)),
         }
     }
 
@@ -427,7 +439,12 @@ impl Thread {
         };
         let grace = self.kids.get(&key).map(|kid| self.own_share(kid.child.grace)).unwrap_or_default();
         match self.kids.get_mut(&key) {
-            Some(kid) if is_it(&kid.child.aid) => kid.cancel(now, canceller, grace, false),
+            Some(kid) if is_it(&kid.child.aid) => {
+                if !kid.askers.contains(&canceller.aid) {
+                    kid.askers.push(canceller.aid.clone());
+                }
+                kid.cancel(now, canceller, grace, false);
+            }
             Some(Kid { line: Some((line, _)), .. }) => {
                 // A broken line has ended that child, and with it what is below.
                 let _ = line.send(&Frame::End { aid: aid.clone(), canceller: canceller.clone() });
@@ -446,6 +463,31 @@ impl Thread {
             && let Some(actor) = self.actor.upgrade()
         {
             self.end_self(canceller, actor.settings.grace);
+        } else {
+            self.tell(canceller.aid, aid, None, From::Here);
+        }
+    }
+
+    /// Tells the actor that had asked for the end of `aid`, wherever in the tree it is. A word never goes
+    /// back to where it came from: whoever sent it did not find that actor.
+    fn tell(&mut self, to: Aid, aid: Aid, receipt: Option<Box<Receipt>>, from: From) {
+        if to == self.aid {
+            for (_, told) in self.waiting.extract_if(.., |(whose, _)| *whose == aid.uuid()) {
+                // Whoever no longer waits is not told.
+                let _ = told.send(receipt.as_deref().cloned());
+            }
+            return;
+        }
+        let below = self.kids.iter().find(|(key, kid)| {
+            let is_below = kid.child.aid == to || kid.below.values().any(|below| below.aid == to);
+            is_below && from != From::Child(**key)
+        });
+        // A line that is broken has ended whoever it led to.
+        match below.map(|(_, kid)| &kid.line) {
+            Some(Some((line, _))) => drop(line.send(&Frame::Ended { to, aid, receipt })),
+            Some(None) => {}
+            None if from == From::Parent => {}
+            None => drop(self.control.send_up(&Frame::Ended { to, aid, receipt })),
         }
     }
 
@@ -482,17 +524,17 @@ impl Thread {
         self.on_line(key);
         let now = self.clock.now();
         let Some(kid) = self.kids.get_mut(&key) else { return };
-        if kid.is_reaped || !kid.try_reap(now, self.names.as_deref()) {
+        if kid.is_reaped {
             return;
         }
+        let Some(ended) = kid.try_reap(now, self.names.as_deref()) else { return };
         let _ = epoll::delete(&self.control.epoll, kid.pidfd.as_fd());
         if let Some((line, _)) = kid.line.take() {
-            let _ = epoll::delete(&self.control.epoll, line.as_fd());
-            line.shutdown();
+            line.close();
         }
         let grace = kid.escalation.left(now).unwrap_or(kid.child.grace);
         kid.below_until = Some(now + grace);
-        self.settle(key);
+        self.settle(key, Some(ended));
     }
 
     fn on_descendant(&mut self, descendant: u64) {
@@ -505,17 +547,28 @@ impl Thread {
                 names.gone(&gone.aid);
             }
         }
-        self.settle(key);
+        self.settle(key, None);
     }
 
-    /// A child is gone when all that it had started is gone too.
-    fn settle(&mut self, key: u64) {
-        if self.kids.get(&key).is_some_and(|kid| kid.is_reaped && kid.below.is_empty())
-            && let Some(kid) = self.kids.remove(&key)
-        {
-            // Set already, where nothing was left below it when it was reaped.
-            let _ = kid.child.gone.set(());
-            self.control.one_gone();
+    /// A child is gone when all that it had started is gone too. `ended`: its own end, that is still to be told.
+    fn settle(&mut self, key: u64, ended: Option<Ended>) {
+        let Some(kid) = self.kids.get(&key).filter(|kid| kid.is_reaped) else { return };
+        let (child, is_gone) = (Arc::clone(&kid.child), kid.below.is_empty());
+        // The last descriptor of it is closed here, before anybody hears of the end.
+        let askers = if is_gone { self.kids.remove(&key).map(|kid| kid.askers) } else { None };
+        // Only this thread sets them, once each. Mostly both are set here, in the order in which whoever
+        // waits for them wakes once.
+        if is_gone {
+            let _ = child.gone.set(());
+        }
+        if let Some(ended) = ended {
+            let _ = child.reaped.set(ended);
+        }
+        let Some(askers) = askers else { return };
+        self.control.one_gone();
+        let receipt = child.reaped.get().map(|ended| Box::new(ended.receipt.clone()));
+        for asker in askers {
+            self.tell(asker, child.aid.clone(), receipt.clone(), From::Here);
         }
     }
 
@@ -560,7 +613,7 @@ impl Thread {
     }
 
     fn end_self(&mut self, canceller: Canceller, grace: Duration) {
-        if let Some(actor) = self.flag_end(grace) {
+        if let Some(actor) = self.flag_end(&canceller, grace) {
             if self.has_nothing_to_do(&actor) {
                 crate::actor::boot::leave_at_once(&actor, &[Frame::TasksGone]);
             }
@@ -573,7 +626,7 @@ impl Thread {
     fn end_for_parent(&mut self, canceller: &Canceller, grace: Duration) {
         self.own.verdict_at = None;
         let heard = Frame::CancelAck { dialog: 0, state: AckState::Asked };
-        let actor = self.flag_end(grace);
+        let actor = self.flag_end(canceller, grace);
         if let Some(actor) = &actor
             && self.has_nothing_to_do(actor)
         {
@@ -586,9 +639,9 @@ impl Thread {
         }
     }
 
-    fn flag_end(&self, grace: Duration) -> Option<Arc<Actor>> {
+    fn flag_end(&self, canceller: &Canceller, grace: Duration) -> Option<Arc<Actor>> {
         let actor = self.actor.upgrade()?;
-        actor.flag_cancelled(self.clock.now() + grace);
+        actor.flag_cancelled(canceller, self.clock.now() + grace);
         Some(actor)
     }
 
@@ -608,8 +661,9 @@ impl Thread {
             kid.cancel(now, canceller, grace, false);
         }
         actor.wake_cancelled(canceller);
-        if self.control.up.is_some() {
-            // While its tasks wind down: nobody connects any more, and its parent has less to do.
+        if self.control.up.is_some() && !actor.is_orphaned() {
+            // While its tasks wind down: nobody connects any more, and its parent has less to do. An
+            // orphan's socket stays until its end: by that the next root finds it, if it stands still.
             let Addr::Uds(path) = &actor.addr;
             let _ = std::fs::remove_file(path);
         }
@@ -643,13 +697,25 @@ impl Thread {
                         let _ = up.send(&Frame::CancelAck { dialog, state });
                     }
                 }
-                // Not below: it has ended meanwhile.
-                Received::End { aid, canceller } => drop(self.end_below(&aid, &canceller)),
+                Received::CancelAck { dialog } => {
+                    if let Some(actor) = self.actor.upgrade()
+                        && let Some(channel) = actor.parent_line()
+                    {
+                        channel.on_cancel_ack(dialog);
+                    }
+                }
+                Received::End { aid, canceller } => {
+                    let is_below = self.end_below(&aid, &canceller);
+                    if !is_below {
+                        self.tell(canceller.aid, aid, None, From::Here); // it has ended meanwhile
+                    }
+                }
+                Received::Ended { to, aid, receipt } => self.tell(to, aid, receipt, From::Parent),
                 _ => {} // the rest only climbs
             }
         }
         if is_broken || rest == Rest::Ended {
-            let _ = epoll::delete(&self.control.epoll, up.as_fd());
+            let _ = up.with_fd(|fd| epoll::delete(&self.control.epoll, fd));
             self.parent_lost();
         }
     }
@@ -678,6 +744,15 @@ enum Received {
     Signalled { signal: i32 },
     EndAsked { canceller: Canceller },
     End { aid: Aid, canceller: Canceller },
+    Ended { to: Aid, aid: Aid, receipt: Option<Box<Receipt>> },
+}
+
+/// Where a word on somebody's end came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum From {
+    Here,
+    Parent,
+    Child(u64),
 }
 
 impl Received {
@@ -691,6 +766,7 @@ impl Received {
             Frame::Signalled { signal } => Received::Signalled { signal },
             Frame::EndAsked { canceller } => Received::EndAsked { canceller },
             Frame::End { aid, canceller } => Received::End { aid, canceller },
+            Frame::Ended { to, aid, receipt } => Received::Ended { to, aid, receipt },
             // Both ends are ours and of one build: anything else is a bug, not an event.
             _ => return None,
         })

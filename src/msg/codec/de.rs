@@ -33,12 +33,15 @@ impl de::Error for Error {
 }
 
 /// Reads from a slice, forwards only.
-pub(super) struct Deserializer<'de> {
+///
+/// With `NAMES`, a struct that came by position is shown to its visitor as if its fields' names had come
+/// too: for whoever wants to know where a reading fails.
+pub(super) struct Deserializer<'de, const NAMES: bool> {
     bytes: &'de [u8],
     depth: u16,
 }
 
-impl<'de> Deserializer<'de> {
+impl<'de, const NAMES: bool> Deserializer<'de, NAMES> {
     #[inline]
     pub(super) fn new(bytes: &'de [u8]) -> Self {
         Deserializer { bytes, depth: MAX_DEPTH }
@@ -200,7 +203,7 @@ impl<'de> Deserializer<'de> {
             more => &SOMES[usize::from(more - 1)],
         };
         let depth = self.depth.checked_sub(1).ok_or_else(too_deep)?;
-        visitor.visit_some(&mut Deserializer { bytes: inside, depth })
+        visitor.visit_some(&mut Deserializer::<NAMES> { bytes: inside, depth })
     }
 
     /// A sequence, for a visitor that wants one: bytes are a sequence of numbers to it.
@@ -217,7 +220,7 @@ impl<'de> Deserializer<'de> {
         match self.peek()? {
             marker @ 0x90..=0x9f if usize::from(marker & 0x0f) == fields.len() => {
                 self.byte()?;
-                self.seq(fields.len(), visitor)
+                if NAMES { self.named(fields, visitor) } else { self.seq(fields.len(), visitor) }
             }
             0x90..=0x9f | 0xdc | 0xdd => self.positions(fields, visitor),
             _ => self.elements(visitor),
@@ -236,7 +239,7 @@ impl<'de> Deserializer<'de> {
         let expected = expected.to_string();
         if len == 1 && fields.len() == 2 && expected.starts_with("adjacently tagged enum ") {
             // A variant without content is written as the tag alone, which serde reads from a map only.
-            return self.deeper(|this| visitor.visit_map(Tag { deserializer: this, key: Some(fields[0]) }));
+            return self.deeper(|this| visitor.visit_map(Fields { deserializer: this, names: fields[..1].iter() }));
         }
         if len != fields.len() && expected.starts_with("struct ") {
             // Read by position, a field that only one side skips would shift the others in silence.
@@ -249,8 +252,17 @@ impl<'de> Deserializer<'de> {
                 .into(),
             ));
         }
+        if NAMES && len == fields.len() {
+            return self.named(fields, visitor);
+        }
         // Any other visitor knows what it does.
         self.seq(len, visitor)
+    }
+
+    /// The values of these fields, as a map.
+    fn named<V: Visitor<'de>>(&mut self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
+        self.enough(fields.len())?;
+        self.deeper(|this| visitor.visit_map(Fields { deserializer: this, names: fields.iter() }))
     }
 }
 
@@ -319,7 +331,7 @@ macro_rules! numbers {
     )*};
 }
 
-impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
+impl<'de, const NAMES: bool> de::Deserializer<'de> for &mut Deserializer<'de, NAMES> {
     type Error = Error;
 
     #[inline]
@@ -442,12 +454,12 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
 }
 
 /// The elements of a sequence, or the pairs of a map.
-struct Elements<'d, 'de> {
-    deserializer: &'d mut Deserializer<'de>,
+struct Elements<'d, 'de, const NAMES: bool> {
+    deserializer: &'d mut Deserializer<'de, NAMES>,
     left: usize,
 }
 
-impl<'de> de::SeqAccess<'de> for Elements<'_, 'de> {
+impl<'de, const NAMES: bool> de::SeqAccess<'de> for Elements<'_, 'de, NAMES> {
     type Error = Error;
 
     #[inline]
@@ -466,7 +478,7 @@ impl<'de> de::SeqAccess<'de> for Elements<'_, 'de> {
     }
 }
 
-impl<'de> de::MapAccess<'de> for Elements<'_, 'de> {
+impl<'de, const NAMES: bool> de::MapAccess<'de> for Elements<'_, 'de, NAMES> {
     type Error = Error;
 
     #[inline]
@@ -489,17 +501,17 @@ impl<'de> de::MapAccess<'de> for Elements<'_, 'de> {
     }
 }
 
-/// A map of one pair, whose key did not travel.
-struct Tag<'d, 'de> {
-    deserializer: &'d mut Deserializer<'de>,
-    key: Option<&'static str>,
+/// A map whose keys did not travel.
+struct Fields<'d, 'de, const NAMES: bool> {
+    deserializer: &'d mut Deserializer<'de, NAMES>,
+    names: std::slice::Iter<'static, &'static str>,
 }
 
-impl<'de> de::MapAccess<'de> for Tag<'_, 'de> {
+impl<'de, const NAMES: bool> de::MapAccess<'de> for Fields<'_, 'de, NAMES> {
     type Error = Error;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
-        self.key.take().map(|key| seed.deserialize(key.into_deserializer())).transpose()
+        self.names.next().map(|name| seed.deserialize((*name).into_deserializer())).transpose()
     }
 
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Error> {
@@ -508,19 +520,19 @@ impl<'de> de::MapAccess<'de> for Tag<'_, 'de> {
 }
 
 /// An enum's variant: its name comes next, and then, if there is any, its content.
-struct Variant<'d, 'de> {
-    deserializer: &'d mut Deserializer<'de>,
+struct Variant<'d, 'de, const NAMES: bool> {
+    deserializer: &'d mut Deserializer<'de, NAMES>,
     content: bool,
 }
 
-impl<'d, 'de> Variant<'d, 'de> {
+impl<'d, 'de, const NAMES: bool> Variant<'d, 'de, NAMES> {
     #[inline]
-    fn content(self) -> Result<&'d mut Deserializer<'de>, Error> {
+    fn content(self) -> Result<&'d mut Deserializer<'de, NAMES>, Error> {
         if self.content { Ok(self.deserializer) } else { Err(Error("the variant came without its content".into())) }
     }
 }
 
-impl<'de> de::EnumAccess<'de> for Variant<'_, 'de> {
+impl<'de, const NAMES: bool> de::EnumAccess<'de> for Variant<'_, 'de, NAMES> {
     type Error = Error;
     type Variant = Self;
 
@@ -531,7 +543,7 @@ impl<'de> de::EnumAccess<'de> for Variant<'_, 'de> {
     }
 }
 
-impl<'de> de::VariantAccess<'de> for Variant<'_, 'de> {
+impl<'de, const NAMES: bool> de::VariantAccess<'de> for Variant<'_, 'de, NAMES> {
     type Error = Error;
 
     #[inline]

@@ -355,14 +355,23 @@ fn a_refusal_says_where_and_what() {
     );
     let error = decode::<Vec<Shape>>(b"\x91\x81\xa3Box\x82\xa6corner\x82\xa1x\x01\xa1y\xa1z\xa4size\xc0").unwrap_err();
     assert_eq!(error.path, "[0].Box.corner.y");
+    // By position the names are as good, and the depth is none of theirs.
+    let error = decode::<Vec<Shape>>(b"\x91\x81\xa3Box\x92\x92\x01\xa1z\xc0").unwrap_err();
+    assert_eq!(error.path, "[0].Box.corner.y");
     let error = decode::<Shape>(b"\xa6Square").unwrap_err();
     assert!(error.message.starts_with("unknown variant `Square`"), "{error}");
     let error = decode::<Shape>(b"\xa6Circle").unwrap_err();
     assert_eq!(error.message, "the variant came without its content");
 }
 
+#[derive(Serialize)]
+struct Shelved {
+    shelf: u8,
+    path: PathBuf,
+}
+
 #[test]
-fn a_failed_encoding_leaves_the_buffer_as_it_was() {
+fn a_failed_encoding_says_where_and_leaves_the_buffer_as_it_was() {
     use std::os::unix::ffi::OsStringExt;
     let path = PathBuf::from(std::ffi::OsString::from_vec(vec![0xff]));
     let mut out = b"before".to_vec();
@@ -370,7 +379,10 @@ fn a_failed_encoding_leaves_the_buffer_as_it_was() {
         let error = encode_into(&(1, "text", &path), want, &mut out).unwrap_err();
         assert_eq!(error.message, "path contains invalid UTF-8 characters");
         assert!(error.type_name.contains("PathBuf"));
+        assert_eq!(error.path, "[2]");
         assert_eq!(out, b"before");
+        let node = Shelved { shelf: 1, path: path.clone() };
+        assert_eq!(encode_into(&[node], want, &mut out).unwrap_err().path, "[0].path");
     }
 }
 

@@ -2,12 +2,14 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::super::death::{ExitKind, Receipt, Rung};
 use super::super::ident::{Addr, Aid, CancelRequest, Canceller};
 use super::super::spec::Token;
-use super::{AckState, Encoding, FALSE, Frame, FrameError, Hello, LineKind, NIL, TRUE, Welcome, kind};
+use super::{AckState, Encoding, FALSE, Frame, FrameError, Hello, LineKind, NIL, Stop, TRUE, Welcome, kind};
 
 /// What is left of a frame. `None` from a method: the bytes are not what was asked for.
 pub(super) struct Reader<'a> {
@@ -27,8 +29,28 @@ impl<'a> Reader<'a> {
             Ok(kind::RETURN) => {
                 let dialog = fields.uint().ok_or(FIELD)?;
                 let encoding = fields.encoding().ok_or(FIELD)?;
+                let left = fields.left().ok_or(FIELD)?;
                 fields.end()?;
-                Ok(Frame::Return { dialog, encoding })
+                Ok(Frame::Return { dialog, encoding, left })
+            }
+            Ok(kind::YIELD) => {
+                let dialog = fields.uint().ok_or(FIELD)?;
+                let encoding = fields.encoding().ok_or(FIELD)?;
+                let left = fields.left().ok_or(FIELD)?;
+                fields.end()?;
+                Ok(Frame::Yield { dialog, encoding, left })
+            }
+            Ok(kind::PART) => {
+                let dialog = fields.uint().ok_or(FIELD)?;
+                let left = fields.uint().ok_or(FIELD)?;
+                fields.end()?;
+                Ok(Frame::Part { dialog, left })
+            }
+            Ok(kind::CREDIT) => {
+                let dialog = fields.uint().ok_or(FIELD)?;
+                let up_to = fields.uint().ok_or(FIELD)?;
+                fields.end()?;
+                Ok(Frame::Credit { dialog, up_to })
             }
             Ok(kind::START) => {
                 let dialog = fields.uint().ok_or(FIELD)?;
@@ -36,8 +58,9 @@ impl<'a> Reader<'a> {
                 let encoding = fields.encoding().ok_or(FIELD)?;
                 let deadline_us = fields.option(Reader::uint).ok_or(FIELD)?;
                 let path = fields.option(|reader| reader.apart(Reader::str)).ok_or(FIELD)?;
+                let left = fields.left().ok_or(FIELD)?;
                 fields.end()?;
-                Ok(Frame::Start { dialog, endpoint, path, deadline_us, encoding })
+                Ok(Frame::Start { dialog, endpoint, path, deadline_us, encoding, left })
             }
             Ok(kind::START_ACK) => {
                 let dialog = fields.uint().ok_or(FIELD)?;
@@ -46,8 +69,9 @@ impl<'a> Reader<'a> {
             }
             Ok(kind::ERROR) => {
                 let dialog = fields.uint().ok_or(FIELD)?;
+                let left = fields.left().ok_or(FIELD)?;
                 fields.end()?;
-                Ok(Frame::Error { dialog })
+                Ok(Frame::Error { dialog, left })
             }
             Ok(kind::CANCEL_ACK) => {
                 let dialog = fields.uint().ok_or(FIELD)?;
@@ -201,7 +225,7 @@ impl<'a> Reader<'a> {
     /// Passes over so many values, however deep, without recursion.
     #[cold]
     #[inline(never)]
-    fn skip(&mut self, values: u32) -> Option<()> {
+    pub(super) fn skip(&mut self, values: u32) -> Option<()> {
         // Every value takes a byte at least, so the bytes bound this loop, whatever lengths say.
         let mut left = u64::from(values);
         while left > 0 {
@@ -294,6 +318,21 @@ impl<'a> Fields<'_, 'a> {
         }
     }
 
+    /// How many bytes of the payload follow: a trailing field, left out where it is 0.
+    #[inline(always)]
+    fn left(&mut self) -> Option<u64> {
+        self.option(Reader::uint).map(Option::unwrap_or_default)
+    }
+
+    fn stop(&mut self) -> Option<Stop> {
+        match self.uint()? {
+            0 => Some(Stop::Finished),
+            1 => Some(Stop::Left),
+            2 => Some(Stop::BodyOver),
+            _ => None,
+        }
+    }
+
     #[inline(always)]
     fn ack_state(&mut self) -> Option<AckState> {
         match self.uint()? {
@@ -329,6 +368,10 @@ impl<'a> Fields<'_, 'a> {
             kind::SIGNALLED => self.i32().map(|signal| Frame::Signalled { signal }),
             kind::END_ASKED => self.canceller().map(|canceller| Frame::EndAsked { canceller }),
             kind::END => self.end_other(),
+            kind::STARTED => self.started(),
+            kind::OPEN => self.uint().map(|dialog| Frame::Open { dialog }),
+            kind::STOP => self.stopped(),
+            kind::ENDED => self.ended(),
             kind::LOG => Some(Frame::Log),
             unknown => return Err(FrameError::UnknownKind(unknown)),
         };
@@ -368,8 +411,47 @@ impl<'a> Fields<'_, 'a> {
         Some(Frame::Cancel { dialog, grace_ms, canceller: self.canceller()? })
     }
 
+    fn started(&mut self) -> Option<Frame<'a>> {
+        Some(Frame::Started { dialog: self.uint()?, encoding: self.encoding()?, left: self.left()? })
+    }
+
+    fn stopped(&mut self) -> Option<Frame<'a>> {
+        Some(Frame::Stop { dialog: self.uint()?, how: self.stop()? })
+    }
+
     fn end_other(&mut self) -> Option<Frame<'a>> {
         Some(Frame::End { aid: self.aid()?, canceller: self.canceller()? })
+    }
+
+    fn ended(&mut self) -> Option<Frame<'a>> {
+        let (to, aid) = (self.aid()?, self.aid()?);
+        let whose = aid.clone();
+        let receipt = self.option(|reader| nested(reader, |fields| fields.receipt(whose)))?;
+        Some(Frame::Ended { to, aid, receipt: receipt.map(Box::new) })
+    }
+
+    fn receipt(&mut self, aid: Aid) -> Option<Receipt> {
+        let micros = |reader: &mut Reader<'a>| reader.uint().map(Duration::from_micros);
+        Some(Receipt {
+            aid,
+            asked_by: self.option(|reader| nested(reader, |fields| fields.of_canceller()))?,
+            heard: self.option(micros)?,
+            tasks_gone: self.option(micros)?,
+            reaped: Duration::from_micros(self.uint()?),
+            rung: match self.uint()? {
+                1 => Some(Rung::Cancel),
+                2 => Some(Rung::Sigterm),
+                3 => Some(Rung::Sigkill),
+                _ => None, // none, or one that a later version has added
+            },
+            exit: self.nested(|fields| {
+                Some(match (fields.uint()?, fields.i32()?) {
+                    (0, status) => ExitKind::Status(status),
+                    (1, signal) => ExitKind::Signal(signal),
+                    _ => ExitKind::Unknown,
+                })
+            })?,
+        })
     }
 
     fn spawn_record(&mut self) -> Option<Frame<'a>> {
@@ -411,21 +493,25 @@ impl<'a> Fields<'_, 'a> {
     }
 
     fn canceller(&mut self) -> Option<Canceller> {
-        self.nested(|fields| {
-            let aid = fields.aid()?;
-            let request = match fields.uint()? {
-                1 => CancelRequest::Nursery,
-                2 => CancelRequest::NurseryEnd,
-                3 => CancelRequest::Failure,
-                4 => CancelRequest::Dropped,
-                5 => CancelRequest::Deadline,
-                6 => CancelRequest::Signal(fields.i32()?),
-                7 => CancelRequest::ParentLost,
-                // A request that a later version has added ends us all the same.
-                _ => CancelRequest::Actor,
-            };
-            Some(Canceller { aid, request })
-        })
+        self.nested(|fields| fields.of_canceller())
+    }
+
+    fn of_canceller(&mut self) -> Option<Canceller> {
+        let aid = self.aid()?;
+        let request = match self.uint()? {
+            1 => CancelRequest::Nursery,
+            2 => CancelRequest::NurseryEnd,
+            3 => CancelRequest::Failure,
+            4 => CancelRequest::Dropped,
+            5 => CancelRequest::Deadline,
+            6 => CancelRequest::Signal(self.i32()?),
+            7 => CancelRequest::ParentLost,
+            8 => CancelRequest::Context,
+            9 => CancelRequest::Itself,
+            // A request that a later version has added ends us all the same.
+            _ => CancelRequest::Actor,
+        };
+        Some(Canceller { aid, request })
     }
 }
 

@@ -1,9 +1,10 @@
 //! Every frame comes back as it was, and no bytes do harm.
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
+use super::super::death::{ExitKind, Rung};
 use super::super::ident::CancelRequest;
 use super::*;
 
@@ -36,6 +37,8 @@ fn canceller() -> impl Strategy<Value = Canceller> {
         Just(CancelRequest::Deadline),
         any::<i32>().prop_map(CancelRequest::Signal),
         Just(CancelRequest::ParentLost),
+        Just(CancelRequest::Context),
+        Just(CancelRequest::Itself),
     ];
     (aid(), request).prop_map(|(aid, request)| Canceller { aid, request })
 }
@@ -64,6 +67,28 @@ fn hello() -> impl Strategy<Value = Hello> {
     })
 }
 
+fn receipt() -> impl Strategy<Value = Receipt> {
+    let time = || number().prop_map(Duration::from_micros);
+    let times = (prop::option::of(time()), prop::option::of(time()), time());
+    let rung = prop::option::of(prop_oneof![Just(Rung::Cancel), Just(Rung::Sigterm), Just(Rung::Sigkill)]);
+    let exit = prop_oneof![
+        any::<i32>().prop_map(ExitKind::Status),
+        any::<i32>().prop_map(ExitKind::Signal),
+        Just(ExitKind::Unknown)
+    ];
+    (aid(), prop::option::of(canceller()), times, rung, exit).prop_map(
+        |(aid, asked_by, (heard, tasks_gone, reaped), rung, exit)| Receipt {
+            aid,
+            asked_by,
+            heard,
+            tasks_gone,
+            reaped,
+            rung,
+            exit,
+        },
+    )
+}
+
 /// A frame of any kind: texts are leaked, as a test may.
 fn frame() -> impl Strategy<Value = Frame<'static>> {
     fn leak(text: String) -> &'static str {
@@ -80,18 +105,26 @@ fn frame() -> impl Strategy<Value = Frame<'static>> {
                 same_build
             })
         ),
-        (number(), any::<u32>(), path, prop::option::of(number()), encoding()).prop_map(
-            |(dialog, endpoint, path, deadline_us, encoding)| Frame::Start {
+        (number(), any::<u32>(), path, prop::option::of(number()), encoding(), number()).prop_map(
+            |(dialog, endpoint, path, deadline_us, encoding, left)| Frame::Start {
                 dialog,
                 endpoint,
                 path,
                 deadline_us,
-                encoding
+                encoding,
+                left
             }
         ),
         number().prop_map(|dialog| Frame::StartAck { dialog }),
-        (number(), encoding()).prop_map(|(dialog, encoding)| Frame::Return { dialog, encoding }),
-        number().prop_map(|dialog| Frame::Error { dialog }),
+        (number(), encoding(), number()).prop_map(|(dialog, encoding, left)| Frame::Return { dialog, encoding, left }),
+        (number(), number()).prop_map(|(dialog, left)| Frame::Error { dialog, left }),
+        (number(), encoding(), number()).prop_map(|(dialog, encoding, left)| Frame::Started { dialog, encoding, left }),
+        (number(), encoding(), number()).prop_map(|(dialog, encoding, left)| Frame::Yield { dialog, encoding, left }),
+        (number(), number()).prop_map(|(dialog, left)| Frame::Part { dialog, left }),
+        (number(), number()).prop_map(|(dialog, up_to)| Frame::Credit { dialog, up_to }),
+        number().prop_map(|dialog| Frame::Open { dialog }),
+        (number(), prop_oneof![Just(Stop::Finished), Just(Stop::Left), Just(Stop::BodyOver)])
+            .prop_map(|(dialog, how)| Frame::Stop { dialog, how }),
         (number(), number(), canceller()).prop_map(|(dialog, grace_ms, canceller)| Frame::Cancel {
             dialog,
             grace_ms,
@@ -105,6 +138,10 @@ fn frame() -> impl Strategy<Value = Frame<'static>> {
         any::<i32>().prop_map(|signal| Frame::Signalled { signal }),
         canceller().prop_map(|canceller| Frame::EndAsked { canceller }),
         (aid(), canceller()).prop_map(|(aid, canceller)| Frame::End { aid, canceller }),
+        (aid(), aid(), prop::option::of(receipt())).prop_map(|(to, aid, receipt)| {
+            let receipt = receipt.map(|receipt| Box::new(Receipt { aid: aid.clone(), ..receipt }));
+            Frame::Ended { to, aid, receipt }
+        }),
         Just(Frame::Log),
         number().prop_map(|nonce| Frame::Ping { nonce }),
         number().prop_map(|nonce| Frame::Pong { nonce }),
@@ -162,10 +199,14 @@ proptest! {
 
     #[test]
     fn a_field_of_a_later_version_is_skipped(frame in frame(), payload in any::<Vec<u8>>(), nested in 0usize..100) {
-        // Start's own trailing fields may be left out, so one more is one of these.
+        // Some trailing fields may be left out, so one more would be one of these.
         let frame = match frame {
-            Frame::Start { dialog, endpoint, path: None, deadline_us, encoding } =>
-                Frame::Start { dialog, endpoint, path: Some("a::b"), deadline_us, encoding },
+            Frame::Start { dialog, endpoint, path, deadline_us, encoding, left } =>
+                Frame::Start { dialog, endpoint, path: path.or(Some("a::b")), deadline_us, encoding, left: left.max(1) },
+            Frame::Started { dialog, encoding, left } => Frame::Started { dialog, encoding, left: left.max(1) },
+            Frame::Yield { dialog, encoding, left } => Frame::Yield { dialog, encoding, left: left.max(1) },
+            Frame::Return { dialog, encoding, left } => Frame::Return { dialog, encoding, left: left.max(1) },
+            Frame::Error { dialog, left } => Frame::Error { dialog, left: left.max(1) },
             other => other,
         };
         let mut field = vec![0x91; nested];
@@ -208,7 +249,7 @@ fn what_is_no_frame_is_refused() {
     check(b"\x01\0\0\0\x90", "Err(Malformed(\"its kind is no number\"))");
     check(b"\x02\0\0\0\x90\x11", "Err(Malformed(\"its header is empty\"))");
     check(b"\x02\0\0\0\x91\x7f", "Err(UnknownKind(127))");
-    check(b"\x02\0\0\0\x91\x12", "Err(UnknownKind(18))"); // Started: reserved, not here yet
+    check(b"\x02\0\0\0\x91\x26", "Err(UnknownKind(38))"); // Dump: reserved, not here yet
     check(b"\x04\0\0\0\x91\xcd\x01\x16", "Err(Malformed(\"its kind is over 255\"))");
     check(b"\x02\0\0\0\x91\x11", "Err(Malformed(\"a field is missing, or has the wrong type\"))");
     check(b"\x03\0\0\0\x92\x11\xff", "Err(Malformed(\"a field is missing, or has the wrong type\"))");
@@ -259,6 +300,7 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         path,
         deadline_us,
         encoding: Encoding::Positional,
+        left: 0,
     };
     let hello = Hello {
         protocol: (1, 0),
@@ -277,6 +319,15 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         ..hello.clone()
     };
     let welcome = Welcome { protocol: (1, 0), aid: aid.clone(), max_frame_bytes: MAX_FRAME_BYTES, same_build: true };
+    let receipt = Receipt {
+        aid: aid.clone(),
+        asked_by: Some(asked(CancelRequest::Actor)),
+        heard: Some(Duration::from_micros(100)),
+        tasks_gone: None,
+        reaped: Duration::from_millis(200),
+        rung: Some(Rung::Sigkill),
+        exit: ExitKind::Signal(9),
+    };
     let args = b"\x92\x01\x02";
     vec![
         ("hello", Frame::Hello(hello), b""),
@@ -289,10 +340,17 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         ("start", start(3, None, None), args),
         ("start_deadline", start(5, None, Some(5_000_000)), args),
         ("start_ack", Frame::StartAck { dialog: 3 }, b""),
-        ("return", Frame::Return { dialog: 3, encoding: Encoding::Positional }, b"\x03"),
-        ("error", Frame::Error { dialog: 3 }, b""),
+        ("started", Frame::Started { dialog: 3, encoding: Encoding::Positional, left: 0 }, b"\x03"),
+        ("open", Frame::Open { dialog: 3 }, b""),
+        ("yield", Frame::Yield { dialog: 3, encoding: Encoding::Positional, left: 0 }, b"\x01\x02"),
+        ("yield_long", Frame::Yield { dialog: 3, encoding: Encoding::Positional, left: 300 }, b"\xc5\x01\x2c\x00\x00"),
+        ("stop", Frame::Stop { dialog: 3, how: Stop::Finished }, b""),
+        ("return", Frame::Return { dialog: 3, encoding: Encoding::Positional, left: 0 }, b"\x03"),
+        ("error", Frame::Error { dialog: 3, left: 0 }, b""),
         ("cancel", Frame::Cancel { dialog: 3, grace_ms: 1000, canceller: asked(CancelRequest::Dropped) }, b""),
         ("cancel_ack", Frame::CancelAck { dialog: 3, state: AckState::Asked }, b""),
+        ("credit", Frame::Credit { dialog: 3, up_to: 32768 }, b""),
+        ("part", Frame::Part { dialog: 3, left: 298 }, b"\x00\x00"),
         ("spawn_record", Frame::SpawnRecord { aid: aid.clone(), start_ticks: 12345 }, b""),
         ("ready", Frame::Ready { aid: aid.clone(), addr }, b""),
         ("tasks_gone", Frame::TasksGone, b""),
@@ -300,6 +358,7 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         ("end_asked", Frame::EndAsked { canceller: asked(CancelRequest::Actor) }, b""),
         ("log", Frame::Log, b""),
         ("end", Frame::End { aid: aid.clone(), canceller: asked(CancelRequest::Actor) }, b""),
+        ("ended", Frame::Ended { to: aid.clone(), aid: aid.clone(), receipt: Some(Box::new(receipt)) }, b""),
     ]
 }
 
@@ -387,7 +446,14 @@ fn frame_times() {
     for (what, frame) in [
         (
             "Start",
-            Frame::Start { dialog: 70_001, endpoint: 3, path: None, deadline_us: None, encoding: Encoding::Positional },
+            Frame::Start {
+                dialog: 70_001,
+                endpoint: 3,
+                path: None,
+                deadline_us: None,
+                encoding: Encoding::Positional,
+                left: 0,
+            },
         ),
         (
             "Start with path",
@@ -397,9 +463,10 @@ fn frame_times() {
                 path: Some("demo::add"),
                 deadline_us: None,
                 encoding: Encoding::Positional,
+                left: 0,
             },
         ),
-        ("Return", Frame::Return { dialog: 70_001, encoding: Encoding::Positional }),
+        ("Return", Frame::Return { dialog: 70_001, encoding: Encoding::Positional, left: 0 }),
         ("StartAck", Frame::StartAck { dialog: 70_001 }),
         ("Cancel", Frame::Cancel { dialog: 70_001, grace_ms: 1000, canceller: asked }),
     ] {

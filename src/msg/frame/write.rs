@@ -1,8 +1,10 @@
 //! How does a frame's header become bytes?
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use bytes::BytesMut;
 
+use super::super::death::{ExitKind, Receipt, Rung};
 use super::super::ident::{Addr, Aid, CancelRequest, Canceller};
 use super::{FALSE, Frame, NIL, TRUE, kind};
 
@@ -17,12 +19,44 @@ pub(crate) fn encode_head(frame: &Frame<'_>, payload_bytes: usize, out: &mut Byt
     // Most headers are shorter than a cache line: built on the stack, they cost one copy.
     let mut head = Head { bytes: [0; HEAD_BYTES], len: 4 };
     match *frame {
-        Frame::Return { dialog, encoding } => {
-            head.open(3, kind::RETURN);
+        Frame::Return { dialog, encoding, left } => {
+            head.open(if left > 0 { 4 } else { 3 }, kind::RETURN);
             head.uint(dialog);
             head.push(encoding as u8);
+            head.left(left);
         }
-        Frame::Start { dialog, endpoint, path: None, deadline_us, encoding } => {
+        Frame::Yield { dialog, encoding, left } => {
+            head.open(if left > 0 { 4 } else { 3 }, kind::YIELD);
+            head.uint(dialog);
+            head.push(encoding as u8);
+            head.left(left);
+        }
+        Frame::Part { dialog, left } => {
+            head.open(3, kind::PART);
+            head.uint(dialog);
+            head.uint(left);
+        }
+        Frame::Credit { dialog, up_to } => {
+            head.open(3, kind::CREDIT);
+            head.uint(dialog);
+            head.uint(up_to);
+        }
+        Frame::Started { dialog, encoding, left } => {
+            head.open(if left > 0 { 4 } else { 3 }, kind::STARTED);
+            head.uint(dialog);
+            head.push(encoding as u8);
+            head.left(left);
+        }
+        Frame::Open { dialog } => {
+            head.open(2, kind::OPEN);
+            head.uint(dialog);
+        }
+        Frame::Stop { dialog, how } => {
+            head.open(3, kind::STOP);
+            head.uint(dialog);
+            head.push(how as u8);
+        }
+        Frame::Start { dialog, endpoint, path: None, deadline_us, encoding, left: 0 } => {
             head.open(if deadline_us.is_some() { 5 } else { 4 }, kind::START);
             head.uint(dialog);
             head.uint(u64::from(endpoint));
@@ -35,9 +69,10 @@ pub(crate) fn encode_head(frame: &Frame<'_>, payload_bytes: usize, out: &mut Byt
             head.open(2, kind::START_ACK);
             head.uint(dialog);
         }
-        Frame::Error { dialog } => {
-            head.open(2, kind::ERROR);
+        Frame::Error { dialog, left } => {
+            head.open(if left > 0 { 3 } else { 2 }, kind::ERROR);
             head.uint(dialog);
+            head.left(left);
         }
         Frame::CancelAck { dialog, state } => {
             head.open(3, kind::CANCEL_ACK);
@@ -57,7 +92,10 @@ pub(crate) fn encode_head(frame: &Frame<'_>, payload_bytes: usize, out: &mut Byt
 
 /// Bytes of the longest header that [`encode_head`] builds itself: 4 length, 2 kind, 9 dialog,
 /// 5 endpoint, 1 encoding, 9 deadline, and what makes it even.
-const HEAD_BYTES: usize = 32;
+pub(super) const HEAD_BYTES: usize = 32;
+
+/// Bytes before a path in a Start: msgpack's longest mark of a text.
+pub(super) const PATH_MARK_BYTES: usize = 5;
 
 /// The wire's length of a frame with so many bytes of header and payload.
 #[inline]
@@ -82,6 +120,14 @@ impl Head {
     fn open(&mut self, fields: u8, kind: u8) {
         self.push(0x90 | fields);
         self.push(kind);
+    }
+
+    /// A trailing field that is left out where it is 0.
+    #[inline(always)]
+    fn left(&mut self, left: u64) {
+        if left > 0 {
+            self.uint(left);
+        }
     }
 
     #[inline(always)]
@@ -125,13 +171,16 @@ fn encode_rare(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
             w.uint(u64::from(welcome.max_frame_bytes));
             w.bool(welcome.same_build);
         }
-        Frame::Start { dialog, endpoint, path, deadline_us, encoding } => {
-            w.open(6, kind::START);
+        Frame::Start { dialog, endpoint, path, deadline_us, encoding, left } => {
+            w.open(if *left > 0 { 7 } else { 6 }, kind::START);
             w.uint(*dialog);
             w.uint(u64::from(*endpoint));
             w.uint(*encoding as u64);
             w.option(deadline_us.as_ref(), |w, us| w.uint(*us));
             w.option(*path, Writer::str);
+            if *left > 0 {
+                w.uint(*left);
+            }
         }
         Frame::Cancel { dialog, grace_ms, canceller } => {
             w.open(4, kind::CANCEL);
@@ -163,6 +212,12 @@ fn encode_rare(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
             w.aid(aid);
             w.canceller(canceller);
         }
+        Frame::Ended { to, aid, receipt } => {
+            w.open(4, kind::ENDED);
+            w.aid(to);
+            w.aid(aid);
+            w.option(receipt.as_deref(), Writer::receipt);
+        }
         Frame::Log => w.open(1, kind::LOG),
         Frame::Ping { nonce } => {
             w.open(2, kind::PING);
@@ -176,7 +231,16 @@ fn encode_rare(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
             w.open(2, kind::BYE);
             w.str(reason);
         }
-        Frame::StartAck { .. } | Frame::Return { .. } | Frame::Error { .. } | Frame::CancelAck { .. } => {
+        Frame::StartAck { .. }
+        | Frame::Started { .. }
+        | Frame::Open { .. }
+        | Frame::Yield { .. }
+        | Frame::Part { .. }
+        | Frame::Stop { .. }
+        | Frame::Credit { .. }
+        | Frame::Return { .. }
+        | Frame::Error { .. }
+        | Frame::CancelAck { .. } => {
             unreachable!("encode_head builds these itself")
         }
     }
@@ -252,6 +316,33 @@ impl Writer {
         }
     }
 
+    /// Without its aid: the frame has that.
+    fn receipt(&mut self, receipt: &Receipt) {
+        self.array(6);
+        self.option(receipt.asked_by.as_ref(), Self::canceller);
+        self.option(receipt.heard.as_ref(), Self::micros);
+        self.option(receipt.tasks_gone.as_ref(), Self::micros);
+        self.micros(&receipt.reaped);
+        self.uint(match receipt.rung {
+            None => 0,
+            Some(Rung::Cancel) => 1,
+            Some(Rung::Sigterm) => 2,
+            Some(Rung::Sigkill) => 3,
+        });
+        self.array(2);
+        let (kind, number) = match receipt.exit {
+            ExitKind::Status(status) => (0, status),
+            ExitKind::Signal(signal) => (1, signal),
+            ExitKind::Unknown => (2, 0),
+        };
+        self.uint(kind);
+        self.int(i64::from(number));
+    }
+
+    fn micros(&mut self, time: &Duration) {
+        self.uint(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    }
+
     fn canceller(&mut self, canceller: &Canceller) {
         self.array(3);
         self.aid(&canceller.aid);
@@ -264,6 +355,8 @@ impl Writer {
             CancelRequest::Deadline => (5, 0),
             CancelRequest::Signal(number) => (6, number),
             CancelRequest::ParentLost => (7, 0),
+            CancelRequest::Context => (8, 0),
+            CancelRequest::Itself => (9, 0),
         };
         self.uint(request);
         self.int(i64::from(argument));

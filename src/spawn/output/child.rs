@@ -56,20 +56,16 @@ impl ChildOutput {
     /// Reads what a dead child has left in its pipes, without waiting, and has it relayed.
     ///
     /// A last line without an end gets one. If some other process has inherited the pipes, they
-    /// are read on until it ends too, or until [`OutputThread::finish`]. Pipes that have ended are
-    /// left to the output thread, which sees that too: to close them takes a while.
+    /// are read on until it ends too, or until [`OutputThread::finish`].
     pub(crate) fn drain(&self) {
         let mut state = self.state.lock();
         for stream in STREAMS {
-            if state.read_open(stream, DRAIN_BYTES) != Left::Perhaps {
+            if state.read(stream, DRAIN_BYTES) == Left::Nothing {
                 state.sources[stream as usize].end_line();
             }
         }
-        let has_more = state.sources.iter().any(|source| !source.pending.is_empty());
         drop(state);
-        if has_more {
-            self.relay_now();
-        }
+        self.relay_now();
     }
 
     /// The end of the child's stderr, at most 16 KiB; of its stdout too, while it has not said Hello.
@@ -183,33 +179,24 @@ pub(super) const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 enum Left {
     Nothing,
     Perhaps,
-    Ended,
 }
 
 impl State {
-    /// Reads until the pipe is empty, or `budget_bytes` have come, and closes it at its end. Never waits.
+    /// Reads until the pipe is empty, or `budget_bytes` have come. Never waits.
     fn read(&mut self, stream: Stream, budget_bytes: usize) -> Left {
-        let left = self.read_open(stream, budget_bytes);
-        if left == Left::Ended {
-            self.sources[stream as usize].end();
-        }
-        left
-    }
-
-    fn read_open(&mut self, stream: Stream, budget_bytes: usize) -> Left {
         let mut buffer = [0; 16 * 1024];
         let mut taken = 0;
         while taken < budget_bytes {
-            let Some(pipe) = &self.sources[stream as usize].pipe else { return Left::Ended };
+            let Some(pipe) = &self.sources[stream as usize].pipe else { return Left::Nothing };
             match rustix::io::read(pipe, &mut buffer) {
-                Ok(0) => return Left::Ended,
+                Ok(0) => self.sources[stream as usize].end(),
                 Ok(count) => {
                     taken += count;
                     self.keep(stream, &buffer[..count]);
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Left::Nothing,
-                Err(_) => return Left::Ended, // nothing more can come of it
+                Err(_) => self.sources[stream as usize].end(), // nothing more can come of it
             }
         }
         Left::Perhaps

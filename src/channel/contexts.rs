@@ -1,0 +1,209 @@
+//! What does a user's handle to a context do on its line?
+use std::sync::Arc;
+use std::task::Context;
+
+use bytes::Bytes;
+
+use super::link::{Link, Sendable, Woken};
+use super::out::Long;
+use super::{Channel, Head, LONG_BYTES, Payload, Service};
+use crate::msg::frame::{Encoding, Frame, Stop};
+use crate::msg::ident::Canceller;
+use crate::proto::dialog::{Found, Misuse, Overruns, Role, Room};
+
+/// One item as bytes.
+#[derive(Clone, Debug)]
+pub(crate) enum ItemBytes<'a> {
+    /// To be copied.
+    Short(&'a [u8]),
+    /// To leave from where it lies, behind its first bytes.
+    Long { head: Head, rest: Bytes },
+}
+
+impl ItemBytes<'_> {
+    fn parts(&self) -> (&[u8], &[u8]) {
+        match self {
+            ItemBytes::Short(item) => (&[], item),
+            ItemBytes::Long { head, rest } => (head.as_slice(), rest),
+        }
+    }
+}
+
+/// What became of an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// It is on its way.
+    Now,
+    /// It goes piece by piece, as the peer reads.
+    Piecewise,
+    /// It was dropped: nobody reads any more, as if it had been in transit.
+    InTransit,
+    /// Not sent: a long one is still on its way.
+    Behind,
+    /// Not sent: the peer reads nothing yet, and what it holds unread is full.
+    NoReader,
+    /// Not sent: nobody reads any more.
+    Gone,
+}
+
+/// Bytes that wait in the line's buffer before a sender of items writes them itself: what makes a
+/// good write, and the peer goes on meanwhile.
+const WRITE_AT_BYTES: usize = 64 * 1024;
+
+impl<S: Service> Channel<S> {
+    /// A context's task exists from here on: frames and cancels find it.
+    pub(crate) fn serve_context(
+        &self,
+        dialog: u64,
+        path: &'static str,
+        task: S::Task,
+        overruns: Overruns,
+    ) -> Arc<Link> {
+        let link = Arc::new(Link::new(dialog, path, Role::Callee, overruns));
+        self.serve_linked(dialog, task, Some(Arc::clone(&link)));
+        link
+    }
+
+    /// The callee's first word.
+    pub(crate) fn say_started(&self, link: &Link, encoding: Encoding, first: Payload) -> Result<(), Misuse> {
+        link.start()?;
+        let dialog = link.dialog;
+        let mut shared = self.shared.lock();
+        match first {
+            Payload::Short(first) => {
+                shared.out.queue(&Frame::Started { dialog, encoding, left: 0 }, &first);
+            }
+            Payload::Long(first) => {
+                shared.out.queue(&Frame::Started { dialog, encoding, left: first.len() as u64 }, &[]);
+                shared.out.queue_long(Long::value(dialog, first));
+            }
+        }
+        drop(shared);
+        self.flush_soon(false);
+        Ok(())
+    }
+
+    /// Opens this side's stream.
+    pub(crate) fn open_stream(&self, link: &Link) -> Result<(), Misuse> {
+        let (says_so, grant) = link.open_stream()?;
+        let mut shared = self.shared.lock();
+        if says_so {
+            shared.out.queue(&Frame::Open { dialog: link.dialog }, &[]);
+        }
+        if let Some(up_to) = grant {
+            shared.out.urgent(&Frame::Credit { dialog: link.dialog, up_to });
+        }
+        drop(shared);
+        self.flush_soon(false);
+        Ok(())
+    }
+
+    /// Sends one item, if there is room for it.
+    pub(crate) fn send_item(&self, link: &Arc<Link>, encoding: Encoding, item: &ItemBytes<'_>) -> Result<Sent, Misuse> {
+        let (head, rest) = item.parts();
+        let len = head.len() + rest.len();
+        let is_long = len > LONG_BYTES;
+        let booked = match link.room(len, is_long)? {
+            Sendable::Behind => return Ok(Sent::Behind),
+            Sendable::Room(Room::NoReader) => return Ok(Sent::NoReader),
+            Sendable::Room(Room::Gone) => return Ok(Sent::Gone),
+            Sendable::Room(Room::InTransit) => return Ok(Sent::InTransit),
+            Sendable::Room(Room::Now) => len,
+            Sendable::Room(Room::Pieces) => 0,
+        };
+        let dialog = link.dialog;
+        let mut shared = self.shared.lock();
+        if booked == len && !is_long {
+            shared.out.queue_items(dialog, encoding, head, rest);
+            // A lone item leaves at once; those of a burst share a write.
+            shared.items_sent += 1;
+            let is_alone = shared.items_sent == 1 && !shared.is_burst;
+            let at_once = is_alone || shared.out.waiting_bytes() >= WRITE_AT_BYTES;
+            drop(shared);
+            self.flush_soon(at_once);
+            return Ok(Sent::Now);
+        }
+        let (head, rest) = match item {
+            ItemBytes::Short(item) => (Head::default(), Bytes::copy_from_slice(item)),
+            ItemBytes::Long { head, rest } => (*head, rest.clone()),
+        };
+        shared.out.queue(&Frame::Yield { dialog, encoding, left: len as u64 }, &[]);
+        let is_dead = shared.out.is_dead;
+        shared.out.queue_long(Long::item(link, head, rest, booked));
+        drop(shared);
+        if is_dead {
+            link.long_is_sent(&mut Woken::default());
+        }
+        self.flush_soon(true);
+        Ok(if booked == len { Sent::Now } else { Sent::Piecewise })
+    }
+
+    /// What there is to read. Registers `cx` where there is nothing yet.
+    pub(crate) fn read_items(&self, link: &Link, cx: &mut Context<'_>) -> Found {
+        let (found, grant) = link.read(cx);
+        if let Some(up_to) = grant {
+            self.shared.lock().out.urgent(&Frame::Credit { dialog: link.dialog, up_to });
+            self.flush_soon(true);
+        }
+        found
+    }
+
+    /// Sends no more items, or does not even read any more.
+    pub(crate) fn stop_stream(&self, link: &Link, how: Stop) {
+        let mut woken = Woken::default();
+        let Some(how) = link.stop(how, &mut woken) else { return };
+        let mut shared = self.shared.lock();
+        shared.out.queue_stop(link.dialog, how);
+        drop(shared);
+        self.flush_soon(false);
+    }
+
+    /// Asks for the end of a context that we opened, and goes on waiting for it.
+    pub(crate) fn ask_to_end(&self, link: &Link, canceller: &Canceller) {
+        let mut woken = Woken::default();
+        link.cancel(&mut woken);
+        let mut shared = self.shared.lock();
+        if shared.end.is_none() && shared.dialogs.ask(link.dialog) {
+            link.asks();
+            self.send_cancel(shared, link.dialog, canceller);
+        }
+    }
+
+    /// The same on behalf of a third actor: for our own user it is not a cancel of ours.
+    pub(crate) fn ask_for(&self, link: &Link, canceller: &Canceller) {
+        let mut shared = self.shared.lock();
+        if shared.end.is_none() && shared.dialogs.ask(link.dialog) {
+            link.asks();
+            self.send_cancel(shared, link.dialog, canceller);
+        }
+    }
+
+    /// How long a task of the peer may take to end once it was asked.
+    pub(crate) fn grace(&self) -> std::time::Duration {
+        self.grace
+    }
+
+    /// Items that this side does not read in time are dropped from now on.
+    pub(crate) fn allow_overruns(&self, link: &Link) {
+        self.grant_now(link, link.allow_overruns());
+    }
+
+    /// Nobody will read what comes: it is thrown away, and its sender is not held up.
+    pub(crate) fn throw_away(&self, link: &Link) {
+        self.grant_now(link, link.throw_away());
+    }
+
+    fn grant_now(&self, link: &Link, grant: Option<u64>) {
+        if let Some(up_to) = grant {
+            self.shared.lock().out.urgent(&Frame::Credit { dialog: link.dialog, up_to });
+            self.flush_soon(false);
+        }
+    }
+
+    /// The peer has heard a cancel of ours, whichever line that came by.
+    pub(crate) fn on_cancel_ack(&self, dialog: u64) {
+        if let Some(link) = self.shared.lock().link(dialog) {
+            link.on_cancel_ack();
+        }
+    }
+}

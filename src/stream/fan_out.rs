@@ -1,0 +1,93 @@
+//! How do several readers get all of one stream?
+use std::task::{Context, Poll, ready};
+
+use super::{MsgStream, RecvHalf};
+use crate::actor::endpoint::Data;
+use crate::broadcast::{Broadcast, Lag, RecvError, Subscriber, broadcast};
+use crate::error::Error;
+
+/// A stream that has become one subscriber among others.
+pub(super) trait FannedOut<R>: Send {
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<R>, Error>>;
+    /// Items that it has not read in time.
+    fn lost(&self) -> u64;
+    /// Itself, where its type is known.
+    fn as_any(&self) -> &dyn std::any::Any;
+}
+
+/// The stream's own place among its subscribers.
+struct Own<R> {
+    feed: Broadcast<R>,
+    own: Subscriber<R>,
+}
+
+/// Items that are kept for subscribers that are slower than the fastest, unless it was said.
+const CAPACITY: usize = 1024;
+
+impl<R: Data + Clone> FannedOut<R> for Own<R> {
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<R>, Error>> {
+        Poll::Ready(match ready!(self.own.poll_recv(cx)) {
+            Ok(item) => Ok(item),
+            Err(RecvError::Source(error)) => Err(error),
+            // It skips what it has lost, and counts it.
+            Err(RecvError::Lagged(_)) => Err(Error::Usage("a stream that skips was told that it lags")),
+        })
+    }
+
+    fn lost(&self) -> u64 {
+        self.own.lost()
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}
+
+impl<R: Data + Clone> RecvHalf<R> {
+    /// As [`MsgStream::subscribe`].
+    pub fn subscribe(&mut self) -> Subscriber<R> {
+        self.fan_out(CAPACITY).subscribe()
+    }
+
+    /// As [`MsgStream::fan_out`].
+    pub fn fan_out(&mut self, capacity: usize) -> Broadcast<R> {
+        let known = self.fanned_out.as_ref().and_then(|fanned_out| fanned_out.as_any().downcast_ref::<Own<R>>());
+        if let Some(own) = known {
+            return own.feed.clone();
+        }
+        let below = self.take_below();
+        let feed = broadcast(below, capacity);
+        let own = feed.subscribe_with(Lag::Skip);
+        self.fanned_out = Some(Box::new(Own { feed: feed.clone(), own }));
+        feed
+    }
+}
+
+impl<S: Data, R: Data + Clone> MsgStream<S, R> {
+    /// Fans the stream out: every subscriber gets every item that arrives from now on.
+    ///
+    /// This stream goes on as one reader among them. A subscriber that is slow is the only one to lag: it is told
+    /// how many items it has lost ([`RecvError::Lagged`](crate::tasks::RecvError)) and goes on from the oldest
+    /// that was kept (1,024 are; [`MsgStream::fan_out`] says otherwise); this stream itself skips them, and
+    /// counts ([`MsgStream::dropped`]). The fastest loses nothing, and nothing is read ahead of it. When the
+    /// stream ends, well or not, every subscriber ends the same way.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn f(stream: &mut teamster::MsgStream<(), u64>) -> anyhow::Result<()> {
+    /// let (mut one, mut two) = (stream.subscribe(), stream.subscribe());
+    /// assert_eq!(one.recv().await?, two.recv().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn subscribe(&mut self) -> Subscriber<R> {
+        self.receiving.subscribe()
+    }
+
+    /// The same, with the number of items that are kept for slow subscribers; of several calls the
+    /// first one's counts.
+    pub fn fan_out(&mut self, capacity: usize) -> Broadcast<R> {
+        self.receiving.fan_out(capacity)
+    }
+}
