@@ -1,6 +1,6 @@
 //! Is this process a child? The boot message on stdin, the two lines back, and the way out.
 #![allow(unsafe_code, reason = "the boot variable is removed, and fd 0 replaced, before anything else runs")]
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +19,7 @@ use crate::channel::line::{Line, LineInbox};
 use crate::channel::{CancelLine, Channel};
 use crate::msg::codec;
 use crate::msg::frame::{Encoding, Frame, Hello, LineKind, PROTOCOL};
-use crate::msg::ident::{Addr, CancelRequest, Canceller};
+use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
 use crate::msg::spec::SpawnSpec;
 use crate::proto::connection::Side;
 use crate::transport::uds::{self, Listener, Socket};
@@ -146,9 +146,7 @@ fn replace_stdin() -> io::Result<()> {
 
 /// What of the spec belongs to the process. What the system refuses is said, and we go on.
 fn apply(spec: &SpawnSpec) {
-    let title = format!("teamster:{}", spec.aid.name());
-    // The kernel keeps 15 bytes of it.
-    let _ = std::fs::write("/proc/self/comm", &title);
+    name_process(&spec.aid);
     if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
         eprintln!("teamster: can't become a subreaper: {error}");
     }
@@ -166,6 +164,19 @@ fn apply(spec: &SpawnSpec) {
         if unsafe { libc::setrlimit(*resource, &raw const limit) } != 0 {
             eprintln!("teamster: can't set the resource limit {resource}: {}", io::Error::last_os_error());
         }
+    }
+}
+
+/// What `ps` and `top` show. The kernel keeps 15 bytes of it, and a process without a title is none the worse.
+fn name_process(aid: &Aid) {
+    let title = format!("teamster:{}", aid.name());
+    if rustix::thread::gettid() == rustix::process::getpid()
+        && let Ok(title) = CString::new(title.as_str())
+    {
+        // The name of its first thread is that of the process.
+        let _ = rustix::thread::set_name(&title);
+    } else {
+        let _ = std::fs::write("/proc/self/comm", &title);
     }
 }
 
@@ -218,7 +229,7 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
     let aid = spec.aid.with_pid(std::process::id());
     let ring = Arc::new(LogRing::new(aid.clone()));
     super::log::install_in_child(spec.log.as_deref(), Arc::clone(&ring));
-    let up = Arc::new(Line::new(control_fd).map_err(at("setting up its control line"))?);
+    let up = Arc::new(Line::new(control_fd));
     let control = Control::new(Some(Arc::clone(&up))).map_err(at("setting up its control thread"))?;
     let actor = Actor::new(Parts {
         aid,
@@ -334,17 +345,14 @@ fn leave(actor: &Arc<Actor>, runtime: tokio::runtime::Runtime) -> ! {
 }
 
 /// The end of a child that has nothing to do, by its control thread: no other thread need wake.
-pub(crate) fn leave_at_once(actor: &Arc<Actor>) -> ! {
-    if let Some(up) = &actor.control.up {
-        // A parent that is gone needs no word. The request has been acknowledged already.
-        let _ = up.send(&Frame::TasksGone);
-    }
-    let Addr::Uds(path) = &actor.addr;
-    let _ = std::fs::remove_file(path);
-    if actor.is_orphaned() {
-        crate::transport::folder::remove_if_last(&actor.folder, path);
-    }
+/// It leaves with these last words.
+pub(crate) fn leave_at_once(actor: &Arc<Actor>, last_words: &[Frame<'_>]) -> ! {
     flush_stdio();
+    let is_heard = actor.control.up.as_ref().is_some_and(|up| up.send_all(last_words).is_ok());
+    if actor.is_orphaned() || !is_heard {
+        let Addr::Uds(path) = &actor.addr;
+        crate::transport::folder::remove_if_last(&actor.folder, path);
+    } // else the parent removes it, while the kernel takes this process down
     match actor.own_signal() {
         Some(signal) => signals::die_by(signal),
         None => signals::exit_now(0),

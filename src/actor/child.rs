@@ -49,6 +49,8 @@ pub(crate) struct Child {
     pub(crate) closed: SetOnce<()>,
     /// Somebody here has sent it a cancel already: later ones are the control thread's to judge.
     pub(crate) was_asked: AtomicBool,
+    /// That cancel has left, and its process had not ended then.
+    pub(crate) was_reached: AtomicBool,
     pub(crate) story: Mutex<Story>,
 }
 
@@ -93,13 +95,15 @@ impl Child {
     ///
     /// Dropping it stops the waiting only.
     pub(crate) async fn gone(&self) -> &Ended {
+        // In this order: both are mostly set at once, and whoever waits wakes once.
+        let ended = self.reaped.wait().await;
         self.gone.wait().await;
         if self.channel.get().is_some() {
             // Its driver sees the end of the line, as soon as our runtime comes to that: not another
             // runtime's, which may be stuck, and which we don't wait for.
             let _ = tokio::time::timeout(CLOSED_WITHIN, self.closed.wait()).await;
         }
-        self.reaped.wait().await
+        ended
     }
 
     /// Waits until what it had printed is printed here, so that it comes before what we print next;

@@ -1,5 +1,5 @@
 //! Who knocks? Accepts connections, lets in whom it knows, and gives each line to its keeper.
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::channel::{CancelLine, Channel, Parts};
 use crate::msg::frame::{Encoding, Frame, Hello, LineKind, MAX_FRAME_BYTES, PROTOCOL, Welcome};
 use crate::msg::spec::Token;
 use crate::proto::connection::Side;
-use crate::transport::uds::{Listener, Socket};
+use crate::transport::uds::{self, Listener, Socket};
 
 /// A child that is to connect, and by which line.
 #[derive(Clone, Debug)]
@@ -79,23 +79,22 @@ pub(crate) async fn listen(actor: Arc<Actor>, listener: Listener) {
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 async fn let_in(actor: &Arc<Actor>, fd: OwnedFd) -> Result<(), HandshakeError> {
-    let socket = Socket::new(fd)?;
-    let peer = socket.peer()?;
+    let peer = uds::peer(fd.as_fd())?;
     if peer.uid != rustix::process::getuid() {
-        handshake::refuse(&socket, "another user's process");
+        handshake::refuse(&fd, "another user's process");
         return Err(HandshakeError::Garbage(format!("a process of the user {} knocked", peer.uid.as_raw())));
     }
-    let (hello, rest) = match handshake::hello(&socket).await {
+    let (hello, rest) = match handshake::hello(&fd).await {
         Ok(hello) => hello,
         // A probe that closes without a word is no event.
         Err(HandshakeError::Ended) => return Ok(()),
         Err(error) => {
-            handshake::refuse(&socket, &error.to_string());
+            handshake::refuse(&fd, &error.to_string());
             return Err(error);
         }
     };
     let refused = |reason: &str| {
-        handshake::refuse(&socket, reason);
+        handshake::refuse(&fd, reason);
         HandshakeError::Garbage(format!("{} (pid {}): {reason}", hello.aid, hello.aid.pid()))
     };
     if hello.wanted.is_some_and(|wanted| wanted != actor.aid.uuid()) {
@@ -103,7 +102,7 @@ async fn let_in(actor: &Arc<Actor>, fd: OwnedFd) -> Result<(), HandshakeError> {
     }
     match hello.token {
         None if hello.line == LineKind::Data => {
-            let channel = Channel::new(socket, peer_parts(actor, hello, Side::Accepting));
+            let channel = Channel::new(Socket::new(fd)?, peer_parts(actor, hello, Side::Accepting));
             actor.adopt_peer(&channel);
             channel.wake_driver();
             keep_moving(actor, channel, &rest);
@@ -124,7 +123,7 @@ async fn let_in(actor: &Arc<Actor>, fd: OwnedFd) -> Result<(), HandshakeError> {
                 cancel_refused(actor, child);
                 return Err(refused("another build of the program"));
             }
-            child_line(actor, expected, hello, socket, rest).await
+            child_line(actor, expected, hello, fd, rest).await
         }
     }
 }
@@ -140,17 +139,17 @@ async fn child_line(
     actor: &Arc<Actor>,
     expected: Expected,
     hello: Hello,
-    socket: Socket,
+    fd: OwnedFd,
     rest: BytesMut,
 ) -> Result<(), HandshakeError> {
     let child = expected.child;
     match hello.line {
         LineKind::Control => {
-            let line = Arc::new(Line::new(socket.into_fd().ok_or(HandshakeError::Ended)?)?);
+            let line = Arc::new(Line::new(fd));
             let inbox = LineInbox::new(&rest);
             // Its token let it in, so it is the first and only one.
             let _ = child.control.set(Arc::clone(&line));
-            actor.control.send(Command::Attach { child: Arc::clone(&child), line, inbox });
+            actor.control.attach(&child, line, inbox);
         }
         LineKind::Data => {
             let control: Arc<dyn CancelLine> = tokio::select! {
@@ -168,10 +167,11 @@ async fn child_line(
             if let Some(output) = &child.stderr {
                 output.ready();
             }
-            let channel = Channel::new(socket, parts);
+            let channel = Channel::new(Socket::new(fd)?, parts);
             actor.add_line(&channel);
             let _ = child.channel.set(Arc::clone(&channel));
-            actor.control.send(Command::Ready { child: Arc::clone(&child) });
+            // Told early enough, whenever the thread looks next: before it would end the child for being late.
+            actor.control.book(Command::Ready { child: Arc::clone(&child) });
             if let Some(addr) = addr {
                 actor.child_is_ready(&child.aid, &addr);
             }

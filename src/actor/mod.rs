@@ -12,6 +12,7 @@ pub(crate) mod listener;
 pub(crate) mod log;
 pub(crate) mod panics;
 pub(crate) mod peers;
+pub(crate) mod process;
 pub(crate) mod scope;
 pub(crate) mod serve;
 pub(crate) mod signals;
@@ -303,8 +304,8 @@ impl Actor {
         self.is_cancelled.store(true, Ordering::SeqCst);
     }
 
-    /// Whether this child has nothing at all to do, so that it may end without its runtime: no
-    /// call, task, hook, clean-up, log line or thread of anybody's.
+    /// Whether this child's runtime has nothing at all to do, so that it may end without it: no
+    /// call, task, hook, clean-up or log line of anybody's.
     ///
     /// The flag of the cancel is set before this looks, and a call counts itself before it looks at
     /// the flag: one of the two sees the other.
@@ -319,7 +320,6 @@ impl Actor {
             && !self.scope.has_deferred()
             && self.log_ring.as_ref().is_none_or(|ring| ring.is_empty())
             && self.living_lines().iter().all(|line| line.is_flushed())
-            && threads() == Some(OWN_THREADS)
     }
 
     /// Asks a child to end, from whatever thread: the request leaves at once by that thread, and the
@@ -340,11 +340,14 @@ impl Actor {
         // Booked before it is sent: the end that it leads to may be seen before we get any further,
         // and must not pass for one that nobody asked for.
         self.control.book(command);
-        if let Some(line) = line {
-            use crate::channel::CancelLine;
-            line.cancel(0, grace, canceller);
+        let Some(line) = line else { return self.control.wake() };
+        // A line that is broken shows as its end: then that is what the control thread finds.
+        if line.send_cancel(0, grace, canceller).is_ok() {
+            child.was_reached.store(true, Ordering::Release);
         }
-        self.control.wake();
+        // The answer wakes the control thread. Woken now, it would only keep a processor from whom
+        // the request goes to.
+        self.control.wake_within(crate::proto::escalation::ACK_WITHIN);
     }
 
     /// Cancels every scope and dialog of this actor, and lets its main code know.
@@ -430,15 +433,6 @@ impl std::fmt::Debug for Actor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Actor").field("aid", &self.aid).finish_non_exhaustive()
     }
-}
-
-/// The threads of a child that has no children: the one of its runtime, and its control thread.
-const OWN_THREADS: u64 = 2;
-
-/// How many threads this process has: the links of its task folder, less `.` and `..`.
-fn threads() -> Option<u64> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata("/proc/self/task").ok().map(|folder| folder.nlink().saturating_sub(2))
 }
 
 /// Registers what this actor does last, on every ending that passes through its runtime: its

@@ -1,13 +1,14 @@
 //! Who is there? The first frames of a line, on both sides.
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use bytes::BytesMut;
 
 use super::driver::framed;
 use crate::msg::frame::{self, Frame, Hello, MAX_HELLO_BYTES, Welcome};
-use crate::transport::uds::Socket;
+use crate::transport::uds::{self, Socket};
 
 /// How long a peer may take for its first frame.
 pub(crate) const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
@@ -27,59 +28,108 @@ pub(crate) enum HandshakeError {
     Refused(String),
 }
 
-/// The first frame of the other side, and the bytes that came after it.
-async fn first_frame<T>(
-    socket: &Socket,
-    mut take: impl FnMut(Frame<'_>) -> Result<T, HandshakeError>,
-) -> Result<(T, BytesMut), HandshakeError> {
-    let mut bytes = vec![0; 4096];
-    let mut end = 0;
-    let read = async {
-        loop {
-            if end == bytes.len() {
-                if end > MAX_HELLO_BYTES as usize {
-                    return Err(HandshakeError::Garbage("its first frame does not end".into()));
-                }
-                bytes.resize(end * 2, 0);
-            }
-            match poll_fn(|cx| socket.poll_recv(cx, &mut bytes[end..])).await? {
-                0 => return Err(HandshakeError::Ended),
-                n => end += n,
-            }
-            match frame::decode(&bytes[..end], MAX_HELLO_BYTES) {
-                Ok(Some((frame, _, taken))) => return Ok((take(frame)?, BytesMut::from(&bytes[taken..end]))),
-                Ok(None) => {}
-                Err(error) => return Err(HandshakeError::Garbage(error.to_string())),
-            }
-        }
-    };
-    tokio::time::timeout(HANDSHAKE_WITHIN, read).await.map_err(|_elapsed| HandshakeError::Slow)?
+/// The first bytes of the other side.
+struct Opening {
+    bytes: Vec<u8>,
+    end: usize,
 }
 
+/// A first frame, and the bytes that came after it.
+type First<T> = (T, BytesMut);
+
+impl Opening {
+    fn new() -> Self {
+        Opening { bytes: vec![0; FIRST_BYTES], end: 0 }
+    }
+
+    fn room(&mut self) -> Result<&mut [u8], HandshakeError> {
+        if self.end == self.bytes.len() {
+            if self.end > MAX_HELLO_BYTES as usize {
+                return Err(HandshakeError::Garbage("its first frame does not end".into()));
+            }
+            self.bytes.resize(self.end * 2, 0);
+        }
+        Ok(&mut self.bytes[self.end..])
+    }
+
+    /// So many bytes more have come: `take` gets the first frame, if it is whole by now.
+    fn came<T>(&mut self, count: usize, take: Take<T>) -> Result<Option<First<T>>, HandshakeError> {
+        if count == 0 {
+            return Err(HandshakeError::Ended);
+        }
+        self.end += count;
+        match frame::decode(&self.bytes[..self.end], MAX_HELLO_BYTES) {
+            Ok(Some((frame, _, taken))) => Ok(Some((take(frame)?, BytesMut::from(&self.bytes[taken..self.end])))),
+            Ok(None) => Ok(None),
+            Err(error) => Err(HandshakeError::Garbage(error.to_string())),
+        }
+    }
+
+    /// Mostly the frame is there already: then nothing need be watched, and no timer set.
+    fn at_once<T>(
+        &mut self,
+        recv: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+        take: Take<T>,
+    ) -> Result<Option<First<T>>, HandshakeError> {
+        match recv(self.room()?) {
+            Ok(count) => self.came(count, take),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn wait<T>(mut self, socket: &Socket, take: Take<T>) -> Result<First<T>, HandshakeError> {
+        let read = async {
+            loop {
+                let room = self.room()?;
+                let count = poll_fn(|cx| socket.poll_recv(cx, room)).await?;
+                if let Some(first) = self.came(count, take)? {
+                    return Ok(first);
+                }
+            }
+        };
+        tokio::time::timeout(HANDSHAKE_WITHIN, read).await.map_err(|_elapsed| HandshakeError::Slow)?
+    }
+}
+
+type Take<T> = fn(Frame<'_>) -> Result<T, HandshakeError>;
+
+/// Room for a Hello of the usual size and for a first call, in bytes; it grows.
+const FIRST_BYTES: usize = 1024;
+
 /// The accepting side: waits for the Hello.
-pub(crate) async fn hello(socket: &Socket) -> Result<(Hello, BytesMut), HandshakeError> {
-    let (hello, rest) = first_frame(socket, |frame| match frame {
+pub(crate) async fn hello(fd: &OwnedFd) -> Result<(Hello, BytesMut), HandshakeError> {
+    let take: Take<Hello> = |frame| match frame {
         Frame::Hello(hello) => Ok(hello),
         other => Err(HandshakeError::Garbage(format!("its first frame is {other:?}"))),
-    })
-    .await?;
+    };
+    let mut opening = Opening::new();
+    let (hello, rest) = match opening.at_once(|room| uds::try_recv(fd, room), take)? {
+        Some(first) => first,
+        // The line's keeper has the runtime watch it, or keeps it from that: this is a copy.
+        None => opening.wait(&Socket::new(fd.try_clone()?)?, take).await?,
+    };
     frame::check_hello(&hello).map_err(HandshakeError::Garbage)?;
     Ok((hello, rest))
 }
 
 /// The connecting side: waits for the Welcome.
 pub(crate) async fn welcome(socket: &Socket) -> Result<(Welcome, BytesMut), HandshakeError> {
-    first_frame(socket, |frame| match frame {
+    let take: Take<Welcome> = |frame| match frame {
         Frame::Welcome(welcome) => Ok(welcome),
         Frame::Bye { reason } => Err(HandshakeError::Refused(reason.to_owned())),
         other => Err(HandshakeError::Garbage(format!("its answer is {other:?}"))),
-    })
-    .await
+    };
+    let mut opening = Opening::new();
+    match opening.at_once(|room| socket.try_recv(room), take)? {
+        Some(first) => Ok(first),
+        None => opening.wait(socket, take).await,
+    }
 }
 
 /// Says why not, as far as the kernel takes it, and closes.
-pub(crate) fn refuse(socket: &Socket, reason: &str) {
+pub(crate) fn refuse(fd: &OwnedFd, reason: &str) {
     // The peer may be gone or hostile: it is owed one attempt.
-    let _ = socket.try_send(&framed(&Frame::Bye { reason }, &[]), &[]);
-    socket.shutdown();
+    let _ = uds::send(fd.as_fd(), &framed(&Frame::Bye { reason }, &[]));
+    let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Both);
 }

@@ -50,10 +50,10 @@ pub(crate) enum Rest {
 }
 
 impl Line {
-    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&fd, true)?;
+    /// Takes a socket that never waits.
+    pub(crate) fn new(fd: OwnedFd) -> Self {
         let state = State { fd: Some(fd), waiting: BytesMut::new() };
-        Ok(Line { state: Mutex::new(state), blocked: OnceLock::new() })
+        Line { state: Mutex::new(state), blocked: OnceLock::new() }
     }
 
     /// Has `act` called, once at a time, when a frame could not leave at once.
@@ -68,12 +68,23 @@ impl Line {
     ///
     /// The line is broken, or its peer has not read for too long.
     pub(crate) fn send(&self, frame: &Frame<'_>) -> io::Result<()> {
+        self.send_all(std::slice::from_ref(frame))
+    }
+
+    /// Sends frames in one go: their reader wakes once.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Line::send`].
+    pub(crate) fn send_all(&self, frames: &[Frame<'_>]) -> io::Result<()> {
         let mut state = self.state.lock();
         if state.waiting.len() > MAX_WAITING_BYTES {
             return Err(io::Error::other("the peer does not read its control line"));
         }
         let was_blocked = !state.waiting.is_empty();
-        frame::encode(frame, &[], &mut state.waiting);
+        for frame in frames {
+            frame::encode(frame, &[], &mut state.waiting);
+        }
         let is_blocked = state.send_waiting()?;
         drop(state);
         if is_blocked
@@ -83,6 +94,16 @@ impl Line {
             blocked();
         }
         Ok(())
+    }
+
+    /// Sends a cancel: dialog 0 is the actor itself.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Line::send`]: its process has ended, or is about to.
+    pub(crate) fn send_cancel(&self, dialog: u64, grace: Duration, canceller: &Canceller) -> io::Result<()> {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        self.send(&Frame::Cancel { dialog, grace_ms, canceller: canceller.clone() })
     }
 
     /// Sends what waits. Whether anything still does: then poll for room.
@@ -157,6 +178,10 @@ impl LineInbox {
         LineInbox { bytes: BytesMut::from(first) }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// Hands each whole frame to `each`.
     ///
     /// # Errors
@@ -178,8 +203,7 @@ impl LineInbox {
 
 impl CancelLine for Line {
     fn cancel(&self, dialog: u64, grace: Duration, canceller: &Canceller) {
-        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         // A broken control line has ended its process, or is about to: nothing is left to cancel.
-        let _ = self.send(&Frame::Cancel { dialog, grace_ms, canceller: canceller.clone() });
+        let _ = self.send_cancel(dialog, grace, canceller);
     }
 }

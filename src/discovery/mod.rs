@@ -10,7 +10,6 @@ mod idle;
 mod lookup;
 mod membership;
 mod names;
-mod process;
 mod registrar;
 mod table;
 mod trees;

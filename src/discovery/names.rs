@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::process::since_boot;
 use super::table::{Liveness, NameTable, Record};
+use crate::actor::process::since_boot;
 use crate::msg::ident::{Addr, Aid};
 
 /// The names of this root's tree, and the news that they changed.

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::process::ProcessStat;
+use crate::actor::process::ProcessStat;
 use crate::msg::ident::{Addr, Aid};
 
 /// What is known of one actor.

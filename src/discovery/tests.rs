@@ -11,9 +11,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use uuid::Uuid;
 
 use super::client::{Found, find, find_all, list, wait};
-use super::process::ProcessStat;
 use super::trees::trees_below;
 use super::*;
+use crate::actor::process::ProcessStat;
 use crate::msg::ident::{Addr, Aid};
 use crate::transport::folder::{Base, RootFolder};
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::process::{ProcessStat, age};
 use super::registrar::registrar_socket;
 use super::table::Record;
 use super::wire::{Reply, Request, ask_blocking};
+use crate::actor::process::{ProcessStat, age};
 use crate::msg::ident::{Addr, Aid};
 use crate::transport::folder::{Base, FolderError};
 

@@ -185,7 +185,7 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
     let socket = socket_path(folder.path(), aid.uuid());
     let addr = Addr::Uds(socket.clone());
     let names = Names::new();
-    names.insert(aid.clone(), None, crate::actor::control::start_ticks(aid.pid()).unwrap_or(0), None);
+    names.insert(aid.clone(), None, crate::actor::process::start_ticks(aid.pid()).unwrap_or(0), None);
     names.set_ready(aid.uuid(), addr.clone());
     let bound = bind_at(&socket).map_err(|error| failed("binding its socket", error))?;
     let listener = Listener::new(bound).map_err(|error| failed("watching its socket", error))?;

@@ -2,7 +2,7 @@
 //!
 //! A thread of its own, since `posix_spawn` blocks until the exec, and since the parent-death
 //! signal of a child fires when the thread that started it ends.
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -11,6 +11,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SetOnce};
 
@@ -18,7 +19,7 @@ use super::output::{ChildOutput, OutputThread};
 use super::{Options, Output};
 use crate::actor::boot::{BOOT_VARIABLE, MAX_BOOT_BYTES};
 use crate::actor::child::{Child, StderrTail};
-use crate::actor::control::{self, start_ticks};
+use crate::actor::process::when_started;
 use crate::actor::{Actor, Keep};
 use crate::error::SpawnReason;
 use crate::msg::codec;
@@ -134,16 +135,27 @@ fn start(
     is_shielded: bool,
     output: &Arc<OutputThread>,
 ) -> Result<Arc<Child>, SpawnReason> {
+    // All that can be made ready is, before there is a process: it begins at once then.
+    let limited = |error: io::Error| limit(&error);
+    let (stdin, boot_pipe) = pipe().map_err(limited)?;
+    let (stdout, stdout_pipe) = relayed(options.stdout).map_err(limited)?;
+    let (stderr, stderr_pipe) = relayed(options.stderr).map_err(limited)?;
+    let child_output = ChildOutput::new(stdout_pipe, stderr_pipe).map_err(limited)?;
+    output.add(Arc::clone(&child_output)).map_err(limited)?;
+    let spec = spec(actor, &aid, &options);
+    let boot_message = boot_message(&spec);
     let mut command = command(&aid, &options);
-    let mut process = command.spawn().map_err(|error| refused(&command, &error))?;
-    let pid = process.id();
+    command.stdin(stdin).stdout(stdout).stderr(stderr);
+    let started = when_started(|| command.spawn());
+    let (mut process, start_ticks) = started.map_err(|error| refused(&command, &error))?;
+    drop(command); // and our copies of its ends of the pipes
+    let (pid, start_ticks) = (process.id(), start_ticks.unwrap_or(0));
     let aid = aid.with_pid(pid);
     // Every ancestor knows of it before anything else is done: if we are killed here, a program that
     // does not read its stdin (a launcher's, before it execs ours) is theirs to end.
     if !actor.is_root() {
-        let record = Frame::SpawnRecord { aid: aid.clone(), start_ticks: start_ticks(pid).unwrap_or(0) };
         // An ancestor whose line is broken is gone, and so are we in a moment.
-        let _ = actor.control.send_up(&record);
+        let _ = actor.control.send_up(&Frame::SpawnRecord { aid: aid.clone(), start_ticks });
     }
     let pidfd = i32::try_from(pid)
         .ok()
@@ -151,23 +163,16 @@ fn start(
         .ok_or(rustix::io::Errno::SRCH)
         // Nobody has reaped it, so its pid is still its own.
         .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()));
-    let pipes = (process.stdout.take().map(OwnedFd::from), process.stderr.take().map(OwnedFd::from));
-    let relayed = pidfd.map_err(io::Error::from).and_then(|pidfd| {
-        let child_output = ChildOutput::new(pipes.0, pipes.1)?;
-        output.add(Arc::clone(&child_output))?;
-        Ok((Arc::new(pidfd), child_output))
-    });
-    let (pidfd, child_output) = match relayed {
-        Ok(relayed) => relayed,
+    let pidfd = match pidfd {
+        Ok(pidfd) => Arc::new(pidfd),
         Err(error) => {
             // It has had no boot message: it ends by itself when its stdin closes. It is waited for.
-            drop(process.stdin.take());
+            drop(boot_pipe);
             let _ = process.kill();
             let _ = process.wait();
-            return Err(limit(&error));
+            return Err(limit(&error.into()));
         }
     };
-    let spec = spec(actor, &aid, &options);
     let child = Arc::new(Child {
         key: actor.next_child(),
         aid: aid.clone(),
@@ -183,19 +188,41 @@ fn start(
         gone: SetOnce::new(),
         closed: SetOnce::new(),
         was_asked: std::sync::atomic::AtomicBool::new(false),
+        was_reached: std::sync::atomic::AtomicBool::new(false),
         story: parking_lot::Mutex::default(),
     });
     actor.expect(&child, spec.data_token, spec.control_token);
     if let Some(names) = &actor.names {
-        names.born(&child.aid, &actor.aid, start_ticks(pid).unwrap_or(0), &pidfd);
+        names.born(&child.aid, &actor.aid, start_ticks, &pidfd);
     }
     let boot_within = options.boot_within.unwrap_or(actor.settings.boot_within);
-    actor.control.send(control::Command::Watch { child: Arc::clone(&child), pidfd, boot_within });
-    if let Err(error) = send_boot_message(&spec, process.stdin.take()) {
+    // Before the message is sent: what that leads to comes to the control thread after this.
+    actor.control.watch(&child, pidfd, actor.clock.now(), boot_within);
+    if actor.is_cancelled() {
+        actor.control.wake(); // the thread has looked at the children it knew
+    }
+    if let Err(error) = boot_message.and_then(|message| send(&message, &boot_pipe)) {
         // It has ended, or will without a message: its death says more than this.
         child.story.lock().said.get_or_insert(format!("it did not take its boot message: {error}"));
     }
     Ok(child)
+}
+
+/// A pipe: the end that the child gets, and ours.
+fn pipe() -> io::Result<(Stdio, OwnedFd)> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    Ok((read.into(), write))
+}
+
+fn relayed(output: Output) -> io::Result<(Stdio, Option<OwnedFd>)> {
+    Ok(match output {
+        Output::Relay => {
+            let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+            (write.into(), Some(read))
+        }
+        Output::Inherit => (Stdio::inherit(), None),
+        Output::Null => (Stdio::null(), None),
+    })
 }
 
 fn command(aid: &Aid, options: &Options) -> Command {
@@ -223,18 +250,9 @@ fn command(aid: &Aid, options: &Options) -> Command {
     if let Some(folder) = &options.current_dir {
         command.current_dir(folder);
     }
-    command.stdin(Stdio::piped()).stdout(stdio(options.stdout)).stderr(stdio(options.stderr));
     // Its own group: the terminal's ctrl-c reaches the root alone, and a kill takes its helpers.
     command.process_group(0);
     command
-}
-
-fn stdio(output: Output) -> Stdio {
-    match output {
-        Output::Relay => Stdio::piped(),
-        Output::Inherit => Stdio::inherit(),
-        Output::Null => Stdio::null(),
-    }
 }
 
 fn spec(actor: &Arc<Actor>, aid: &Aid, options: &Options) -> SpawnSpec {
@@ -267,7 +285,8 @@ fn token() -> Token {
     Token(*uuid::Uuid::new_v4().as_bytes())
 }
 
-fn send_boot_message(spec: &SpawnSpec, stdin: Option<std::process::ChildStdin>) -> io::Result<()> {
+/// The spec as the child reads it: its length, and msgpack with names.
+fn boot_message(spec: &SpawnSpec) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; 4];
     codec::encode_into(spec, Encoding::Named, &mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
     let length = bytes.len() - 4;
@@ -275,8 +294,16 @@ fn send_boot_message(spec: &SpawnSpec, stdin: Option<std::process::ChildStdin>) 
         return Err(io::Error::other(format!("it has {length} bytes: names and paths are too long")));
     }
     bytes[..4].copy_from_slice(&(length as u32).to_le_bytes());
-    // A pipe holds 64 KiB, so this never waits for the child.
-    stdin.ok_or_else(|| io::Error::other("its stdin is not a pipe"))?.write_all(&bytes)
+    Ok(bytes)
+}
+
+/// Sends the boot message. A pipe holds 64 KiB, so this never waits for the child.
+fn send(message: &[u8], pipe: &OwnedFd) -> io::Result<()> {
+    let mut rest = message;
+    while !rest.is_empty() {
+        rest = &rest[rustix::io::retry_on_intr(|| rustix::io::write(pipe, rest))?..];
+    }
+    Ok(())
 }
 
 fn refused(command: &Command, error: &io::Error) -> SpawnReason {

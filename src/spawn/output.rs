@@ -80,6 +80,9 @@ impl OutputThread {
     ///
     /// The kernel's limit of watched descriptors is reached: nothing of this child is watched.
     pub(crate) fn add(&self, child: Arc<ChildOutput>) -> io::Result<()> {
+        if child.is_over() {
+            return Ok(()); // it has no pipes
+        }
         let id = self.shared.children.lock().insert(child.clone());
         let watched = child.relayed_by(&self.shared, id);
         match watched {

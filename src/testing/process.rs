@@ -8,6 +8,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::actor::process::ProcessStat;
+
 /// What a process is doing, as `/proc/PID/stat` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -85,7 +87,7 @@ pub fn state(pid: u32) -> Option<ProcessState> {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn start_ticks(pid: u32) -> Option<u64> {
-    Some(Process::of(pid)?.start_ticks)
+    crate::actor::process::start_ticks(pid)
 }
 
 /// Whether that very process is still there and has not ended. A zombie is not alive.
@@ -175,28 +177,21 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn of(pid: u32) -> Option<Process> {
-        Self::parse(&String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/stat")).ok()?))
+        let stat = ProcessStat::read(pid)?;
+        Some(Process {
+            pid,
+            parent: stat.parent,
+            group: stat.group,
+            state: ProcessState::from_letter(stat.state),
+            start_ticks: stat.start_ticks,
+            name: stat.name,
+        })
     }
 
     pub(super) fn all() -> Vec<Process> {
         let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         pids.filter_map(Process::of).collect()
-    }
-
-    /// The name stands in parentheses and may hold anything, parentheses too.
-    fn parse(stat: &str) -> Option<Process> {
-        let (pid, rest) = stat.split_once(" (")?;
-        let (name, rest) = rest.rsplit_once(") ")?;
-        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-        Some(Process {
-            pid: pid.parse().ok()?,
-            state: ProcessState::from_letter(fields.first()?.chars().next()?),
-            parent: fields.get(1)?.parse().ok()?,
-            group: fields.get(2)?.parse().ok()?,
-            start_ticks: fields.get(19)?.parse().ok()?,
-            name: name.to_owned(),
-        })
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -260,14 +255,6 @@ pub(super) fn ends_before(pidfd: &OwnedFd, deadline: Instant) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_may_hold_anything() {
-        let process = Process::parse("17 (a) b (c) Z 3 17 17 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0\n").unwrap();
-        assert_eq!((process.pid, process.parent, process.group, process.start_ticks), (17, 3, 17, 4242));
-        assert_eq!((process.name.as_str(), process.state), ("a) b (c", ProcessState::Zombie));
-        assert_eq!(Process::parse("17 (short) R 1"), None);
-    }
 
     #[test]
     fn a_process_that_was_replaced_is_gone() {

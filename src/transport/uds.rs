@@ -52,15 +52,26 @@ pub(crate) fn recv(fd: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
     Ok(recvmsg(fd, &mut [IoSliceMut::new(into)], &mut ancillary, flags)?.bytes)
 }
 
-/// Connects; waits only while the listener's backlog is full.
+/// Receives what is there now.
+pub(crate) fn try_recv(fd: &OwnedFd, into: &mut [u8]) -> io::Result<usize> {
+    retry_interrupted(|| recv(fd.as_fd(), into))
+}
+
+/// Connects; waits only while the listener's backlog is full. What comes back never waits.
 pub(crate) fn dial(path: &Path) -> io::Result<OwnedFd> {
     let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     connect(&fd, &SocketAddrUnix::new(path)?)?;
+    rustix::io::ioctl_fionbio(&fd, true)?;
     Ok(fd)
 }
 
 /// Room that is made for one read, in bytes: several times what a local socket holds.
 const READ_BYTES: usize = 1 << 20;
+
+/// The peer's process and user, as the kernel took them when it connected.
+pub(crate) fn peer(fd: BorrowedFd<'_>) -> io::Result<rustix::net::UCred> {
+    Ok(rustix::net::sockopt::socket_peercred(fd)?)
+}
 
 /// A connected socket that a tokio runtime watches, until it is closed: its descriptor goes then, whoever
 /// still holds on to it.
@@ -79,8 +90,8 @@ struct Open {
 }
 
 impl Socket {
+    /// Takes a socket that never waits.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&fd, true)?;
         let open = Open { fd: watch(fd, Interest::READABLE)?, room: OnceLock::new() };
         Ok(Socket { open: RwLock::new(Some(open)) })
     }
@@ -90,6 +101,12 @@ impl Socket {
         let open = self.open.read();
         let fd = open.as_ref().ok_or(Errno::NOTCONN)?.fd.get_ref();
         retry_interrupted(|| send_both(fd.as_fd(), first, second))
+    }
+
+    /// Receives what is there now, whatever the runtime knows of it.
+    pub(crate) fn try_recv(&self, into: &mut [u8]) -> io::Result<usize> {
+        let open = self.open.read();
+        try_recv(open.as_ref().ok_or(Errno::NOTCONN)?.fd.get_ref(), into)
     }
 
     /// Resolves when `try_send` may get further after it has said `WouldBlock`.
@@ -162,12 +179,6 @@ impl Socket {
         }
     }
 
-    /// The peer's process and user, as the kernel took them when it connected.
-    pub(crate) fn peer(&self) -> io::Result<rustix::net::UCred> {
-        let open = self.open.read();
-        Ok(rustix::net::sockopt::socket_peercred(open.as_ref().ok_or(Errno::NOTCONN)?.fd.get_ref())?)
-    }
-
     /// Ends it both ways: whoever reads or writes sees that.
     pub(crate) fn shutdown(&self) {
         if let Some(open) = &*self.open.read() {
@@ -180,11 +191,6 @@ impl Socket {
     pub(crate) fn close(&self) {
         let open = self.open.write().take();
         drop(open); // with the lock free
-    }
-
-    /// Takes it out of the runtime, non-blocking as it was. `None`: it was closed.
-    pub(crate) fn into_fd(self) -> Option<OwnedFd> {
-        self.open.into_inner().map(|open| open.fd.into_inner())
     }
 }
 

@@ -1,12 +1,15 @@
 //! Who lives below? The control thread's book of children, and of what they have started.
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::event::epoll;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
+use super::NameSink;
 use crate::actor::child::{Child, Ended};
+use crate::actor::process;
 use crate::channel::line::{Line, LineInbox};
 use crate::msg::death::{Death, DeathData, ExitKind, Receipt};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
@@ -25,6 +28,8 @@ pub(super) struct Kid {
     /// When what it had started is killed, now that it is dead itself.
     pub(super) below_until: Option<Instant>,
     pub(super) is_reaped: bool,
+    /// Its socket file has been removed.
+    pub(super) is_unlisted: bool,
     /// It has heard a cancel of ours.
     pub(super) has_acknowledged: bool,
     pub(super) signalled: Signalled,
@@ -50,6 +55,24 @@ pub(super) struct Descendant {
 }
 
 impl Kid {
+    pub(super) fn new(child: Arc<Child>, pidfd: Arc<OwnedFd>, boot_by: Instant, boot_within: Duration) -> Self {
+        Kid {
+            child,
+            pidfd,
+            line: None,
+            escalation: Escalation::new(),
+            boot_by: Some(boot_by),
+            boot_within,
+            below: HashMap::new(),
+            below_until: None,
+            is_reaped: false,
+            is_unlisted: false,
+            has_acknowledged: false,
+            signalled: Signalled::default(),
+            askers: Vec::new(),
+        }
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         if self.is_reaped {
             return self.below_until;
@@ -100,7 +123,6 @@ impl Kid {
 
     /// Whether its process has ended, reaped or not.
     pub(super) fn has_ended(&self) -> bool {
-        use std::os::fd::AsFd;
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         // An error: somebody else has reaped it.
         !matches!(rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), look), Ok(None))
@@ -167,33 +189,59 @@ impl Kid {
 
     /// SIGKILL for it and whatever it has started besides actors.
     fn kill_group(&self) {
+        self.kill_helpers();
+        kill(&self.pidfd, Signal::KILL); // a launcher may have moved it to another group
+    }
+
+    fn kill_helpers(&self) {
         if let Some(group) = i32::try_from(self.child.aid.pid()).ok().and_then(Pid::from_raw) {
             // Its leader has not been reaped, so the group's number can't have been given away.
             let _ = rustix::process::kill_process_group(group, Signal::KILL);
         }
-        kill(&self.pidfd, Signal::KILL); // a launcher may have moved it to another group
+    }
+
+    /// It has said that its tasks are gone: what can be put away before its process is gone, is, while
+    /// the kernel takes that down.
+    pub(super) fn prepare_end(&mut self, epoll: &OwnedFd) {
+        self.unlist();
+        if self.escalation.was_asked()
+            && let Some((line, _)) = &self.line
+        {
+            // Its last word has been read: the line's end would only wake us once more.
+            let _ = line.with_fd(|fd| epoll::delete(epoll, fd));
+        }
+    }
+
+    /// Nobody finds it at its address any more. It may have removed the file itself.
+    fn unlist(&mut self) {
+        if !std::mem::replace(&mut self.is_unlisted, true) {
+            let _ = std::fs::remove_file(&self.child.socket);
+        }
     }
 
     /// Collects the exit status, once its process has ended.
-    pub(super) fn try_reap(&mut self, now: Instant) -> bool {
-        use std::os::fd::AsFd;
+    ///
+    /// Nothing of it is found any more by whoever sees that it is reaped: its end is to be told after that.
+    pub(super) fn try_reap(&mut self, now: Instant, names: Option<&dyn NameSink>) -> Option<Ended> {
         if !self.has_ended() {
-            return false;
+            return None;
         }
         // What it leaves behind in its group goes with it, while its zombie still holds the number.
-        self.kill_group();
-        // Reaped means, for whoever may see that: its socket file is away. It may have removed it itself.
-        let _ = std::fs::remove_file(&self.child.socket);
+        self.kill_helpers();
+        self.unlist();
         let status =
             rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         let exit = match status {
             Ok(Some(status)) => exit_kind(&status),
-            Ok(None) => return false,
+            Ok(None) => return None,
             Err(_not_ours) => ExitKind::Unknown,
         };
         self.is_reaped = true;
         self.boot_by = None;
         let child = &self.child;
+        if let Some(names) = names {
+            names.gone(&child.aid);
+        }
         let stderr_tail = child.stderr.as_ref().map(|stderr| stderr.drained_tail()).unwrap_or_default();
         let story = child.story.lock();
         let times = self.escalation.times(now);
@@ -217,9 +265,7 @@ impl Kid {
             stderr_tail,
         });
         drop(story);
-        // Only this thread reaps, and each child once.
-        let _ = child.reaped.set(Ended { death, receipt });
-        true
+        Some(Ended { death, receipt })
     }
 }
 
@@ -245,12 +291,11 @@ pub(super) fn open_recorded(pid: u32, start_ticks: u64) -> Option<OwnedFd> {
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
     let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::empty()).ok()?;
     // The pidfd comes before the look at the start time: a pid may be reused, a pidfd may not.
-    (start_ticks == 0 || super::thread::start_ticks(pid) == Some(start_ticks)).then_some(pidfd)
+    (start_ticks == 0 || process::start_ticks(pid) == Some(start_ticks)).then_some(pidfd)
 }
 
 /// Reaps a descendant that has become our own child because its parent is gone.
 pub(super) fn reap_orphan(pidfd: &OwnedFd) {
-    use std::os::fd::AsFd;
     // Mostly it is its own parent's to reap: then this says so and does nothing.
     let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
 }

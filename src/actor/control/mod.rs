@@ -5,19 +5,21 @@
 mod kids;
 mod thread;
 
-pub(crate) use thread::start_ticks;
-
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 use tokio::sync::{Notify, oneshot};
 
+use self::thread::Token;
 use super::Actor;
 use super::child::Child;
 use super::signals::Signals;
@@ -35,8 +37,8 @@ pub(crate) trait NameSink: Send + Sync {
 
 /// What the control thread is asked to do.
 pub(crate) enum Command {
-    /// A child's process exists: watch it from now on.
-    Watch { child: Arc<Child>, pidfd: Arc<OwnedFd>, boot_within: Duration },
+    /// A child's process exists: see to it from now on.
+    Watch { child: Arc<Child>, pidfd: Arc<OwnedFd>, is_watched: bool, boot_by: Instant, boot_within: Duration },
     /// Its control line is up.
     Attach { child: Arc<Child>, line: Arc<Line>, inbox: LineInbox },
     /// Its data line is up too: it serves.
@@ -61,8 +63,12 @@ pub(crate) enum Command {
 pub(crate) struct Control {
     /// `None`: the thread has ended. What comes then is dropped: kept, it would hold its child,
     /// the child its line, and the line this actor.
-    queue: Mutex<Option<Vec<Command>>>,
+    queue: Mutex<Option<Queue>>,
+    epoll: OwnedFd,
+    /// Wakes the thread.
     event: OwnedFd,
+    /// Wakes it later; there from the first child on.
+    timer: OnceLock<OwnedFd>,
     /// The control line to the parent, in a child.
     pub(crate) up: Option<Arc<Line>>,
     /// Children, and what they had started, that are not gone.
@@ -73,12 +79,21 @@ pub(crate) struct Control {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+#[derive(Default)]
+struct Queue {
+    commands: Vec<Command>,
+    /// When the timer brings the thread to them.
+    timed_at: Option<Instant>,
+}
+
 impl Control {
     /// The handle alone: commands wait until [`Control::start`].
     pub(crate) fn new(up: Option<Arc<Line>>) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Control {
-            queue: Mutex::new(Some(Vec::new())),
+            queue: Mutex::new(Some(Queue::default())),
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            timer: OnceLock::new(),
             up,
             living: AtomicUsize::new(0),
             none_living: Notify::new(),
@@ -108,19 +123,79 @@ impl Control {
     }
 
     /// Leaves a command for the thread's next look, for one that has to be known before what
-    /// follows it happens; [`Control::wake`] has to follow.
+    /// follows it happens; [`Control::wake`] or [`Control::wake_within`] has to follow, unless the
+    /// thread need not know of it before it looks for another reason.
     pub(crate) fn book(&self, command: Command) {
-        if matches!(command, Command::Watch { .. }) {
-            self.living.fetch_add(1, Ordering::AcqRel);
-        }
         if let Some(queue) = self.queue.lock().as_mut() {
-            queue.push(command);
+            queue.commands.push(command);
+        }
+    }
+
+    /// Sees to a child from now on. The thread need not wake for that: the child's line or its end
+    /// wakes it, or the end of its time to boot.
+    pub(crate) fn watch(&self, child: &Arc<Child>, pidfd: Arc<OwnedFd>, now: Instant, boot_within: Duration) {
+        self.living.fetch_add(1, Ordering::AcqRel);
+        self.add_timer();
+        let token = Token::Process(child.key).encode();
+        let is_watched = epoll::add(&self.epoll, &pidfd, token, epoll::EventFlags::IN).is_ok();
+        let boot_by = now + boot_within;
+        self.book(Command::Watch { child: Arc::clone(child), pidfd, is_watched, boot_by, boot_within });
+        self.wake_within(if is_watched { boot_within } else { Duration::ZERO });
+    }
+
+    /// The control line of a child is up.
+    pub(crate) fn attach(&self, child: &Arc<Child>, line: Arc<Line>, inbox: LineInbox) {
+        let has_come = !inbox.is_empty();
+        let token = Token::Line(child.key).encode();
+        self.book(Command::Attach { child: Arc::clone(child), line: Arc::clone(&line), inbox });
+        // Only now: what comes from here on comes to a child whose line is known.
+        let watched = line.with_fd(|fd| epoll::add(&self.epoll, fd, token, thread::line_events()));
+        let is_watched = matches!(watched, Some(Ok(())));
+        if !is_watched {
+            line.close(); // a line that can't be watched is a line that is lost: its child ends
+        }
+        if has_come || !is_watched {
+            self.wake();
+        }
+    }
+
+    /// Makes the timer of [`Control::wake_within`], which works without one too.
+    fn add_timer(&self) {
+        if self.timer.get().is_some() {
+            return;
+        }
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let edges = epoll::EventFlags::IN | epoll::EventFlags::ET; // nobody reads it
+        if let Ok(timer) = timerfd_create(TimerfdClockId::Monotonic, flags)
+            && epoll::add(&self.epoll, &timer, Token::Commands.encode(), edges).is_ok()
+        {
+            // Another spawner of this actor may have been first: one is enough.
+            let _ = self.timer.set(timer);
         }
     }
 
     pub(crate) fn wake(&self) {
-        // A full counter (2^64 - 2 unread commands) is out of reach; the thread is awake then anyway.
+        // Nobody reads the counter: each write is an edge. It is full after 2^64 - 2 of them.
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+    }
+
+    /// Has the thread look at what was booked within `delay`, if nothing else wakes it before.
+    pub(crate) fn wake_within(&self, delay: Duration) {
+        let Some(timer) = self.timer.get() else { return self.wake() };
+        if delay.is_zero() {
+            return self.wake();
+        }
+        let at = Instant::now() + delay;
+        let is_earlier = self.queue.lock().as_mut().is_some_and(|queue| {
+            let is_earlier = !queue.commands.is_empty() && queue.timed_at.is_none_or(|before| at < before);
+            if is_earlier {
+                queue.timed_at = Some(at);
+            }
+            is_earlier
+        });
+        if is_earlier && wake_at_end_of(timer, delay).is_err() {
+            self.wake();
+        }
     }
 
     /// Sends a frame to the parent. A root has none, and a broken line has ended this actor.
@@ -175,16 +250,15 @@ impl Control {
     }
 
     fn take(&self) -> Vec<Command> {
-        let mut count = [0; 8];
-        let _ = rustix::io::read(&self.event, &mut count); // only the wake-up counts
-        self.queue.lock().as_mut().map(std::mem::take).unwrap_or_default()
+        self.queue.lock().as_mut().map(std::mem::take).unwrap_or_default().commands
     }
 }
 
-impl AsFd for Control {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.event.as_fd()
-    }
+fn wake_at_end_of(timer: &OwnedFd, delay: Duration) -> io::Result<()> {
+    let delay = Timespec::try_from(delay).map_err(io::Error::other)?;
+    let once = Itimerspec { it_interval: Timespec::default(), it_value: delay };
+    timerfd_settime(timer, TimerfdTimerFlags::empty(), &once)?;
+    Ok(())
 }
 
 impl std::fmt::Debug for Control {

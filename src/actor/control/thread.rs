@@ -1,7 +1,9 @@
 //! The control thread's loop: wait for one of a few things, do it.
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,14 +14,14 @@ use uuid::Uuid;
 use super::kids::{self, Descendant, Kid};
 use super::{Command, Control, NameSink};
 use crate::actor::Actor;
-use crate::actor::child::Child;
+use crate::actor::child::{Child, Ended};
 use crate::actor::clock::Clock;
 use crate::actor::signals::Signals;
 use crate::channel::line::{LineInbox, Rest};
 use crate::msg::death::Receipt;
 use crate::msg::frame::{AckState, Frame};
 use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
-use crate::proto::escalation::{Escalation, childs_share};
+use crate::proto::escalation::childs_share;
 
 /// How long a child that got a signal from outside waits to hear whether its parent had sent it.
 const VERDICT_WITHIN: Duration = Duration::from_millis(200);
@@ -29,7 +31,7 @@ const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// What an epoll event is about: a kind in the top byte, a key below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Token {
+pub(super) enum Token {
     Commands,
     Signals,
     Up,
@@ -41,7 +43,7 @@ enum Token {
 const KEY_MASK: u64 = (1 << 56) - 1;
 
 impl Token {
-    fn encode(self) -> epoll::EventData {
+    pub(super) fn encode(self) -> epoll::EventData {
         let (kind, key) = match self {
             Token::Commands => (0, 0),
             Token::Signals => (1, 0),
@@ -74,7 +76,6 @@ pub(super) struct Thread {
     names: Option<Arc<dyn NameSink>>,
     signals: Signals,
     signals_seen: usize,
-    epoll: OwnedFd,
     up_inbox: LineInbox,
     kids: HashMap<u64, Kid>,
     /// Which child a recorded process further down belongs to.
@@ -85,6 +86,8 @@ pub(super) struct Thread {
     /// Tasks of this actor that wait for the end of another one, by that one's id.
     waiting: Vec<(Uuid, oneshot::Sender<Option<Receipt>>)>,
     own: Own,
+    /// Of a child: whether it is only its own threads that live in it.
+    threads: Option<Threads>,
     is_stopping: bool,
 }
 
@@ -106,12 +109,11 @@ impl Thread {
         signals: Signals,
         up_inbox: LineInbox,
     ) -> io::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let read = epoll::EventFlags::IN;
-        epoll::add(&epoll, control.as_fd(), Token::Commands.encode(), read)?;
-        epoll::add(&epoll, signals.fd(), Token::Signals.encode(), read)?;
+        let (epoll, read) = (&control.epoll, epoll::EventFlags::IN);
+        epoll::add(epoll, &control.event, Token::Commands.encode(), read | epoll::EventFlags::ET)?;
+        epoll::add(epoll, signals.fd(), Token::Signals.encode(), read)?;
         if let Some(up) = &control.up {
-            up.with_fd(|fd| epoll::add(&epoll, fd, Token::Up.encode(), line_events())).transpose()?;
+            up.with_fd(|fd| epoll::add(epoll, fd, Token::Up.encode(), line_events())).transpose()?;
             let blocked = Arc::downgrade(&control);
             up.on_blocked(move || {
                 if let Some(control) = blocked.upgrade() {
@@ -131,7 +133,6 @@ impl Thread {
             names,
             signals,
             signals_seen: 0,
-            epoll,
             up_inbox,
             kids: HashMap::new(),
             descendants: HashMap::new(),
@@ -139,6 +140,7 @@ impl Thread {
             unfound: Vec::new(),
             waiting: Vec::new(),
             own: Own::default(),
+            threads: None,
             is_stopping: false,
         })
     }
@@ -146,16 +148,19 @@ impl Thread {
     pub(super) fn run(mut self) {
         let mut events = Vec::with_capacity(64);
         self.on_up(); // what came with the handshake
+        self.threads = self.control.up.as_ref().and_then(|_| Threads::of_this_process());
         while !(self.is_stopping && self.kids.is_empty()) {
             events.clear();
             let timeout = self.timeout();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
+            match epoll::wait(&self.control.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => panic!("epoll_wait on our own descriptor: {error}"),
             }
+            // Always, and first: what was booked comes before what it leads to.
+            self.on_commands();
             for event in &events {
                 match Token::decode(event.data) {
-                    Token::Commands => self.on_commands(),
+                    Token::Commands => {}
                     Token::Signals => self.on_signals(),
                     Token::Up => self.on_up(),
                     Token::Line(key) => self.on_line(key),
@@ -163,6 +168,8 @@ impl Thread {
                     Token::Descendant(key) => self.on_descendant(key),
                 }
             }
+            // A child that was booked when we looked at ours for the last time would miss their cancel.
+            self.on_commands();
             self.look_again();
             self.on_timers();
         }
@@ -221,16 +228,16 @@ impl Thread {
     fn on_commands(&mut self) {
         for command in self.control.take() {
             match command {
-                Command::Watch { child, pidfd, boot_within } => self.watch(child, pidfd, boot_within),
+                Command::Watch { child, pidfd, is_watched, boot_by, boot_within } => {
+                    let kid = Kid::new(child, pidfd, boot_by, boot_within);
+                    self.adopt(kid, is_watched);
+                }
                 Command::Attach { child, line, inbox } => {
                     let key = child.key;
-                    let Some(kid) = self.kids.get_mut(&key) else { continue };
-                    // A line that can't be watched is a line that is lost: its child ends.
-                    let watched =
-                        line.with_fd(|fd| epoll::add(&self.epoll, fd, Token::Line(key).encode(), line_events()));
-                    if !matches!(watched, Some(Ok(()))) {
-                        line.close();
-                    }
+                    let Some(kid) = self.kids.get_mut(&key) else {
+                        line.close(); // it has ended meanwhile
+                        continue;
+                    };
                     let control = Arc::downgrade(&self.control);
                     line.on_blocked(move || {
                         if let Some(control) = control.upgrade() {
@@ -249,7 +256,7 @@ impl Thread {
                     }
                 }
                 Command::Cancel { child, canceller, grace, asked_at, is_sent } => {
-                    if is_sent && self.ended_unheard(child.key) {
+                    if is_sent && !child.was_reached.load(Ordering::Acquire) && self.ended_unheard(child.key) {
                         continue; // it has died by itself, not because we ask now
                     }
                     if let Some(kid) = self.kids.get_mut(&child.key) {
@@ -287,7 +294,7 @@ impl Thread {
         if let Some(line) = line {
             // A line that is gone by now has nothing left to send.
             let events = line_events() | epoll::EventFlags::OUT;
-            let _ = line.with_fd(|fd| epoll::modify(&self.epoll, fd, token.encode(), events));
+            let _ = line.with_fd(|fd| epoll::modify(&self.control.epoll, fd, token.encode(), events));
         }
     }
 
@@ -307,32 +314,20 @@ impl Thread {
 
     // ---- children
 
-    fn watch(&mut self, child: Arc<Child>, pidfd: Arc<OwnedFd>, boot_within: Duration) {
-        let key = child.key;
-        let watched = epoll::add(&self.epoll, pidfd.as_fd(), Token::Process(key).encode(), epoll::EventFlags::IN);
-        let mut kid = Kid {
-            child,
-            pidfd,
-            line: None,
-            escalation: Escalation::new(),
-            boot_by: Some(self.clock.now() + boot_within),
-            boot_within,
-            below: HashMap::new(),
-            below_until: None,
-            is_reaped: false,
-            has_acknowledged: false,
-            signalled: kids::Signalled::default(),
-            askers: Vec::new(),
-        };
-        if watched.is_err() {
+    fn adopt(&mut self, mut kid: Kid, is_watched: bool) {
+        if !is_watched {
             // Out of memory or over the user's limit of epoll watches: a child that we can't
             // watch is not kept. It is killed here and reaped by a blocking wait, which is short.
             kids::kill(&kid.pidfd, rustix::process::Signal::KILL);
-            while !kid.try_reap(self.clock.now()) {
-                std::thread::yield_now();
-            }
-            let _ = kid.child.gone.set(());
-            self.control.one_gone();
+            let key = kid.child.key;
+            let ended = loop {
+                match kid.try_reap(self.clock.now(), self.names.as_deref()) {
+                    Some(ended) => break ended,
+                    None => std::thread::yield_now(),
+                }
+            };
+            self.kids.insert(key, kid);
+            self.settle(key, Some(ended));
             return;
         }
         if let Some(actor) = self.actor.upgrade()
@@ -343,7 +338,7 @@ impl Thread {
             let share = actor.ends_within(self.clock.now()).map_or(kid.child.grace, childs_share);
             kid.cancel(self.clock.now(), &canceller, share.min(kid.child.grace), false);
         }
-        self.kids.insert(key, kid);
+        self.kids.insert(kid.child.key, kid);
     }
 
     fn on_line(&mut self, key: u64) {
@@ -403,6 +398,7 @@ impl Thread {
             Received::TasksGone => {
                 if let Some(kid) = self.kids.get_mut(&key) {
                     kid.escalation.on_tasks_gone(now);
+                    kid.prepare_end(&self.control.epoll);
                 }
             }
             Received::Signalled { signal } => {
@@ -529,7 +525,8 @@ impl Thread {
         }
         let descendant = self.next_descendant;
         self.next_descendant += 1;
-        if epoll::add(&self.epoll, pidfd.as_fd(), Token::Descendant(descendant).encode(), epoll::EventFlags::IN).is_ok()
+        if epoll::add(&self.control.epoll, pidfd.as_fd(), Token::Descendant(descendant).encode(), epoll::EventFlags::IN)
+            .is_ok()
         {
             kid.below.insert(descendant, Descendant { aid, pidfd });
             self.descendants.insert(descendant, key);
@@ -550,48 +547,51 @@ impl Thread {
         self.on_line(key);
         let now = self.clock.now();
         let Some(kid) = self.kids.get_mut(&key) else { return };
-        if kid.is_reaped || !kid.try_reap(now) {
+        if kid.is_reaped {
             return;
         }
-        let _ = epoll::delete(&self.epoll, kid.pidfd.as_fd());
-        if let Some(names) = &self.names {
-            names.gone(&kid.child.aid);
-        }
+        let Some(ended) = kid.try_reap(now, self.names.as_deref()) else { return };
+        let _ = epoll::delete(&self.control.epoll, kid.pidfd.as_fd());
         if let Some((line, _)) = kid.line.take() {
             line.close();
         }
         let grace = kid.escalation.left(now).unwrap_or(kid.child.grace);
         kid.below_until = Some(now + grace);
-        self.settle(key);
+        self.settle(key, Some(ended));
     }
 
     fn on_descendant(&mut self, descendant: u64) {
         let Some(key) = self.descendants.remove(&descendant) else { return };
         let Some(kid) = self.kids.get_mut(&key) else { return };
         if let Some(gone) = kid.below.remove(&descendant) {
-            let _ = epoll::delete(&self.epoll, gone.pidfd.as_fd());
+            let _ = epoll::delete(&self.control.epoll, gone.pidfd.as_fd());
             kids::reap_orphan(&gone.pidfd);
             if let Some(names) = &self.names {
                 names.gone(&gone.aid);
             }
         }
-        self.settle(key);
+        self.settle(key, None);
     }
 
-    /// A child is gone when all that it had started is gone too.
-    fn settle(&mut self, key: u64) {
-        if self.kids.get(&key).is_some_and(|kid| kid.is_reaped && kid.below.is_empty())
-            && let Some(kid) = self.kids.remove(&key)
-        {
-            let Kid { child, pidfd, askers, .. } = kid;
-            drop(pidfd); // closed before anybody hears of the end
-            // Only this thread sets it, once.
+    /// A child is gone when all that it had started is gone too. `ended`: its own end, that is still to be told.
+    fn settle(&mut self, key: u64, ended: Option<Ended>) {
+        let Some(kid) = self.kids.get(&key).filter(|kid| kid.is_reaped) else { return };
+        let (child, is_gone) = (Arc::clone(&kid.child), kid.below.is_empty());
+        // The last descriptor of it is closed here, before anybody hears of the end.
+        let askers = if is_gone { self.kids.remove(&key).map(|kid| kid.askers) } else { None };
+        // Only this thread sets them, once each. Mostly both are set here, in the order in which whoever
+        // waits for them wakes once.
+        if is_gone {
             let _ = child.gone.set(());
-            self.control.one_gone();
-            let receipt = child.reaped.get().map(|ended| Box::new(ended.receipt.clone()));
-            for asker in askers {
-                self.tell(asker, child.aid.clone(), receipt.clone(), CameFrom::Here);
-            }
+        }
+        if let Some(ended) = ended {
+            let _ = child.reaped.set(ended);
+        }
+        let Some(askers) = askers else { return };
+        self.control.one_gone();
+        let receipt = child.reaped.get().map(|ended| Box::new(ended.receipt.clone()));
+        for asker in askers {
+            self.tell(asker, child.aid.clone(), receipt.clone(), CameFrom::Here);
         }
     }
 
@@ -636,18 +636,54 @@ impl Thread {
     }
 
     fn end_self(&mut self, canceller: Canceller, grace: Duration) {
-        let now = self.clock.now();
-        let Some(actor) = self.actor.upgrade() else { return };
-        actor.flag_cancelled(&canceller, now + grace);
-        if self.control.up.is_some() && self.kids.is_empty() && actor.has_nothing_to_do() {
-            crate::actor::boot::leave_at_once(&actor);
+        if let Some(actor) = self.flag_end(&canceller, grace) {
+            if self.has_nothing_to_do(&actor) {
+                crate::actor::boot::leave_at_once(&actor, &[Frame::TasksGone]);
+            }
+            self.end_tasks(&actor, &canceller, grace);
         }
+    }
+
+    /// The parent wants this actor to end. First the word that it was heard: a stuck runtime can't
+    /// hold it up.
+    fn end_for_parent(&mut self, canceller: &Canceller, grace: Duration) {
+        self.own.verdict_at = None;
+        let heard = Frame::CancelAck { dialog: 0, state: AckState::Asked };
+        let actor = self.flag_end(canceller, grace);
+        if let Some(actor) = &actor
+            && self.has_nothing_to_do(actor)
+        {
+            crate::actor::boot::leave_at_once(actor, &[heard, Frame::TasksGone]);
+        }
+        // A parent whose line is broken is gone, which shows as its end.
+        let _ = self.control.send_up(&heard);
+        if let Some(actor) = actor {
+            self.end_tasks(&actor, canceller, grace);
+        }
+    }
+
+    fn flag_end(&self, canceller: &Canceller, grace: Duration) -> Option<Arc<Actor>> {
+        let actor = self.actor.upgrade()?;
+        actor.flag_cancelled(canceller, self.clock.now() + grace);
+        Some(actor)
+    }
+
+    /// Whether this process may end here and now.
+    fn has_nothing_to_do(&self, actor: &Actor) -> bool {
+        self.control.up.is_some()
+            && self.kids.is_empty()
+            && actor.has_nothing_to_do()
+            && self.threads.as_ref().and_then(Threads::count) == Some(OWN_THREADS)
+    }
+
+    fn end_tasks(&mut self, actor: &Arc<Actor>, canceller: &Canceller, grace: Duration) {
+        let now = self.clock.now();
         let share = if self.control.up.is_some() { childs_share(grace) } else { grace };
         for kid in self.kids.values_mut().filter(|kid| !kid.child.is_shielded) {
             let grace = share.min(kid.child.grace);
-            kid.cancel(now, &canceller, grace, false);
+            kid.cancel(now, canceller, grace, false);
         }
-        actor.wake_cancelled(&canceller);
+        actor.wake_cancelled(canceller);
         if self.control.up.is_some() && !actor.is_orphaned() {
             // While its tasks wind down: nobody connects any more, and its parent has less to do. An
             // orphan's socket stays until its end: by that the next root finds it, if it stands still.
@@ -672,10 +708,7 @@ impl Thread {
             })
             .is_err();
         for (canceller, grace) in cancels {
-            // First the word that it was heard: a stuck runtime can't hold it up.
-            let _ = up.send(&Frame::CancelAck { dialog: 0, state: AckState::Asked });
-            self.own.verdict_at = None;
-            self.end_self(canceller, grace);
+            self.end_for_parent(&canceller, grace);
         }
         for frame in frames {
             match frame {
@@ -705,7 +738,7 @@ impl Thread {
             }
         }
         if is_broken || rest == Rest::Ended {
-            let _ = up.with_fd(|fd| epoll::delete(&self.epoll, fd));
+            let _ = up.with_fd(|fd| epoll::delete(&self.control.epoll, fd));
             self.parent_lost();
         }
     }
@@ -764,13 +797,25 @@ impl Received {
 }
 
 /// Edge-triggered. Room is waited for only once there was none: the peer's every read would wake us.
-fn line_events() -> epoll::EventFlags {
+pub(super) fn line_events() -> epoll::EventFlags {
     epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET
 }
 
-/// When a process started, in clock ticks since boot: field 22 of `/proc/PID/stat`, proc(5).
-pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in field 2 may hold anything, so the fields are counted after its last parenthesis.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+/// The threads of a child that has no children: the one of its runtime, and its control thread.
+const OWN_THREADS: u64 = 2;
+
+/// How many threads this process has. Held open, as looking the folder up takes ten times as long
+/// as asking it.
+struct Threads(File);
+
+impl Threads {
+    fn of_this_process() -> Option<Self> {
+        File::open("/proc/self/task").ok().map(Threads)
+    }
+
+    /// The folder's links, less `.` and `..`.
+    fn count(&self) -> Option<u64> {
+        use std::os::unix::fs::MetadataExt;
+        self.0.metadata().ok().map(|folder| folder.nlink().saturating_sub(2))
+    }
 }

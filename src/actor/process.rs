@@ -1,0 +1,121 @@
+//! What does the kernel say about a process?
+use std::process::Child;
+use std::time::Duration;
+
+use rustix::time::ClockId;
+
+/// What we ask for of `/proc/<pid>/stat`: proc(5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ProcessStat {
+    pub(crate) name: String,
+    /// `R`, `S`, `D`, `T`, `Z`, ….
+    pub(crate) state: char,
+    pub(crate) parent: u32,
+    pub(crate) group: u32,
+    /// When it started, in clock ticks since boot: with its pid, what sets it apart from every
+    /// other process of this boot.
+    pub(crate) start_ticks: u64,
+}
+
+impl ProcessStat {
+    /// Reads it. `None` if there is no such process, or no way to tell.
+    pub(crate) fn read(pid: u32) -> Option<ProcessStat> {
+        Self::parse(&String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/stat")).ok()?))
+    }
+
+    /// The name stands in parentheses and may hold anything, parentheses too.
+    fn parse(stat: &str) -> Option<ProcessStat> {
+        let (name, rest) = stat.split_once(" (")?.1.rsplit_once(") ")?;
+        let mut fields = rest.split_ascii_whitespace();
+        Some(ProcessStat {
+            name: name.to_owned(),
+            state: fields.next()?.chars().next()?,
+            parent: fields.next()?.parse().ok()?,
+            group: fields.next()?.parse().ok()?,
+            start_ticks: fields.nth(16)?.parse().ok()?,
+        })
+    }
+
+    /// Whether it runs, or could if it were let.
+    pub(crate) fn is_alive(&self) -> bool {
+        !matches!(self.state, 'Z' | 'X' | 'x')
+    }
+}
+
+/// When a process started, in clock ticks since boot.
+pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
+    ProcessStat::read(pid).map(|stat| stat.start_ticks)
+}
+
+/// Starts a process, and says when that was, in clock ticks since boot.
+///
+/// To ask the kernel takes a while, the longest while the process is in its exec; the clock knows
+/// it mostly.
+pub(crate) fn when_started<E>(start: impl FnOnce() -> Result<Child, E>) -> Result<(Child, Option<u64>), E> {
+    let before = ticks_now();
+    let process = start()?;
+    let ticks = if ticks_now() == before { Some(before) } else { start_ticks(process.id()) };
+    Ok((process, ticks))
+}
+
+/// The kernel counts from the same clock, and cuts off like this.
+fn ticks_now() -> u64 {
+    let ticks = since_boot().as_nanos() * u128::from(rustix::param::clock_ticks_per_second()) / 1_000_000_000;
+    u64::try_from(ticks).unwrap_or(u64::MAX)
+}
+
+/// How long ago a process started.
+pub(crate) fn age(start_ticks: u64) -> Duration {
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    let started = Duration::from_nanos(
+        u64::try_from(u128::from(start_ticks) * 1_000_000_000 / u128::from(per_second)).unwrap_or(u64::MAX),
+    );
+    since_boot().saturating_sub(started)
+}
+
+/// The time since the machine's boot: the same clock in every process of this host.
+pub(crate) fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(ClockId::Boottime);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_reads_this_process() {
+        let stat = ProcessStat::read(std::process::id()).unwrap();
+        assert!(stat.is_alive());
+        assert!(age(stat.start_ticks) < Duration::from_secs(3600));
+        assert_eq!(ProcessStat::read(u32::MAX), None);
+    }
+
+    #[test]
+    fn a_name_may_hold_anything() {
+        let stat = ProcessStat::parse("17 (a) b (c) Z 3 16 17 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0\n").unwrap();
+        assert_eq!((stat.parent, stat.group, stat.start_ticks), (3, 16, 4242));
+        assert_eq!((stat.name.as_str(), stat.state), ("a) b (c", 'Z'));
+        assert_eq!(ProcessStat::parse("17 (short) R 1"), None);
+    }
+
+    #[test]
+    fn the_clock_and_the_kernel_agree_on_when_a_process_started() {
+        for _ in 0..100 {
+            let (mut child, ticks) = when_started(|| std::process::Command::new("true").spawn()).unwrap();
+            assert_eq!(ticks, start_ticks(child.id()));
+            child.wait().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_zombie_is_not_alive() {
+        let mut child = std::process::Command::new("true").stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(rustix::process::WaitId::Pid(pid), options).unwrap();
+        assert_eq!(ProcessStat::read(child.id()).map(|stat| stat.is_alive()), Some(false));
+        child.wait().unwrap();
+        assert_eq!(ProcessStat::read(child.id()), None);
+    }
+}
