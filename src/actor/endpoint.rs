@@ -461,7 +461,7 @@ mod tests {
     fn arguments_that_do_not_decode_name_the_one_that_is_wrong() {
         let told = run_with("shop.size", &("ab", (vec!["x"],))).expect_err("a text is no byte");
         let wanted = "the argument `order` of shop.size could not be decoded as \
-                      `teamster::actor::endpoint::tests::Order`, at `[0][0]`: ";
+                      `teamster::actor::endpoint::tests::Order`, at `items[0]`: ";
         assert!(told.starts_with(wanted), "{told}");
         let told = run_with("shop.size", &7).expect_err("a number is no tuple");
         assert!(told.starts_with("the arguments of shop.size could not be decoded as `("), "{told}");

@@ -8,7 +8,7 @@ mod ser;
 #[cfg(test)]
 mod tests;
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use super::frame::Encoding;
 pub(crate) use probe::is_positional;
@@ -103,38 +103,24 @@ fn retry<T: Serialize + ?Sized>(
 ///
 /// # Errors
 ///
-/// With the place in the value, which a second reading finds: the first one does not keep it.
+/// With the place in the value.
 #[inline]
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeFailure> {
+pub(crate) fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, DecodeFailure> {
     let mut deserializer = de::Deserializer::new(bytes);
     match T::deserialize(&mut deserializer) {
         Ok(value) if deserializer.is_done() => Ok(value),
-        Ok(_) => Err(trailing::<T>(deserializer.left())),
-        Err(error) => Err(locate::<T>(bytes, error)),
+        Ok(_) => Err(trailing(std::any::type_name::<T>(), deserializer.left())),
+        Err(error) => Err(refused(std::any::type_name::<T>(), error)),
     }
 }
 
 #[cold]
-#[inline(never)]
-fn trailing<T>(left: usize) -> DecodeFailure {
-    DecodeFailure {
-        type_name: std::any::type_name::<T>(),
-        path: String::new(),
-        message: format!("{left} bytes are left over behind it"),
-    }
+fn trailing(type_name: &'static str, left: usize) -> DecodeFailure {
+    DecodeFailure { type_name, path: String::new(), message: format!("{left} bytes are left over behind it") }
 }
 
 #[cold]
-#[inline(never)]
-fn locate<T: DeserializeOwned>(bytes: &[u8], first: de::Error) -> DecodeFailure {
-    let (path, error) = match serde_path_to_error::deserialize::<_, T>(&mut de::Deserializer::new(bytes)) {
-        Err(error) => (error.path().to_string(), error.into_inner()),
-        // Its `Deserialize` has changed its mind: the first answer stands.
-        Ok(_) => (String::new(), first),
-    };
-    DecodeFailure {
-        type_name: std::any::type_name::<T>(),
-        path: if path == "." { String::new() } else { path },
-        message: error.into_message(),
-    }
+fn refused(type_name: &'static str, error: de::Error) -> DecodeFailure {
+    let (path, message) = error.into_parts();
+    DecodeFailure { type_name, path, message }
 }
