@@ -18,6 +18,8 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use uuid::Uuid;
 
+use crate::msg::codec;
+use crate::msg::frame::Encoding;
 use crate::msg::ident::Aid;
 
 mod terminal;
@@ -80,7 +82,7 @@ pub(crate) fn emit(aid: &Aid, line: &[u8]) {
 }
 
 fn pass_on(upwards: Option<&LogRing>, aid: &Aid, line: &[u8]) {
-    let Ok(mut decoded) = rmp_serde::from_slice::<LogLine<'_>>(line) else {
+    let Ok(mut decoded) = codec::decode::<LogLine<'_>>(line) else {
         tracing::warn!(target: "teamster::log", actor = %aid, "a malformed log line of {} bytes", line.len());
         return;
     };
@@ -294,7 +296,9 @@ impl<'a> Origin<'a> {
 
 impl LogLine<'_> {
     fn encode(&self) -> Bytes {
-        rmp_serde::to_vec(self).expect("strings and numbers always encode").into()
+        let mut bytes = Vec::new();
+        codec::encode_into(self, Encoding::Positional, &mut bytes).expect("strings and numbers always encode");
+        bytes.into()
     }
 
     fn fields_text(&self) -> Option<String> {

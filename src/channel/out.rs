@@ -184,9 +184,13 @@ impl Out {
         self.waiting_bytes() == 0 && self.urgent.is_empty() && self.long.is_empty()
     }
 
-    /// Bytes in the buffers; long payloads, which lie elsewhere, are not counted.
+    /// Bytes in the buffers; neither long payloads, which lie elsewhere, nor what somebody is writing now.
     pub(super) fn waiting_bytes(&self) -> usize {
-        self.waiting.len() + self.leaving.len() + self.piece.len() - self.written
+        let leaving = match self.is_writing {
+            true => 0,
+            false => self.leaving.len() + self.piece.len() - self.written,
+        };
+        self.waiting.len() + leaving
     }
 
     /// Where frames of the lowest priority go.
@@ -432,5 +436,27 @@ impl Turn {
     pub(super) fn is_over(&mut self) -> bool {
         self.0 += 1;
         self.0 > WRITES_A_TURN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_being_written_does_not_wait() {
+        let (mut out, mut woken) = (Out::new(BytesMut::new()), Woken::default());
+        out.queue(&Frame::Ping { nonce: 1 }, &[]);
+        let len = out.waiting_bytes();
+        let write = out.begin_write(&mut woken).expect("there is something");
+        assert_eq!((out.waiting_bytes(), out.is_empty()), (0, false));
+        out.end_write(write, &Ok(1), &mut woken).expect("it goes on");
+        assert_eq!(out.waiting_bytes(), len - 1);
+        // A thread that queues meanwhile finds a write that had begun with less than all.
+        let write = out.begin_write(&mut woken).expect("there is more");
+        out.queue(&Frame::Ping { nonce: 1 }, &[]);
+        assert_eq!(out.waiting_bytes(), len);
+        out.end_write(write, &Ok(len - 1), &mut woken).expect("it goes on");
+        assert_eq!(out.waiting_bytes(), len);
     }
 }

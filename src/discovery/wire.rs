@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use uuid::Uuid;
 
 use super::table::{Place, Record};
+use crate::msg::codec;
+use crate::msg::frame::Encoding;
 use crate::msg::ident::Aid;
 
 /// The first bytes of both sides: by them a stranger at the address is known.
@@ -90,7 +92,7 @@ pub(super) fn opening(request: &Request) -> Vec<u8> {
 pub(super) fn append(bytes: &mut Vec<u8>, message: &impl Serialize) {
     let start = bytes.len();
     bytes.extend_from_slice(&[0; 4]);
-    rmp_serde::encode::write(bytes, message).expect("our own messages are plain data, and a Vec takes any bytes");
+    codec::encode_into(message, Encoding::Positional, bytes).expect("our own messages are plain data");
     let length = u32::try_from(bytes.len() - start - 4).expect("messages are cut far below 4 GiB");
     bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
 }
@@ -172,7 +174,7 @@ fn decode<T: DeserializeOwned>(bytes: &[u8], length: u64) -> io::Result<T> {
     if bytes.len() as u64 != length {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    rmp_serde::from_slice(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    codec::decode(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// A longer request, or update, closes the connection.

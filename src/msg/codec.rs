@@ -4,11 +4,12 @@
 //! writes positions where a field was skipped, and overflows the stack on nested enums.
 mod de;
 mod probe;
+mod refusal;
 mod ser;
 #[cfg(test)]
 mod tests;
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use super::frame::Encoding;
 pub(crate) use probe::is_positional;
@@ -85,7 +86,7 @@ pub(crate) fn encode_into<T: Serialize + ?Sized>(
 fn retry<T: Serialize + ?Sized>(
     value: &T,
     skipped: bool,
-    mut result: Result<(), ser::Error>,
+    mut result: Result<(), refusal::Error>,
     start: usize,
     out: &mut Vec<u8>,
 ) -> Result<Encoding, EncodeFailure> {
@@ -95,24 +96,9 @@ fn retry<T: Serialize + ?Sized>(
     }
     result.map(|()| Encoding::Named).map_err(|error| {
         out.truncate(start);
-        let path = place_of_refusal(value);
-        EncodeFailure { type_name: std::any::type_name::<T>(), path, message: error.into_message() }
+        let (path, message) = error.into_parts();
+        EncodeFailure { type_name: std::any::type_name::<T>(), path, message }
     })
-}
-
-/// Writes it once more, to nowhere: the first writing does not keep its place.
-fn place_of_refusal<T: Serialize + ?Sized>(value: &T) -> String {
-    let mut nowhere = Vec::new();
-    let mut track = serde_path_to_error::Track::new();
-    let mut serializer = ser::Serializer::new(&mut nowhere, Encoding::Named);
-    match value.serialize(serde_path_to_error::Serializer::new(&mut serializer, &mut track)) {
-        Err(_refused) => without_dot(track.path().to_string()),
-        Ok(()) => String::new(), // it has changed its mind
-    }
-}
-
-fn without_dot(path: String) -> String {
-    if path == "." { String::new() } else { path }
 }
 
 /// Reads a value that takes all of `bytes`, in either encoding.
@@ -121,14 +107,14 @@ fn without_dot(path: String) -> String {
 ///
 /// # Errors
 ///
-/// With the place in the value, which a second reading finds: the first one does not keep it.
+/// With the place in the value.
 #[inline]
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeFailure> {
-    let mut deserializer = de::Deserializer::<false>::new(bytes);
+pub(crate) fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, DecodeFailure> {
+    let mut deserializer = de::Deserializer::new(bytes);
     match T::deserialize(&mut deserializer) {
         Ok(value) if deserializer.is_done() => Ok(value),
-        Ok(_) => Err(trailing::<T>(deserializer.left())),
-        Err(error) => Err(locate::<T>(bytes, error)),
+        Ok(_) => Err(trailing(std::any::type_name::<T>(), deserializer.left())),
+        Err(error) => Err(refused(std::any::type_name::<T>(), error)),
     }
 }
 
@@ -138,11 +124,11 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeFailu
 ///
 /// As [`decode`].
 #[inline]
-pub(crate) fn decode_first<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeFailure> {
-    let mut deserializer = de::Deserializer::<false>::new(bytes);
+pub(crate) fn decode_first<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<(T, usize), DecodeFailure> {
+    let mut deserializer = de::Deserializer::new(bytes);
     match T::deserialize(&mut deserializer) {
         Ok(value) => Ok((value, bytes.len() - deserializer.left())),
-        Err(error) => Err(locate::<T>(bytes, error)),
+        Err(error) => Err(refused(std::any::type_name::<T>(), error)),
     }
 }
 
@@ -152,26 +138,12 @@ pub(crate) fn value_len(bytes: &[u8]) -> Option<usize> {
 }
 
 #[cold]
-#[inline(never)]
-fn trailing<T>(left: usize) -> DecodeFailure {
-    DecodeFailure {
-        type_name: std::any::type_name::<T>(),
-        path: String::new(),
-        message: format!("{left} bytes are left over behind it"),
-    }
+fn trailing(type_name: &'static str, left: usize) -> DecodeFailure {
+    DecodeFailure { type_name, path: String::new(), message: format!("{left} bytes are left over behind it") }
 }
 
 #[cold]
-#[inline(never)]
-fn locate<T: DeserializeOwned>(bytes: &[u8], first: de::Error) -> DecodeFailure {
-    let message = first.into_message();
-    let path = match serde_path_to_error::deserialize::<_, T>(&mut de::Deserializer::<true>::new(bytes)) {
-        Err(error) => {
-            let path = error.path().to_string();
-            // A `Deserialize` that minds the names has failed elsewhere.
-            if error.into_inner().into_message() == message { without_dot(path) } else { String::new() }
-        }
-        Ok(_) => String::new(), // it has changed its mind
-    };
-    DecodeFailure { type_name: std::any::type_name::<T>(), path, message }
+fn refused(type_name: &'static str, error: refusal::Error) -> DecodeFailure {
+    let (path, message) = error.into_parts();
+    DecodeFailure { type_name, path, message }
 }

@@ -87,7 +87,8 @@ impl OutputThread {
         let watched = child.relayed_by(&self.shared, id);
         match watched {
             // It may have been drained before: that is relayed now.
-            Ok(()) => _ = self.shared.look_at(id),
+            Ok(()) if child.has_more() => _ = self.shared.look_at(id),
+            Ok(()) => {}
             Err(_) => _ = self.shared.children.lock().by_id.remove(&id),
         }
         watched

@@ -48,7 +48,7 @@ fn printed(act: impl FnOnce()) -> String {
 }
 
 fn messages(lines: &[Bytes]) -> Vec<String> {
-    lines.iter().map(|line| rmp_serde::from_slice::<LogLine<'_>>(line).unwrap().message.into_owned()).collect()
+    lines.iter().map(|line| codec::decode::<LogLine<'_>>(line).unwrap().message.into_owned()).collect()
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn a_line_of_a_child_reads_like_one_of_ours_with_its_actor() {
     });
     let batch = ring.pop_batch(usize::MAX);
     assert_eq!(batch.len(), 1);
-    let mut line: LogLine<'_> = rmp_serde::from_slice(&batch[0]).unwrap();
+    let mut line: LogLine<'_> = codec::decode(&batch[0]).unwrap();
     assert!(line.file.is_some() && line.line.is_some() && now_us() - line.time_us < 60_000_000);
     line.time_us = 1_764_000_000_000_123;
     let text = printed(|| emit(&aid("parent", 1), &line.encode()));
@@ -174,11 +174,11 @@ fn an_actor_in_the_middle_forwards_and_keeps_the_origin() {
     pass_on(Some(&above), &aid("not the origin", 2), &batch[0]);
     assert_eq!(above.pop_batch(usize::MAX), batch);
 
-    let mut nameless: LogLine<'_> = rmp_serde::from_slice(&batch[0]).unwrap();
+    let mut nameless: LogLine<'_> = codec::decode(&batch[0]).unwrap();
     nameless.actor = None;
     pass_on(Some(&above), &aid("client", 2), &nameless.encode());
     let batch = above.pop_batch(usize::MAX);
-    let line: LogLine<'_> = rmp_serde::from_slice(&batch[0]).unwrap();
+    let line: LogLine<'_> = codec::decode(&batch[0]).unwrap();
     assert_eq!(line.actor.unwrap(), Origin::of(&aid("client", 2)));
 }
 

@@ -1,50 +1,71 @@
 //! What value do msgpack's bytes say?
-use std::fmt::Display;
+//!
+//! A type's `Deserialize` is compiled anew for every function here that it calls. So what does not
+//! depend on the type is read into a [`Token`] by functions that exist once, and each request of a
+//! type calls the few visits that can answer it.
+use std::borrow::Cow;
 
 use serde::de::value::SeqDeserializer;
-use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
-use serde::forward_to_deserialize_any;
+use serde::de::{self, DeserializeSeed, Expected, Unexpected, Visitor};
 
+use super::refusal::{Error, Step};
 use super::{MAX_DEPTH, SOME_OF_NIL};
 
-/// Why bytes were refused.
-#[derive(Debug)]
-pub(super) struct Error(Box<str>);
-
-impl Error {
-    pub(super) fn into_message(self) -> String {
-        self.0.into()
-    }
+/// A value, or the beginning of one that holds others.
+enum Token<'de> {
+    Nil,
+    Bool(bool),
+    Unsigned(u64),
+    Signed(i64),
+    F32(f32),
+    F64(f64),
+    Str(&'de str),
+    Bin(&'de [u8]),
+    Seq(usize),
+    Map(usize),
+    /// So many `Some`s around a nil.
+    SomeOfNil(u8),
 }
 
-impl Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
+#[derive(Clone, Copy)]
+enum Integer {
+    Unsigned(u64),
+    Signed(i64),
 }
 
-impl std::error::Error for Error {}
-
-impl de::Error for Error {
+impl Token<'_> {
+    /// In the words of a visitor that does not expect it.
     #[cold]
-    fn custom<T: Display>(message: T) -> Self {
-        Error(message.to_string().into())
+    fn unexpected(self, expected: &dyn Expected) -> Error {
+        let unexpected = match self {
+            Token::Nil => Unexpected::Unit,
+            Token::Bool(value) => Unexpected::Bool(value),
+            Token::Unsigned(value) => Unexpected::Unsigned(value),
+            Token::Signed(value) => Unexpected::Signed(value),
+            Token::F32(value) => Unexpected::Float(value.into()),
+            Token::F64(value) => Unexpected::Float(value),
+            Token::Str(value) => Unexpected::Str(value),
+            Token::Bin(value) => Unexpected::Bytes(value),
+            Token::Seq(_) => Unexpected::Seq,
+            Token::Map(_) => Unexpected::Map,
+            Token::SomeOfNil(_) => Unexpected::Option,
+        };
+        de::Error::invalid_type(unexpected, expected)
     }
 }
 
 /// Reads from a slice, forwards only.
-///
-/// With `NAMES`, a struct that came by position is shown to its visitor as if its fields' names had come
-/// too: for whoever wants to know where a reading fails.
-pub(super) struct Deserializer<'de, const NAMES: bool> {
+pub(super) struct Deserializer<'de> {
     bytes: &'de [u8],
     depth: u16,
+    /// A text that comes before the next byte, though it did not travel.
+    unsent: Option<&'static str>,
 }
 
-impl<'de, const NAMES: bool> Deserializer<'de, NAMES> {
+impl<'de> Deserializer<'de> {
     #[inline]
     pub(super) fn new(bytes: &'de [u8]) -> Self {
-        Deserializer { bytes, depth: MAX_DEPTH }
+        Deserializer { bytes, depth: MAX_DEPTH, unsent: None }
     }
 
     #[inline]
@@ -99,171 +120,286 @@ impl<'de, const NAMES: bool> Deserializer<'de, NAMES> {
         self.chunk().map(|chunk| u32::from_be_bytes(chunk) as usize)
     }
 
-    #[inline]
-    fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
-        self.depth = self.depth.checked_sub(1).ok_or_else(too_deep)?;
-        // An error ends the whole reading, so nothing needs the depth after one.
-        let value = read(self)?;
-        self.depth += 1;
-        Ok(value)
+    fn token(&mut self) -> Result<Token<'de>, Error> {
+        if let Some(text) = self.unsent.take() {
+            return Ok(Token::Str(text));
+        }
+        match self.integer() {
+            Some(Integer::Unsigned(value)) => return Ok(Token::Unsigned(value)),
+            Some(Integer::Signed(value)) => return Ok(Token::Signed(value)),
+            None => {}
+        }
+        Ok(match self.byte()? {
+            marker @ 0x80..=0x8f => Token::Map(usize::from(marker & 0x0f)),
+            marker @ 0x90..=0x9f => Token::Seq(usize::from(marker & 0x0f)),
+            marker @ 0xa0..=0xbf => self.str(usize::from(marker & 0x1f))?,
+            0xc0 => Token::Nil,
+            0xc2 => Token::Bool(false),
+            0xc3 => Token::Bool(true),
+            0xc4 => self.len8().and_then(|len| self.bin(len))?,
+            0xc5 => self.len16().and_then(|len| self.bin(len))?,
+            0xc6 => self.len32().and_then(|len| self.bin(len))?,
+            0xca => Token::F32(f32::from_be_bytes(self.chunk()?)),
+            0xcb => Token::F64(f64::from_be_bytes(self.chunk()?)),
+            // Of those that are whole, none comes here.
+            0..=0x7f | 0xcc..=0xd3 | 0xe0..=0xff => return Err(cut()),
+            0xd4 => self.some_of_nil()?,
+            0xd9 => self.len8().and_then(|len| self.str(len))?,
+            0xda => self.len16().and_then(|len| self.str(len))?,
+            0xdb => self.len32().and_then(|len| self.str(len))?,
+            0xdc => Token::Seq(self.len16()?),
+            0xdd => Token::Seq(self.len32()?),
+            0xde => Token::Map(self.len16()?),
+            0xdf => Token::Map(self.len32()?),
+            marker @ (0xc1 | 0xc7..=0xc9 | 0xd5..=0xd8) => return Err(unknown_marker(marker)),
+        })
     }
 
     #[inline]
-    fn str<V: Visitor<'de>>(&mut self, len: usize, visitor: V) -> Result<V::Value, Error> {
+    fn str(&mut self, len: usize) -> Result<Token<'de>, Error> {
         match std::str::from_utf8(self.take(len)?) {
-            Ok(text) => visitor.visit_borrowed_str(text),
+            Ok(text) => Ok(Token::Str(text)),
             Err(error) => Err(de::Error::custom(error)),
         }
     }
 
     #[inline]
-    fn bin<V: Visitor<'de>>(&mut self, len: usize, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_borrowed_bytes(self.take(len)?)
-    }
-
-    #[inline]
-    fn seq<V: Visitor<'de>>(&mut self, len: usize, visitor: V) -> Result<V::Value, Error> {
-        self.enough(len)?;
-        self.deeper(|this| {
-            let mut elements = Elements { deserializer: this, left: len };
-            let value = visitor.visit_seq(&mut elements)?;
-            match elements.left {
-                0 => Ok(value),
-                left => Err(surplus(len, left)),
-            }
-        })
-    }
-
-    #[inline]
-    fn map<V: Visitor<'de>>(&mut self, len: usize, visitor: V) -> Result<V::Value, Error> {
-        self.enough(len.saturating_mul(2))?;
-        self.deeper(|this| {
-            let mut elements = Elements { deserializer: this, left: len };
-            let value = visitor.visit_map(&mut elements)?;
-            match elements.left {
-                0 => Ok(value),
-                left => Err(surplus(len, left)),
-            }
-        })
-    }
-
-    /// Every value takes a byte at least: a length that announces more is a lie.
-    #[inline]
-    fn enough(&self, values: usize) -> Result<(), Error> {
-        if values > self.bytes.len() { Err(cut()) } else { Ok(()) }
-    }
-
-    /// What both `deserialize_any` and every typed reading come down to.
-    fn any<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Error> {
-        match self.byte()? {
-            small @ 0..=0x7f => visitor.visit_u8(small),
-            negative @ 0xe0..=0xff => visitor.visit_i8(negative as i8),
-            marker @ 0x80..=0x8f => self.map(usize::from(marker & 0x0f), visitor),
-            marker @ 0x90..=0x9f => self.seq(usize::from(marker & 0x0f), visitor),
-            marker @ 0xa0..=0xbf => self.str(usize::from(marker & 0x1f), visitor),
-            0xc0 => visitor.visit_unit(),
-            0xc2 => visitor.visit_bool(false),
-            0xc3 => visitor.visit_bool(true),
-            0xc4 => self.len8().and_then(|len| self.bin(len, visitor)),
-            0xc5 => self.len16().and_then(|len| self.bin(len, visitor)),
-            0xc6 => self.len32().and_then(|len| self.bin(len, visitor)),
-            0xca => visitor.visit_f32(f32::from_be_bytes(self.chunk()?)),
-            0xcb => visitor.visit_f64(f64::from_be_bytes(self.chunk()?)),
-            0xcc => visitor.visit_u8(self.byte()?),
-            0xcd => visitor.visit_u16(u16::from_be_bytes(self.chunk()?)),
-            0xce => visitor.visit_u32(u32::from_be_bytes(self.chunk()?)),
-            0xcf => visitor.visit_u64(u64::from_be_bytes(self.chunk()?)),
-            0xd0 => visitor.visit_i8(i8::from_be_bytes(self.chunk()?)),
-            0xd1 => visitor.visit_i16(i16::from_be_bytes(self.chunk()?)),
-            0xd2 => visitor.visit_i32(i32::from_be_bytes(self.chunk()?)),
-            0xd3 => visitor.visit_i64(i64::from_be_bytes(self.chunk()?)),
-            0xd4 => self.some_of_nil(visitor),
-            0xd9 => self.len8().and_then(|len| self.str(len, visitor)),
-            0xda => self.len16().and_then(|len| self.str(len, visitor)),
-            0xdb => self.len32().and_then(|len| self.str(len, visitor)),
-            0xdc => self.len16().and_then(|len| self.seq(len, visitor)),
-            0xdd => self.len32().and_then(|len| self.seq(len, visitor)),
-            0xde => self.len16().and_then(|len| self.map(len, visitor)),
-            0xdf => self.len32().and_then(|len| self.map(len, visitor)),
-            marker @ (0xc1 | 0xc7..=0xc9 | 0xd5..=0xd8) => Err(unknown_marker(marker)),
-        }
+    fn bin(&mut self, len: usize) -> Result<Token<'de>, Error> {
+        self.take(len).map(Token::Bin)
     }
 
     /// Behind a fixext1 marker.
     #[cold]
-    fn some_of_nil<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Error> {
-        let [kind, somes] = self.chunk()?;
-        if kind != SOME_OF_NIL as u8 {
-            return Err(unknown_marker(0xd4));
+    fn some_of_nil(&mut self) -> Result<Token<'de>, Error> {
+        match self.chunk()? {
+            [kind, _] if kind != SOME_OF_NIL as u8 => Err(unknown_marker(0xd4)),
+            [_, 0] => Err(Error::new("an optional value with nothing around its nil")),
+            [_, somes] => Ok(Token::SomeOfNil(somes)),
         }
+    }
+
+    /// Goes into something that holds so many values. Every value takes a byte at least: a length
+    /// that announces more is a lie.
+    #[inline]
+    fn enter(&mut self, values: usize) -> Result<(), Error> {
+        if values > self.bytes.len() {
+            return Err(cut());
+        }
+        self.deepen()
+    }
+
+    #[inline]
+    fn deepen(&mut self) -> Result<(), Error> {
+        self.depth = self.depth.checked_sub(1).ok_or_else(too_deep)?;
+        // An error ends the whole reading, so nothing needs the depth after one.
+        Ok(())
+    }
+
+    fn seq<V: Visitor<'de>>(
+        &mut self,
+        len: usize,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.enter(len)?;
+        let mut elements = Elements { deserializer: self, len, left: len, names: Names::Fields(fields) };
+        let value = visitor.visit_seq(&mut elements)?;
+        elements.leave()?;
+        Ok(value)
+    }
+
+    fn map<V: Visitor<'de>>(&mut self, len: usize, visitor: V) -> Result<V::Value, Error> {
+        // A key that did not travel takes no byte.
+        self.enter(len.saturating_mul(2) - usize::from(self.unsent.is_some()))?;
+        let mut elements = Elements { deserializer: self, len, left: len, names: Names::Key(&[]) };
+        let value = visitor.visit_map(&mut elements)?;
+        elements.leave()?;
+        Ok(value)
+    }
+
+    /// Reads a value that nobody wants.
+    fn skip(&mut self) -> Result<(), Error> {
+        let values = match self.token()? {
+            Token::Seq(len) => len,
+            Token::Map(len) => len.saturating_mul(2),
+            _ => return Ok(()),
+        };
+        self.enter(values)?;
+        for _ in 0..values {
+            self.skip()?;
+        }
+        self.depth += 1;
+        Ok(())
+    }
+
+    fn some_around_nil<V: Visitor<'de>>(&mut self, somes: u8, visitor: V) -> Result<V::Value, Error> {
         // What is inside is read from bytes that say so.
         let inside: &'static [u8] = match somes {
-            0 => return Err(Error("an optional value with nothing around its nil".into())),
-            1 => &[0xc0],
+            0 | 1 => &[0xc0],
             more => &SOMES[usize::from(more - 1)],
         };
         let depth = self.depth.checked_sub(1).ok_or_else(too_deep)?;
-        visitor.visit_some(&mut Deserializer::<NAMES> { bytes: inside, depth })
+        visitor.visit_some(&mut Deserializer { bytes: inside, depth, unsent: None })
+    }
+
+    fn any<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Error> {
+        match self.token()? {
+            Token::Nil => visitor.visit_unit(),
+            Token::Bool(value) => visitor.visit_bool(value),
+            Token::Unsigned(value) => visitor.visit_u64(value),
+            Token::Signed(value) => visitor.visit_i64(value),
+            Token::F32(value) => visitor.visit_f32(value),
+            Token::F64(value) => visitor.visit_f64(value),
+            Token::Str(value) => visitor.visit_borrowed_str(value),
+            Token::Bin(value) => visitor.visit_borrowed_bytes(value),
+            Token::Seq(len) => self.seq(len, &[], visitor),
+            Token::Map(len) => self.map(len, visitor),
+            Token::SomeOfNil(somes) => self.some_around_nil(somes, visitor),
+        }
+    }
+
+    fn number<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Error> {
+        match self.integer() {
+            Some(Integer::Unsigned(value)) => visitor.visit_u64(value),
+            Some(Integer::Signed(value)) => visitor.visit_i64(value),
+            None => Err(self.token()?.unexpected(&visitor)),
+        }
+    }
+
+    /// As [`Deserializer::token`], for what is an integer and is whole: this fits into registers.
+    fn integer(&mut self) -> Option<Integer> {
+        let (&marker, rest) = self.bytes.split_first()?;
+        let (integer, rest) = match marker {
+            0..=0x7f => (Integer::Unsigned(marker.into()), rest),
+            0xe0..=0xff => (Integer::Signed((marker as i8).into()), rest),
+            0xcc => fixed(rest, |at| Integer::Unsigned(u8::from_be_bytes(at).into()))?,
+            0xcd => fixed(rest, |at| Integer::Unsigned(u16::from_be_bytes(at).into()))?,
+            0xce => fixed(rest, |at| Integer::Unsigned(u32::from_be_bytes(at).into()))?,
+            0xcf => fixed(rest, |at| Integer::Unsigned(u64::from_be_bytes(at)))?,
+            0xd0 => fixed(rest, |at| Integer::Signed(i8::from_be_bytes(at).into()))?,
+            0xd1 => fixed(rest, |at| Integer::Signed(i16::from_be_bytes(at).into()))?,
+            0xd2 => fixed(rest, |at| Integer::Signed(i32::from_be_bytes(at).into()))?,
+            0xd3 => fixed(rest, |at| Integer::Signed(i64::from_be_bytes(at)))?,
+            _ => return None,
+        };
+        self.bytes = rest;
+        Some(integer)
+    }
+
+    fn float<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Error> {
+        match self.token()? {
+            Token::F32(value) => visitor.visit_f32(value),
+            Token::F64(value) => visitor.visit_f64(value),
+            Token::Unsigned(value) => visitor.visit_u64(value),
+            Token::Signed(value) => visitor.visit_i64(value),
+            other => Err(other.unexpected(&visitor)),
+        }
+    }
+
+    fn text<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Error> {
+        match self.token()? {
+            Token::Str(value) => visitor.visit_borrowed_str(value),
+            Token::Bin(value) => visitor.visit_borrowed_bytes(value),
+            other => Err(other.unexpected(&visitor)),
+        }
+    }
+
+    fn bytes<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Error> {
+        match self.token()? {
+            Token::Bin(value) => visitor.visit_borrowed_bytes(value),
+            Token::Str(value) => visitor.visit_borrowed_str(value),
+            Token::Seq(len) => self.seq(len, &[], visitor),
+            other => Err(other.unexpected(&visitor)),
+        }
     }
 
     /// A sequence, for a visitor that wants one: bytes are a sequence of numbers to it.
     #[inline]
     fn elements<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Error> {
-        match self.peek()? {
-            0xc4..=0xc6 => self.any(Bytewise(visitor)),
-            _ => self.any(visitor),
+        match self.short_seq() {
+            Some(len) => self.seq(len, &[], visitor),
+            None => self.other_elements(visitor),
         }
     }
 
-    #[inline]
-    fn fields<V: Visitor<'de>>(&mut self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
-        match self.peek()? {
-            marker @ 0x90..=0x9f if usize::from(marker & 0x0f) == fields.len() => {
-                self.byte()?;
-                if NAMES { self.named(fields, visitor) } else { self.seq(fields.len(), visitor) }
+    fn other_elements<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Error> {
+        match self.token()? {
+            Token::Seq(len) => self.seq(len, &[], visitor),
+            Token::Bin(bytes) => {
+                let mut elements = SeqDeserializer::new(bytes.iter().copied());
+                let value = visitor.visit_seq(&mut elements)?;
+                elements.end()?;
+                Ok(value)
             }
-            0x90..=0x9f | 0xdc | 0xdd => self.positions(fields, visitor),
-            _ => self.elements(visitor),
+            other => Err(other.unexpected(&visitor)),
+        }
+    }
+
+    /// The length of a sequence, if one comes next, and it is short as most are.
+    #[inline]
+    fn short_seq(&mut self) -> Option<usize> {
+        match self.bytes.split_first() {
+            Some((&marker @ 0x90..=0x9f, rest)) => {
+                self.bytes = rest;
+                Some(usize::from(marker & 0x0f))
+            }
+            _ => None,
+        }
+    }
+
+    fn fields<V: Visitor<'de>>(&mut self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
+        match self.layout(fields, &visitor)? {
+            Layout::Positional(len) => self.seq(len, fields, visitor),
+            Layout::Named(len) => self.map(len, visitor),
+        }
+    }
+
+    /// Reads the beginning of a struct.
+    fn layout(&mut self, fields: &'static [&'static str], expected: &dyn Expected) -> Result<Layout, Error> {
+        match self.token()? {
+            Token::Seq(len) if len == fields.len() => Ok(Layout::Positional(len)),
+            Token::Seq(len) => self.unusual_layout(len, fields, expected),
+            Token::Map(len) => Ok(Layout::Named(len)),
+            other => Err(other.unexpected(expected)),
         }
     }
 
     /// A struct by position whose length is unusual, or wrong.
     #[cold]
-    fn positions<V: Visitor<'de>>(&mut self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
-        let len = match self.byte()? {
-            0xdc => self.len16()?,
-            0xdd => self.len32()?,
-            marker => usize::from(marker & 0x0f),
-        };
-        let expected: &dyn de::Expected = &visitor;
+    fn unusual_layout(
+        &mut self,
+        len: usize,
+        fields: &'static [&'static str],
+        expected: &dyn Expected,
+    ) -> Result<Layout, Error> {
         let expected = expected.to_string();
         if len == 1 && fields.len() == 2 && expected.starts_with("adjacently tagged enum ") {
             // A variant without content is written as the tag alone, which serde reads from a map only.
-            return self.deeper(|this| visitor.visit_map(Fields { deserializer: this, names: fields[..1].iter() }));
+            self.unsent = Some(fields[0]);
+            return Ok(Layout::Named(len));
         }
         if len != fields.len() && expected.starts_with("struct ") {
             // Read by position, a field that only one side skips would shift the others in silence.
-            return Err(Error(
-                format!(
-                    "{len} fields came by position for the {} of {expected}: if one has `skip_serializing` or \
-                     `skip_deserializing` alone, it needs both, which is `skip`, or `skip_serializing_if`",
-                    fields.len()
-                )
-                .into(),
-            ));
-        }
-        if NAMES && len == fields.len() {
-            return self.named(fields, visitor);
+            return Err(Error::new(format!(
+                "{len} fields came by position for the {} of {expected}: if one has `skip_serializing` or \
+                 `skip_deserializing` alone, it needs both, which is `skip`, or `skip_serializing_if`",
+                fields.len()
+            )));
         }
         // Any other visitor knows what it does.
-        self.seq(len, visitor)
+        Ok(Layout::Positional(len))
     }
+}
 
-    /// The values of these fields, as a map.
-    fn named<V: Visitor<'de>>(&mut self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
-        self.enough(fields.len())?;
-        self.deeper(|this| visitor.visit_map(Fields { deserializer: this, names: fields.iter() }))
-    }
+/// An integer of `N` bytes, and what is behind it.
+fn fixed<const N: usize>(bytes: &[u8], integer: impl FnOnce([u8; N]) -> Integer) -> Option<(Integer, &[u8])> {
+    bytes.split_first_chunk().map(|(at, rest)| (integer(*at), rest))
+}
+
+/// How a struct's fields are told apart.
+enum Layout {
+    Positional(usize),
+    Named(usize),
 }
 
 /// `Some`s around a nil, by their number.
@@ -279,40 +415,17 @@ static SOMES: [[u8; 3]; 256] = {
 
 #[cold]
 fn cut() -> Error {
-    Error("it ends too early".into())
+    Error::new("it ends too early")
 }
 
 #[cold]
 fn too_deep() -> Error {
-    Error(format!("it nests deeper than {MAX_DEPTH} levels").into())
-}
-
-#[cold]
-fn surplus(len: usize, left: usize) -> Error {
-    Error(format!("{len} elements came where {} were expected", len - left).into())
+    Error::new(format!("it nests deeper than {MAX_DEPTH} levels"))
 }
 
 #[cold]
 fn unknown_marker(marker: u8) -> Error {
-    Error(format!("no value begins with the msgpack marker {marker:#04x}").into())
-}
-
-/// Hands bytes on as a sequence.
-struct Bytewise<V>(V);
-
-impl<'de, V: Visitor<'de>> Visitor<'de> for Bytewise<V> {
-    type Value = V::Value;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.expecting(f)
-    }
-
-    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<V::Value, E> {
-        let mut elements = SeqDeserializer::new(bytes.iter().copied());
-        let value = self.0.visit_seq(&mut elements)?;
-        elements.end()?;
-        Ok(value)
-    }
+    Error::new(format!("no value begins with the msgpack marker {marker:#04x}"))
 }
 
 /// Numbers are mostly one byte: that case is short enough to stand where the value is read.
@@ -325,13 +438,22 @@ macro_rules! numbers {
                     self.bytes = rest;
                     visitor.visit_u8(small)
                 }
-                _ => self.any(visitor),
+                _ => self.number(visitor),
             }
         }
     )*};
 }
 
-impl<'de, const NAMES: bool> de::Deserializer<'de> for &mut Deserializer<'de, NAMES> {
+macro_rules! forward {
+    ($($method:ident $to:ident;)*) => {$(
+        #[inline]
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            self.$to(visitor)
+        }
+    )*};
+}
+
+impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
     type Error = Error;
 
     #[inline]
@@ -339,18 +461,28 @@ impl<'de, const NAMES: bool> de::Deserializer<'de> for &mut Deserializer<'de, NA
         false
     }
 
-    #[inline]
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.any(visitor)
-    }
-
     numbers! {
         deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
         deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
     }
 
-    forward_to_deserialize_any! {
-        bool f32 f64 char str string bytes byte_buf unit map identifier ignored_any
+    forward! {
+        deserialize_any any;
+        deserialize_f32 float;
+        deserialize_f64 float;
+        deserialize_char text;
+        deserialize_str text;
+        deserialize_string text;
+        deserialize_bytes bytes;
+        deserialize_byte_buf bytes;
+        deserialize_seq elements;
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.token()? {
+            Token::Bool(value) => visitor.visit_bool(value),
+            other => Err(other.unexpected(&visitor)),
+        }
     }
 
     fn deserialize_i128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -359,7 +491,7 @@ impl<'de, const NAMES: bool> de::Deserializer<'de> for &mut Deserializer<'de, NA
                 self.take(2)?;
                 visitor.visit_i128(i128::from_be_bytes(self.chunk()?))
             }
-            _ => self.any(visitor),
+            _ => self.number(visitor),
         }
     }
 
@@ -369,8 +501,37 @@ impl<'de, const NAMES: bool> de::Deserializer<'de> for &mut Deserializer<'de, NA
                 self.take(2)?;
                 visitor.visit_u128(u128::from_be_bytes(self.chunk()?))
             }
-            _ => self.any(visitor),
+            _ => self.number(visitor),
         }
+    }
+
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.token()? {
+            Token::Nil => visitor.visit_unit(),
+            other => Err(other.unexpected(&visitor)),
+        }
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Error> {
+        match self.token()? {
+            Token::Nil | Token::Seq(0) => visitor.visit_unit(),
+            other => Err(other.unexpected(&visitor)),
+        }
+    }
+
+    /// The key of a field, or the name of a variant.
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.token()? {
+            Token::Str(name) => visitor.visit_borrowed_str(name),
+            Token::Unsigned(index) => visitor.visit_u64(index),
+            Token::Bin(name) => visitor.visit_borrowed_bytes(name),
+            other => Err(other.unexpected(&visitor)),
+        }
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.skip()?;
+        visitor.visit_unit()
     }
 
     #[inline]
@@ -382,28 +543,18 @@ impl<'de, const NAMES: bool> de::Deserializer<'de> for &mut Deserializer<'de, NA
             }
             0xd4 => self.any(visitor),
             // Counted, though it takes no byte: `struct L(Option<Box<L>>)` would go on for ever.
-            _ => self.deeper(|this| visitor.visit_some(this)),
-        }
-    }
-
-    fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Error> {
-        match self.peek()? {
-            0x90 => {
-                self.byte()?;
-                visitor.visit_unit()
+            _ => {
+                self.deepen()?;
+                let value = visitor.visit_some(&mut *self)?;
+                self.depth += 1;
+                Ok(value)
             }
-            _ => self.any(visitor),
         }
     }
 
     #[inline]
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Error> {
         visitor.visit_newtype_struct(self)
-    }
-
-    #[inline]
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.elements(visitor)
     }
 
     #[inline]
@@ -421,6 +572,13 @@ impl<'de, const NAMES: bool> de::Deserializer<'de> for &mut Deserializer<'de, NA
         self.elements(visitor)
     }
 
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.token()? {
+            Token::Map(len) => self.map(len, visitor),
+            other => Err(other.unexpected(&visitor)),
+        }
+    }
+
     #[inline]
     fn deserialize_struct<V: Visitor<'de>>(
         self,
@@ -432,143 +590,211 @@ impl<'de, const NAMES: bool> de::Deserializer<'de> for &mut Deserializer<'de, NA
     }
 
     /// A variant is `name`, or `{name: content}`; a number stands for a name, too.
-    #[inline]
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _name: &'static str,
-        _variants: &'static [&'static str],
+        variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
         match self.peek()? {
             0x81 => {
                 self.byte()?;
-                self.deeper(|this| visitor.visit_enum(Variant { deserializer: this, content: true }))
+                self.deepen()?;
+                let value = visitor.visit_enum(Variant { deserializer: self, content: true, name: &[], variants })?;
+                self.depth += 1;
+                Ok(value)
             }
             0xa0..=0xbf | 0xd9..=0xdb | 0..=0x7f | 0xcc..=0xcf => {
-                visitor.visit_enum(Variant { deserializer: self, content: false })
+                visitor.visit_enum(Variant { deserializer: self, content: false, name: &[], variants })
             }
             // The visitor says what it would have liked.
-            _ => self.any(visitor),
+            _ => Err(self.token()?.unexpected(&visitor)),
         }
     }
 }
 
 /// The elements of a sequence, or the pairs of a map.
-struct Elements<'d, 'de, const NAMES: bool> {
-    deserializer: &'d mut Deserializer<'de, NAMES>,
+struct Elements<'d, 'de> {
+    deserializer: &'d mut Deserializer<'de>,
+    len: usize,
     left: usize,
+    names: Names<'de>,
 }
 
-impl<'de, const NAMES: bool> de::SeqAccess<'de> for Elements<'_, 'de, NAMES> {
+/// What the values of something that holds others are called.
+enum Names<'de> {
+    /// By their order; more are elements.
+    Fields(&'static [&'static str]),
+    /// By the key before each, as it came.
+    Key(&'de [u8]),
+}
+
+impl Elements<'_, '_> {
+    /// Whether there is one more.
+    #[inline]
+    fn next(&mut self) -> bool {
+        let is_there = self.left > 0;
+        self.left -= usize::from(is_there);
+        is_there
+    }
+
+    fn next_pair(&mut self) -> bool {
+        self.names = match self.deserializer.unsent {
+            Some(_) => Names::Fields(&[]),
+            None => Names::Key(self.deserializer.bytes),
+        };
+        self.next()
+    }
+
+    #[cold]
+    fn inside(&self, error: Error) -> Error {
+        let index = self.len - self.left - 1;
+        error.inside(match self.names {
+            Names::Fields(fields) => match fields.get(index) {
+                Some(&field) => Step::Field(Cow::Borrowed(field)),
+                None => Step::Element(index),
+            },
+            Names::Key(key) => Step::Field(printed(key, &[])),
+        })
+    }
+
+    fn leave(self) -> Result<(), Error> {
+        self.deserializer.depth += 1;
+        match self.left {
+            0 => Ok(()),
+            left => Err(Error::new(format!("{} elements came where {} were expected", self.len, self.len - left))),
+        }
+    }
+}
+
+/// A key, or the name of a variant, for people.
+#[cold]
+pub(super) fn printed(bytes: &[u8], variants: &'static [&'static str]) -> Cow<'static, str> {
+    match Deserializer::new(bytes).token() {
+        Ok(Token::Str(name)) => Cow::Owned(name.chars().take(MAX_PRINTED_CHARS).collect()),
+        Ok(Token::Unsigned(index)) => match usize::try_from(index).ok().and_then(|index| variants.get(index)) {
+            Some(variant) => Cow::Borrowed(variant),
+            None => Cow::Owned(index.to_string()),
+        },
+        Ok(Token::Signed(key)) => Cow::Owned(key.to_string()),
+        Ok(Token::Bool(key)) => Cow::Owned(key.to_string()),
+        _ => Cow::Borrowed("?"),
+    }
+}
+
+/// Of a key in a path: it comes from the peer.
+const MAX_PRINTED_CHARS: usize = 100;
+
+impl<'de> de::SeqAccess<'de> for Elements<'_, 'de> {
     type Error = Error;
 
     #[inline]
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
-        if self.left == 0 {
+        if !self.next() {
             return Ok(None);
         }
-        self.left -= 1;
-        seed.deserialize(&mut *self.deserializer).map(Some)
+        match seed.deserialize(&mut *self.deserializer) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => Err(self.inside(error)),
+        }
     }
 
     #[inline]
     fn size_hint(&self) -> Option<usize> {
-        // `enough` has bounded it by the bytes that are here.
+        // `enter` has bounded it by the bytes that are here.
         Some(self.left)
     }
 }
 
-impl<'de, const NAMES: bool> de::MapAccess<'de> for Elements<'_, 'de, NAMES> {
+impl<'de> de::MapAccess<'de> for Elements<'_, 'de> {
     type Error = Error;
 
     #[inline]
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
-        if self.left == 0 {
+        if !self.next_pair() {
             return Ok(None);
         }
-        self.left -= 1;
         seed.deserialize(&mut *self.deserializer).map(Some)
     }
 
     #[inline]
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Error> {
-        seed.deserialize(&mut *self.deserializer)
+        match seed.deserialize(&mut *self.deserializer) {
+            Ok(value) => Ok(value),
+            Err(error) => Err(self.inside(error)),
+        }
     }
 
     #[inline]
     fn size_hint(&self) -> Option<usize> {
         Some(self.left)
-    }
-}
-
-/// A map whose keys did not travel.
-struct Fields<'d, 'de, const NAMES: bool> {
-    deserializer: &'d mut Deserializer<'de, NAMES>,
-    names: std::slice::Iter<'static, &'static str>,
-}
-
-impl<'de, const NAMES: bool> de::MapAccess<'de> for Fields<'_, 'de, NAMES> {
-    type Error = Error;
-
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
-        self.names.next().map(|name| seed.deserialize((*name).into_deserializer())).transpose()
-    }
-
-    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Error> {
-        seed.deserialize(&mut *self.deserializer)
     }
 }
 
 /// An enum's variant: its name comes next, and then, if there is any, its content.
-struct Variant<'d, 'de, const NAMES: bool> {
-    deserializer: &'d mut Deserializer<'de, NAMES>,
+struct Variant<'d, 'de> {
+    deserializer: &'d mut Deserializer<'de>,
     content: bool,
+    /// As it came.
+    name: &'de [u8],
+    variants: &'static [&'static str],
 }
 
-impl<'d, 'de, const NAMES: bool> Variant<'d, 'de, NAMES> {
+impl<'d, 'de> Variant<'d, 'de> {
+    fn content(&mut self) -> Result<&mut Deserializer<'de>, Error> {
+        if self.content { Ok(self.deserializer) } else { Err(Error::new("the variant came without its content")) }
+    }
+
     #[inline]
-    fn content(self) -> Result<&'d mut Deserializer<'de, NAMES>, Error> {
-        if self.content { Ok(self.deserializer) } else { Err(Error("the variant came without its content".into())) }
+    fn inside<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        match result {
+            Ok(value) => Ok(value),
+            Err(error) => Err(error.inside(Step::Field(printed(self.name, self.variants)))),
+        }
     }
 }
 
-impl<'de, const NAMES: bool> de::EnumAccess<'de> for Variant<'_, 'de, NAMES> {
+impl<'de> de::EnumAccess<'de> for Variant<'_, 'de> {
     type Error = Error;
     type Variant = Self;
 
     #[inline]
-    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Error> {
+    fn variant_seed<V: DeserializeSeed<'de>>(mut self, seed: V) -> Result<(V::Value, Self), Error> {
+        self.name = self.deserializer.bytes;
         let variant = seed.deserialize(&mut *self.deserializer)?;
         Ok((variant, self))
     }
 }
 
-impl<'de, const NAMES: bool> de::VariantAccess<'de> for Variant<'_, 'de, NAMES> {
+impl<'de> de::VariantAccess<'de> for Variant<'_, 'de> {
     type Error = Error;
 
-    #[inline]
     fn unit_variant(self) -> Result<(), Error> {
         if !self.content {
             return Ok(());
         }
         match self.deserializer.byte()? {
             0xc0 | 0x90 => Ok(()),
-            _ => Err(Error("the variant came with a content, and has none here".into())),
+            _ => Err(Error::new("the variant came with a content, and has none here")),
         }
     }
 
-    #[inline]
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Error> {
-        seed.deserialize(self.content()?)
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(mut self, seed: T) -> Result<T::Value, Error> {
+        let value = self.content().and_then(|content| seed.deserialize(content));
+        self.inside(value)
     }
 
-    #[inline]
-    fn tuple_variant<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, Error> {
-        self.content()?.elements(visitor)
+    fn tuple_variant<V: Visitor<'de>>(mut self, _len: usize, visitor: V) -> Result<V::Value, Error> {
+        let value = self.content().and_then(|content| content.elements(visitor));
+        self.inside(value)
     }
 
-    #[inline]
-    fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
-        self.content()?.fields(fields, visitor)
+    fn struct_variant<V: Visitor<'de>>(
+        mut self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        let value = self.content().and_then(|content| content.fields(fields, visitor));
+        self.inside(value)
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Visitor};
 
-use super::de::Error;
+use super::refusal::Error;
 
 /// Whether values of `T` may be written by position. `false` whenever in doubt: names are always right.
 ///

@@ -1,36 +1,13 @@
 //! How does a value become msgpack?
-use std::fmt::Display;
+use std::borrow::Cow;
 
 use rmp::encode as write;
 use serde::ser::{self, Serialize};
 
 use super::super::frame::Encoding;
+use super::de::printed;
+use super::refusal::{Error, Step};
 use super::{MAX_DEPTH, SOME_OF_NIL};
-
-/// Why a value was refused.
-#[derive(Debug)]
-pub(super) struct Error(Box<str>);
-
-impl Error {
-    pub(super) fn into_message(self) -> String {
-        self.0.into()
-    }
-}
-
-impl Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl ser::Error for Error {
-    #[cold]
-    fn custom<T: Display>(message: T) -> Self {
-        Error(message.to_string().into())
-    }
-}
 
 /// Appends to a `Vec`, which cannot fail: only values and lengths can.
 pub(super) struct Serializer<'o> {
@@ -109,15 +86,15 @@ impl<'o> Serializer<'o> {
             return Ok(());
         }
         self.skipped = true;
-        Err(Error("a field was skipped".into()))
+        Err(Error::new("a field was skipped"))
     }
 
     /// A sequence or map whose length is known at its end only.
-    fn uncounted(&mut self, marker: u8) -> Result<Counted, Error> {
+    fn uncounted(&mut self, marker: u8) -> Result<usize, Error> {
         self.deeper()?;
         let at = self.out.len();
         self.out.extend_from_slice(&[marker, 0, 0, 0, 0]);
-        Ok(Counted { at, count: 0 })
+        Ok(at)
     }
 }
 
@@ -125,45 +102,63 @@ const VEC: &str = "writing to a Vec does not fail";
 
 #[cold]
 fn too_deep() -> Error {
-    Error(format!("it nests deeper than {MAX_DEPTH} levels").into())
+    Error::new(format!("it nests deeper than {MAX_DEPTH} levels"))
 }
 
 fn length(len: usize) -> Result<u32, Error> {
-    u32::try_from(len).map_err(|_| Error(format!("msgpack has no room for a length of {len}").into()))
-}
-
-/// Where an unknown length stands, and what it has come to.
-struct Counted {
-    at: usize,
-    count: usize,
+    u32::try_from(len).map_err(|_| Error::new(format!("msgpack has no room for a length of {len}")))
 }
 
 /// A sequence, map, tuple or struct that is being written.
 pub(super) struct Compound<'s, 'o> {
     serializer: &'s mut Serializer<'o>,
-    levels: u16,
-    counted: Option<Counted>,
+    /// The variant whose content it is.
+    variant: Option<&'static str>,
+    /// Where its length goes that nobody knew beforehand.
+    length_at: Option<usize>,
+    /// Where the last key stands.
+    key_at: usize,
+    /// Elements or pairs so far.
+    count: usize,
 }
 
 impl<'s, 'o> Compound<'s, 'o> {
     #[inline]
-    fn new(serializer: &'s mut Serializer<'o>, levels: u16) -> Self {
-        Compound { serializer, levels, counted: None }
+    fn new(serializer: &'s mut Serializer<'o>) -> Self {
+        Compound { serializer, variant: None, length_at: None, key_at: 0, count: 0 }
     }
 
     #[inline]
     fn element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        if let Some(counted) = &mut self.counted {
-            counted.count += 1;
+        self.count += 1;
+        match value.serialize(&mut *self.serializer) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.inside(error, Step::Element(self.count - 1))),
         }
-        value.serialize(&mut *self.serializer)
     }
 
     #[inline]
-    fn close(self, elements_each: usize) -> Result<(), Error> {
-        self.serializer.depth += self.levels;
-        if let Some(Counted { at, count }) = self.counted {
-            let count = length(count / elements_each)?;
+    fn field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result<(), Error> {
+        match self.serializer.field(key, value) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.inside(error, Step::Field(Cow::Borrowed(key)))),
+        }
+    }
+
+    #[cold]
+    fn inside(&self, error: Error, step: Step) -> Error {
+        let error = error.inside(step);
+        match self.variant {
+            Some(name) => error.inside(Step::Field(Cow::Borrowed(name))),
+            None => error,
+        }
+    }
+
+    #[inline]
+    fn close(self) -> Result<(), Error> {
+        self.serializer.depth += 1 + u16::from(self.variant.is_some());
+        if let Some(at) = self.length_at {
+            let count = length(self.count)?;
             self.serializer.out[at + 1..at + 5].copy_from_slice(&count.to_be_bytes());
         }
         Ok(())
@@ -333,30 +328,32 @@ impl<'s, 'o> ser::Serializer for &'s mut Serializer<'o> {
         value: &T,
     ) -> Result<(), Error> {
         self.variant(variant)?;
-        value.serialize(&mut *self)?;
+        if let Err(error) = value.serialize(&mut *self) {
+            return Err(error.inside(Step::Field(Cow::Borrowed(variant))));
+        }
         self.depth += 1;
         Ok(())
     }
 
     #[inline]
     fn serialize_seq(self, len: Option<usize>) -> Result<Compound<'s, 'o>, Error> {
-        let counted = match len {
+        let length_at = match len {
             Some(len) => self.array(len).map(|()| None)?,
             None => Some(self.uncounted(0xdd)?),
         };
-        Ok(Compound { counted, ..Compound::new(self, 1) })
+        Ok(Compound { length_at, ..Compound::new(self) })
     }
 
     #[inline]
     fn serialize_tuple(self, len: usize) -> Result<Compound<'s, 'o>, Error> {
         self.array(len)?;
-        Ok(Compound::new(self, 1))
+        Ok(Compound::new(self))
     }
 
     #[inline]
     fn serialize_tuple_struct(self, _name: &'static str, len: usize) -> Result<Compound<'s, 'o>, Error> {
         self.array(len)?;
-        Ok(Compound::new(self, 1))
+        Ok(Compound::new(self))
     }
 
     #[inline]
@@ -369,22 +366,22 @@ impl<'s, 'o> ser::Serializer for &'s mut Serializer<'o> {
     ) -> Result<Compound<'s, 'o>, Error> {
         self.variant(variant)?;
         self.array(len)?;
-        Ok(Compound::new(self, 2))
+        Ok(Compound { variant: Some(variant), ..Compound::new(self) })
     }
 
     #[inline]
     fn serialize_map(self, len: Option<usize>) -> Result<Compound<'s, 'o>, Error> {
-        let counted = match len {
+        let length_at = match len {
             Some(len) => self.map(len).map(|()| None)?,
             None => Some(self.uncounted(0xdf)?),
         };
-        Ok(Compound { counted, ..Compound::new(self, 1) })
+        Ok(Compound { length_at, ..Compound::new(self) })
     }
 
     #[inline]
     fn serialize_struct(self, _name: &'static str, len: usize) -> Result<Compound<'s, 'o>, Error> {
         self.fields(len)?;
-        Ok(Compound::new(self, 1))
+        Ok(Compound::new(self))
     }
 
     #[inline]
@@ -397,69 +394,62 @@ impl<'s, 'o> ser::Serializer for &'s mut Serializer<'o> {
     ) -> Result<Compound<'s, 'o>, Error> {
         self.variant(variant)?;
         self.fields(len)?;
-        Ok(Compound::new(self, 2))
+        Ok(Compound { variant: Some(variant), ..Compound::new(self) })
     }
 }
 
-impl ser::SerializeSeq for Compound<'_, '_> {
-    type Ok = ();
-    type Error = Error;
+/// What is told apart by its order.
+macro_rules! elements {
+    ($($of:ident $method:ident;)*) => {$(
+        impl ser::$of for Compound<'_, '_> {
+            type Ok = ();
+            type Error = Error;
 
-    #[inline]
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        self.element(value)
-    }
+            #[inline]
+            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+                self.element(value)
+            }
 
-    #[inline]
-    fn end(self) -> Result<(), Error> {
-        self.close(1)
-    }
+            #[inline]
+            fn end(self) -> Result<(), Error> {
+                self.close()
+            }
+        }
+    )*};
 }
 
-impl ser::SerializeTuple for Compound<'_, '_> {
-    type Ok = ();
-    type Error = Error;
-
-    #[inline]
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        value.serialize(&mut *self.serializer)
-    }
-
-    #[inline]
-    fn end(self) -> Result<(), Error> {
-        self.close(1)
-    }
+elements! {
+    SerializeSeq serialize_element;
+    SerializeTuple serialize_element;
+    SerializeTupleStruct serialize_field;
+    SerializeTupleVariant serialize_field;
 }
 
-impl ser::SerializeTupleStruct for Compound<'_, '_> {
-    type Ok = ();
-    type Error = Error;
+/// What has fields.
+macro_rules! fields {
+    ($($of:ident)*) => {$(
+        impl ser::$of for Compound<'_, '_> {
+            type Ok = ();
+            type Error = Error;
 
-    #[inline]
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        value.serialize(&mut *self.serializer)
-    }
+            #[inline]
+            fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result<(), Error> {
+                self.field(key, value)
+            }
 
-    #[inline]
-    fn end(self) -> Result<(), Error> {
-        self.close(1)
-    }
+            fn skip_field(&mut self, _key: &'static str) -> Result<(), Error> {
+                self.serializer.skip()
+            }
+
+            #[inline]
+            fn end(self) -> Result<(), Error> {
+                self.close()
+            }
+        }
+    )*};
 }
 
-impl ser::SerializeTupleVariant for Compound<'_, '_> {
-    type Ok = ();
-    type Error = Error;
-
-    #[inline]
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        value.serialize(&mut *self.serializer)
-    }
-
-    #[inline]
-    fn end(self) -> Result<(), Error> {
-        self.close(1)
-    }
-}
+fields! { SerializeStruct SerializeStructVariant }
 
 impl ser::SerializeMap for Compound<'_, '_> {
     type Ok = ();
@@ -467,54 +457,24 @@ impl ser::SerializeMap for Compound<'_, '_> {
 
     #[inline]
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Error> {
-        self.element(key)
+        self.count += 1;
+        self.key_at = self.serializer.out.len();
+        key.serialize(&mut *self.serializer)
     }
 
     #[inline]
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        self.element(value)
+        match value.serialize(&mut *self.serializer) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let key = printed(&self.serializer.out[self.key_at..], &[]);
+                Err(self.inside(error, Step::Field(key)))
+            }
+        }
     }
 
     #[inline]
     fn end(self) -> Result<(), Error> {
-        self.close(2)
-    }
-}
-
-impl ser::SerializeStruct for Compound<'_, '_> {
-    type Ok = ();
-    type Error = Error;
-
-    #[inline]
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result<(), Error> {
-        self.serializer.field(key, value)
-    }
-
-    fn skip_field(&mut self, _key: &'static str) -> Result<(), Error> {
-        self.serializer.skip()
-    }
-
-    #[inline]
-    fn end(self) -> Result<(), Error> {
-        self.close(1)
-    }
-}
-
-impl ser::SerializeStructVariant for Compound<'_, '_> {
-    type Ok = ();
-    type Error = Error;
-
-    #[inline]
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result<(), Error> {
-        self.serializer.field(key, value)
-    }
-
-    fn skip_field(&mut self, _key: &'static str) -> Result<(), Error> {
-        self.serializer.skip()
-    }
-
-    #[inline]
-    fn end(self) -> Result<(), Error> {
-        self.close(1)
+        self.close()
     }
 }

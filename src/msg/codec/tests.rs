@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::*;
 use Encoding::{Named, Positional};
+use serde::de::DeserializeOwned;
 
 fn encode<T: Serialize>(value: &T, want: Encoding) -> (Encoding, Vec<u8>) {
     let mut out = b"before".to_vec();
@@ -358,6 +359,16 @@ fn a_refusal_says_where_and_what() {
     // By position the names are as good, and the depth is none of theirs.
     let error = decode::<Vec<Shape>>(b"\x91\x81\xa3Box\x92\x92\x01\xa1z\xc0").unwrap_err();
     assert_eq!(error.path, "[0].Box.corner.y");
+    let place = |bytes: &[u8]| decode::<Vec<Shape>>(bytes).unwrap_err().path;
+    assert_eq!(place(b"\x91\x81\x03\x92\x92\x01\xa1z\xc0"), "[0].Box.corner.y", "by position and index, too");
+    assert_eq!(place(b"\x92\x00\x81\xa4Line\x92\x92\x01\x02\xc3"), "[1].Line[1]");
+    assert_eq!(place(b"\x91\x81\xa6Circle\xc3"), "[0].Circle");
+    let error = decode::<HashMap<i8, Point>>(b"\x81\xff\x81\xa1x\xc3").unwrap_err();
+    assert_eq!(error.path, "-1.x");
+    let error = decode::<BTreeMap<String, Vec<Option<u8>>>>(b"\x81\xa3key\x92\xc0\xa1z").unwrap_err();
+    assert_eq!(error.path, "key[1]");
+    let error = decode::<HashMap<Key, u8>>(b"\x81\x92\x01\xa1c\xa1z").unwrap_err();
+    assert_eq!(error.path, "?", "the key is no text");
     let error = decode::<Shape>(b"\xa6Square").unwrap_err();
     assert!(error.message.starts_with("unknown variant `Square`"), "{error}");
     let error = decode::<Shape>(b"\xa6Circle").unwrap_err();
@@ -442,16 +453,22 @@ fn what_is_too_deep_to_be_read_is_not_written() {
 
 #[test]
 fn announced_lengths_size_nothing() {
-    for lie in [&b"\xdd\xff\xff\xff\xff"[..], b"\xdb\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff"]
-    {
-        let early = "it ends too early";
+    let [seq, str, bin, map] =
+        [&b"\xdd\xff\xff\xff\xff"[..], b"\xdb\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff"];
+    let early = "it ends too early";
+    for lie in [seq, bin] {
         assert_eq!(decode::<Vec<u8>>(lie).unwrap_err().message, early);
         assert_eq!(decode::<Vec<u64>>(lie).unwrap_err().message, early);
         assert_eq!(decode::<Vec<[u64; 32]>>(lie).unwrap_err().message, early);
-        assert_eq!(decode::<String>(lie).unwrap_err().message, early);
+    }
+    for lie in [seq, str, bin] {
         assert_eq!(decode::<Bytes>(lie).unwrap_err().message, early);
+    }
+    assert_eq!(decode::<String>(str).unwrap_err().message, early);
+    assert_eq!(decode::<HashMap<u8, u8>>(map).unwrap_err().message, early);
+    for lie in [seq, str, bin, map] {
         assert_eq!(decode::<Untagged>(lie).unwrap_err().message, early);
-        assert_eq!(decode::<HashMap<u8, u8>>(lie).unwrap_err().message, early);
+        assert_eq!(decode::<serde::de::IgnoredAny>(lie).unwrap_err().message, early);
     }
 }
 

@@ -65,7 +65,15 @@ impl ChildOutput {
             }
         }
         drop(state);
-        self.relay_now();
+        if self.has_more() {
+            self.relay_now();
+        }
+    }
+
+    /// Whether something waits to be relayed.
+    pub(super) fn has_more(&self) -> bool {
+        let state = self.state.lock();
+        !state.when_relayed.is_empty() || state.sources.iter().any(|source| !source.pending.is_empty())
     }
 
     /// The end of the child's stderr, at most 16 KiB; of its stdout too, while it has not said Hello.
