@@ -910,6 +910,31 @@ async fn a_dropped_call_drops_the_remote_task_within_milliseconds() -> Result<()
     .await
 }
 
+/// A cancel goes by the control line, which is up in a new actor before its data line is.
+#[teamster::test]
+async fn a_call_that_is_dropped_at_once_ends_in_an_actor_that_is_new() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        for _ in 0..30 {
+            let frank = an.start_actor("frank").await?;
+            for _ in 0..3 {
+                let mut call = std::pin::pin!(frank.run(hold()));
+                assert!(futures::poll!(&mut call).is_pending());
+            }
+            let ended = async {
+                frank.run(held(0)).await?;
+                while teamster::testing::open_dialogs()? > 0 {
+                    tokio::task::yield_now().await;
+                }
+                Ok::<_, Error>(())
+            };
+            tokio::time::timeout(PLENTY, ended).await.expect("the cancels came to their calls")?;
+            frank.cancel_actor().await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
 #[rpc]
 async fn clean_up_in_a_shield() {
     let _held = Held::new();

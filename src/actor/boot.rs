@@ -3,8 +3,8 @@
 use std::ffi::{CString, OsStr};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::control::Control;
@@ -234,7 +234,7 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
     let actor = Actor::new(Parts {
         aid,
         root: spec.root.clone(),
-        parent: Some(Parent { aid: spec.parent.clone(), addr: spec.parent_addr.clone(), line: OnceLock::new() }),
+        parent: Some(Parent::new(spec.parent.clone(), spec.parent_addr.clone())),
         depth: spec.depth,
         settings: Settings {
             grace: Duration::from_millis(spec.grace_ms),
@@ -282,10 +282,7 @@ async fn live(
     parts.idle_after = None;
     let line = Channel::new(socket, parts);
     actor.add_line(&line);
-    if let Some(parent) = &actor.parent {
-        // Set once: this is the only boot.
-        let _ = parent.line.set(Arc::clone(&line));
-    }
+    actor.set_parent_line(&line);
     if let Some(ring) = &actor.log_ring {
         let line = Arc::downgrade(&line);
         ring.set_notify(Box::new(move || {

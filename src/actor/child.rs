@@ -39,8 +39,8 @@ pub(crate) struct Child {
     pub(crate) channel: OnceLock<Arc<DataLine>>,
     /// Both lines are up.
     pub(crate) connected: SetOnce<()>,
-    /// Its handshake was refused, with this reason.
-    pub(crate) refused: OnceLock<String>,
+    /// Its handshake was refused.
+    pub(crate) refused: OnceLock<Refusal>,
     /// Its process has been reaped.
     pub(crate) reaped: SetOnce<Ended>,
     /// Everything that it had started is gone too.
@@ -86,6 +86,14 @@ impl Ended {
             None => Error::ActorDied(self.death.clone()),
         }
     }
+}
+
+/// Why a child's handshake came to nothing on our side.
+pub(crate) enum Refusal {
+    /// It runs another build of the program.
+    OtherBuild,
+    /// A limit of the operating system.
+    Limit { error: String, errno: i32 },
 }
 
 impl Child {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::task::JoinSet;
 
-use super::child::Child;
+use super::child::{Child, Refusal};
 use super::control::Command;
 use super::{Actor, DataLine};
 use crate::channel::Inbox;
@@ -119,7 +119,7 @@ async fn let_in(actor: &Arc<Actor>, fd: OwnedFd) -> Result<(), HandshakeError> {
             if hello.build.as_deref().is_some_and(|theirs| theirs != build) {
                 let child = &expected.child;
                 // Told once is enough: both lines say the same.
-                let _ = child.refused.set("it runs another build of the program".to_owned());
+                let _ = child.refused.set(Refusal::OtherBuild);
                 cancel_refused(actor, child);
                 return Err(refused("another build of the program"));
             }
@@ -167,7 +167,12 @@ async fn child_line(
             if let Some(output) = &child.stderr {
                 output.ready();
             }
-            let channel = Channel::new(Socket::new(fd)?, parts);
+            let socket = Socket::new(fd).inspect_err(|error| {
+                let errno = error.raw_os_error().unwrap_or_default();
+                let _ = child.refused.set(Refusal::Limit { error: error.to_string(), errno });
+                cancel_refused(actor, &child);
+            })?;
+            let channel = Channel::new(socket, parts);
             actor.add_line(&channel);
             let _ = child.channel.set(Arc::clone(&channel));
             // Told early enough, whenever the thread looks next: before it would end the child for being late.

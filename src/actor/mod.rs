@@ -138,7 +138,15 @@ pub(crate) trait Keep: Send {
 pub(crate) struct Parent {
     pub(crate) aid: Aid,
     pub(crate) addr: Addr,
-    pub(crate) line: OnceLock<Arc<DataLine>>,
+    line: OnceLock<Arc<DataLine>>,
+    /// Cancels of its dialogs, which overtook the first word on its data line.
+    early: Mutex<Vec<(u64, Canceller)>>,
+}
+
+impl Parent {
+    pub(crate) fn new(aid: Aid, addr: Addr) -> Self {
+        Parent { aid, addr, line: OnceLock::new(), early: Mutex::default() }
+    }
 }
 
 /// What an actor is made of.
@@ -254,6 +262,37 @@ impl Actor {
 
     pub(crate) fn parent_line(&self) -> Option<&Arc<DataLine>> {
         self.parent.as_ref()?.line.get()
+    }
+
+    /// The data line to the parent is up. Its driver does not run yet.
+    pub(crate) fn set_parent_line(&self, line: &Arc<DataLine>) {
+        let Some(parent) = &self.parent else { return };
+        let mut early = parent.early.lock();
+        // Set once: this is the only boot.
+        let _ = parent.line.set(Arc::clone(line));
+        for (dialog, canceller) in early.drain(..) {
+            self.cancel_for_parent(line, dialog, &canceller);
+        }
+    }
+
+    /// The parent cancels one of its dialogs, by the control line.
+    pub(crate) fn on_parents_cancel(&self, dialog: u64, canceller: Canceller) {
+        let Some(parent) = &self.parent else { return };
+        let mut early = parent.early.lock();
+        match parent.line.get() {
+            Some(line) => {
+                drop(early);
+                self.cancel_for_parent(line, dialog, &canceller);
+            }
+            None => early.push((dialog, canceller)),
+        }
+    }
+
+    fn cancel_for_parent(&self, line: &DataLine, dialog: u64, canceller: &Canceller) {
+        // It counts its dialogs as we do: an error would be a mistake of our own.
+        if let Ok(state) = line.on_cancel(dialog, canceller) {
+            let _ = self.control.send_up(&crate::msg::frame::Frame::CancelAck { dialog, state });
+        }
     }
 
     /// A child serves now: those above and the registrar know before anybody here does.

@@ -1,14 +1,16 @@
 //! Who is there? The first frames of a line, on both sides.
 use std::future::poll_fn;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::task::{Context, Poll};
 use std::time::Duration;
+use std::{fmt, io};
 
 use bytes::BytesMut;
 
 use super::driver::framed;
 use crate::msg::frame::{self, Frame, Hello, MAX_HELLO_BYTES, Welcome};
-use crate::transport::uds::{self, Socket};
+use crate::msg::spawn_reason::limit_hint;
+use crate::transport::uds::{self, Socket, Watched};
 
 /// How long a peer may take for its first frame.
 pub(crate) const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
@@ -16,7 +18,7 @@ pub(crate) const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 /// Why a line came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
-    #[error("{0}")]
+    #[error("{0}{hint}", hint = Hint(.0))]
     Io(#[from] io::Error),
     #[error("it closed before it had said who it is")]
     Ended,
@@ -26,6 +28,18 @@ pub(crate) enum HandshakeError {
     Garbage(String),
     #[error("it refused us: {0}")]
     Refused(String),
+}
+
+/// The way out, where the system's answer is a limit: the other side shows it too.
+struct Hint<'a>(&'a io::Error);
+
+impl fmt::Display for Hint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.raw_os_error().and_then(limit_hint) {
+            Some(hint) => write!(f, "; {hint}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The first bytes of the other side.
@@ -78,11 +92,15 @@ impl Opening {
         }
     }
 
-    async fn wait<T>(mut self, socket: &Socket, take: Take<T>) -> Result<First<T>, HandshakeError> {
+    async fn wait<T>(
+        mut self,
+        mut poll_recv: impl FnMut(&mut Context<'_>, &mut [u8]) -> Poll<io::Result<usize>>,
+        take: Take<T>,
+    ) -> Result<First<T>, HandshakeError> {
         let read = async {
             loop {
                 let room = self.room()?;
-                let count = poll_fn(|cx| socket.poll_recv(cx, room)).await?;
+                let count = poll_fn(|cx| poll_recv(cx, room)).await?;
                 if let Some(first) = self.came(count, take)? {
                     return Ok(first);
                 }
@@ -106,8 +124,10 @@ pub(crate) async fn hello(fd: &OwnedFd) -> Result<(Hello, BytesMut), HandshakeEr
     let mut opening = Opening::new();
     let (hello, rest) = match opening.at_once(|room| uds::try_recv(fd, room), take)? {
         Some(first) => first,
-        // The line's keeper has the runtime watch it, or keeps it from that: this is a copy.
-        None => opening.wait(&Socket::new(fd.try_clone()?)?, take).await?,
+        None => {
+            let watched = Watched::new(fd)?;
+            opening.wait(|cx, room| watched.poll_recv(cx, room), take).await?
+        }
     };
     frame::check_hello(&hello).map_err(HandshakeError::Garbage)?;
     Ok((hello, rest))
@@ -123,7 +143,7 @@ pub(crate) async fn welcome(socket: &Socket) -> Result<(Welcome, BytesMut), Hand
     let mut opening = Opening::new();
     match opening.at_once(|room| socket.try_recv(room), take)? {
         Some(first) => Ok(first),
-        None => opening.wait(socket, take).await,
+        None => opening.wait(|cx, room| socket.poll_recv(cx, room), take).await,
     }
 }
 

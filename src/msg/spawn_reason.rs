@@ -92,9 +92,10 @@ impl fmt::Display for SpawnReason {
     }
 }
 
-fn limit_hint(errno: i32) -> Option<&'static str> {
+/// The way out of a limit of the operating system.
+pub(crate) fn limit_hint(errno: i32) -> Option<&'static str> {
     Some(match errno {
-        libc::EMFILE => "raise this process's limit of open files (`ulimit -n`), or run fewer actors",
+        libc::EMFILE => "raise the limit of open files (`ulimit -n`), or run fewer actors",
         libc::ENFILE => "the machine's table of open files is full (`sysctl fs.file-max`)",
         libc::EAGAIN => "raise the limit of processes (`ulimit -u`, or the cgroup's pids.max), or run fewer actors",
         libc::ENOMEM => "the machine has no memory left for another process",

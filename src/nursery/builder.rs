@@ -11,7 +11,7 @@ use super::one_shot::{self, OneShot};
 use super::scope::ActorNursery;
 use super::supervise::{Care, Nursery};
 use crate::actor::boot;
-use crate::actor::child::Child;
+use crate::actor::child::{Child, Refusal};
 use crate::actor::endpoint::{Call, Endpoint};
 use crate::actor::peers::canceller;
 use crate::error::{Error, SpawnReason};
@@ -266,7 +266,10 @@ pub(super) async fn start<'n>(
             let story = child.story.lock();
             let reason = match (&story.asked, story.boot_timeout, child.refused.get()) {
                 (_, Some(after), _) => SpawnReason::BootTimeout { after },
-                (_, None, Some(_)) => SpawnReason::WrongBuild { program },
+                (_, None, Some(Refusal::OtherBuild)) => SpawnReason::WrongBuild { program },
+                (_, None, Some(Refusal::Limit { error, errno })) => {
+                    SpawnReason::Limit { error: error.clone(), errno: *errno }
+                }
                 (Some(canceller), None, None) => SpawnReason::Cancelled(canceller.clone()),
                 (None, None, None) => SpawnReason::DiedBooting(ended.death.clone()),
             };

@@ -15,7 +15,7 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::watched::watch;
+use super::watched::{watch, watch_borrowed};
 
 /// Connections that the kernel keeps for a listener that has not accepted them yet. A connecting
 /// child waits in `connect` when it is full.
@@ -55,6 +55,24 @@ pub(crate) fn recv(fd: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
 /// Receives what is there now.
 pub(crate) fn try_recv(fd: &OwnedFd, into: &mut [u8]) -> io::Result<usize> {
     retry_interrupted(|| recv(fd.as_fd(), into))
+}
+
+/// Waits for what comes, without holding on to the descriptor.
+pub(crate) struct Watched<'f>(AsyncFd<BorrowedFd<'f>>);
+
+impl<'f> Watched<'f> {
+    pub(crate) fn new(fd: &'f OwnedFd) -> io::Result<Self> {
+        watch_borrowed(fd, Interest::READABLE).map(Watched)
+    }
+
+    pub(crate) fn poll_recv(&self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.0.poll_read_ready(cx))?;
+            if let Ok(read) = guard.try_io(|fd| retry_interrupted(|| recv(*fd.get_ref(), into))) {
+                return Poll::Ready(read);
+            }
+        }
+    }
 }
 
 /// Connects; waits only while the listener's backlog is full. What comes back never waits.

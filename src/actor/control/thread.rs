@@ -713,11 +713,8 @@ impl Thread {
         for frame in frames {
             match frame {
                 Received::Cancel { dialog, canceller } => {
-                    if let Some(actor) = self.actor.upgrade()
-                        && let Some(channel) = actor.parent_line()
-                        && let Ok(state) = channel.on_cancel(dialog, &canceller)
-                    {
-                        let _ = up.send(&Frame::CancelAck { dialog, state });
+                    if let Some(actor) = self.actor.upgrade() {
+                        actor.on_parents_cancel(dialog, canceller);
                     }
                 }
                 Received::CancelAck { dialog } => {
