@@ -63,7 +63,8 @@ impl Drop for Holds<'_> {
     fn drop(&mut self) {
         use std::io::Write;
         let mut file = std::fs::OpenOptions::new().append(true).create(true).open(self.0).expect("it can be opened");
-        writeln!(file, "{}", self.1).expect("it can be written");
+        // In one piece: another thread may be writing, too.
+        file.write_all(format!("{}\n", self.1).as_bytes()).expect("it can be written");
         HOLDING.send_modify(|now| *now -= 1);
     }
 }

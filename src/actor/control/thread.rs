@@ -259,6 +259,8 @@ impl Thread {
                     if is_sent && !child.was_reached.load(Ordering::Acquire) && self.ended_unheard(child.key) {
                         continue; // it has died by itself, not because we ask now
                     }
+                    // It may have said that it ends by itself, before its end by the data line led to this.
+                    self.on_line(child.key);
                     if let Some(kid) = self.kids.get_mut(&child.key) {
                         kid.cancel(asked_at, &canceller, grace, is_sent);
                     }
