@@ -19,7 +19,7 @@ use crate::actor::endpoint::Data;
 use crate::channel::link::LinkEnd;
 use crate::channel::{Head, ItemBytes, LONG_BYTES, Sent};
 use crate::error::{CodecError, Error};
-use crate::msg::codec;
+use crate::msg::codec::{self, DecodeFailure};
 use crate::msg::frame::{Encoding, Stop};
 use crate::proto::dialog::{Found, Misuse, Role};
 
@@ -152,8 +152,9 @@ impl<S: Data, R: Data> MsgStream<S, R> {
     ///
     /// Dropped before it was taken by the line, the item is not sent. An item that is longer than there is
     /// credit for is taken at once and sent piece by piece: it is sent whole, dropped or not.
-    pub async fn send(&mut self, item: S) -> Result<(), Error> {
-        self.sending.send(item).await
+    #[inline]
+    pub fn send(&mut self, item: S) -> impl Future<Output = Result<(), Error>> + Send {
+        self.sending.send_encoded(&item)
     }
 
     /// Sends one item if there is room for it now.
@@ -232,18 +233,41 @@ impl<S: Data> SendHalf<S> {
     /// # Cancel safety
     ///
     /// As there.
-    pub async fn send(&mut self, item: S) -> Result<(), Error> {
-        self.encode(&item)?;
+    #[inline]
+    pub fn send(&mut self, item: S) -> impl Future<Output = Result<(), Error>> + Send {
+        self.send_encoded(&item)
+    }
+
+    /// The item becomes bytes here and not in the future, which would have to carry it.
+    #[inline]
+    fn send_encoded<'s>(&'s mut self, item: &S) -> impl Future<Output = Result<(), Error>> + Send + use<'s, S> {
+        let encoded = self.encode(item).map_err(Box::new);
+        async move {
+            // Boxed until the end: an `Ok` that has room for an error is a hundred bytes to move.
+            let failed = match encoded {
+                Err(refused) => Some(refused),
+                Ok(()) if self.push_reserved() => None,
+                Ok(()) => self.push_or_wait().await.err(),
+            };
+            if let Some(error) = failed {
+                return Err(*error);
+            }
+            if self.is_turn_over() {
+                tokio::task::yield_now().await;
+            }
+            Ok(())
+        }
+    }
+
+    async fn push_or_wait(&mut self) -> Result<(), Box<Error>> {
         if self.push()? != Pushed::Sent {
             self.push_slowly().await?;
-        }
-        if self.is_turn_over() {
-            tokio::task::yield_now().await;
         }
         Ok(())
     }
 
     /// Somebody who only sends must let others have their turn.
+    #[inline]
     fn is_turn_over(&mut self) -> bool {
         let is_over = self.since_turn_bytes >= TURN_BYTES;
         if is_over {
@@ -292,7 +316,8 @@ impl<S: Data> SendHalf<S> {
 
     fn encode(&mut self, item: &S) -> Result<(), Error> {
         self.outgoing = None;
-        if let Some(bytes) = (item as &dyn Any).downcast_ref::<Bytes>()
+        if TypeId::of::<S>() == TypeId::of::<Bytes>()
+            && let Some(bytes) = (item as &dyn Any).downcast_ref::<Bytes>()
             && bytes.len() > LONG_BYTES
             && let Ok(len) = u32::try_from(bytes.len())
         {
@@ -309,6 +334,21 @@ impl<S: Data> SendHalf<S> {
             false => Outgoing::Short,
         });
         Ok(())
+    }
+
+    /// Hands a short item to the line, if there is room for it already, as mostly there is.
+    #[inline]
+    fn push_reserved(&mut self) -> bool {
+        let len = self.scratch.len();
+        if !matches!(self.outgoing, Some(Outgoing::Short)) || len > self.reserved {
+            return false;
+        }
+        let core = &self.shared.core;
+        core.line.send_reserved(core.link.dialog, self.encoding, &self.scratch);
+        self.reserved -= len;
+        self.outgoing = None;
+        self.since_turn_bytes += len + ITEM_BYTES;
+        true
     }
 
     /// Hands the item to the line, if there is room.
@@ -453,13 +493,17 @@ impl<R: Data> RecvHalf<R> {
     }
 
     /// The next item, if it is here: `recv` without waiting.
+    #[inline]
     pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<R>, Error>> {
-        if self.shared.core.link.is_cancelled() {
-            (self.taken, self.at) = (Bytes::new(), 0); // we have asked for the end: this is it
+        match self.at < self.taken.len() && !self.shared.core.link.is_cancelled() {
+            true => Poll::Ready(self.decode_next().map(Some)),
+            false => self.poll_more(cx),
         }
-        if self.at < self.taken.len() {
-            return Poll::Ready(self.decode_next().map(Some));
-        }
+    }
+
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<R>, Error>> {
+        // Where something is left of what was taken, we have asked for the end: this is it.
+        (self.taken, self.at) = (Bytes::new(), 0);
         if let Some(fanned_out) = &mut self.fanned_out {
             return fanned_out.poll_recv(cx);
         }
@@ -500,6 +544,7 @@ impl<R: Data> RecvHalf<R> {
         below
     }
 
+    #[inline]
     fn decode_next(&mut self) -> Result<R, Error> {
         if TypeId::of::<R>() == TypeId::of::<Bytes>()
             && let Some(bytes) = self.bytes_in_place()
@@ -509,21 +554,25 @@ impl<R: Data> RecvHalf<R> {
                 return Ok(item);
             }
         }
-        match codec::decode_first::<R>(&self.taken[self.at..]) {
-            Ok((item, bytes)) => {
-                self.at += bytes;
+        let mut rest = &self.taken[self.at..];
+        match codec::decode_first::<R>(&mut rest) {
+            Ok(item) => {
+                self.at = self.taken.len() - rest.len();
                 Ok(item)
             }
-            Err(failure) => {
-                let path = self.shared.core.link.path;
-                let error = Error::Codec(CodecError::decoding(path, "the stream's item", failure));
-                // What follows can't be told apart: the stream ends here, and says so again.
-                (self.taken, self.at) = (Bytes::new(), 0);
-                self.end = Some(Err(error.clone()));
-                self.shared.core.undecodable();
-                Err(error)
-            }
+            Err(failure) => Err(self.undecodable(failure)),
         }
+    }
+
+    #[cold]
+    fn undecodable(&mut self, failure: DecodeFailure) -> Error {
+        let path = self.shared.core.link.path;
+        let error = Error::Codec(CodecError::decoding(path, "the stream's item", failure));
+        // What follows can't be told apart: the stream ends here, and says so again.
+        (self.taken, self.at) = (Bytes::new(), 0);
+        self.end = Some(Err(error.clone()));
+        self.shared.core.undecodable();
+        error
     }
 
     /// A long `bin` is handed out where it lies.

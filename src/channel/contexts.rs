@@ -141,6 +141,12 @@ impl<S: Service> Channel<S> {
         Ok(if booked == len { Sent::Now } else { Sent::Piecewise })
     }
 
+    /// Sends a short item for which its sender has booked the room.
+    pub(crate) fn send_reserved(&self, dialog: u64, encoding: Encoding, item: &[u8]) {
+        self.queue_short(dialog, encoding, &[], item);
+    }
+
+    #[inline]
     fn queue_short(&self, dialog: u64, encoding: Encoding, head: &[u8], rest: &[u8]) {
         let mut shared = self.shared.lock();
         shared.out.queue_items(dialog, encoding, head, rest);

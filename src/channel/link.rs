@@ -145,6 +145,7 @@ impl Link {
     }
 
     /// Whether this side has cancelled it.
+    #[inline]
     pub(crate) fn is_cancelled(&self) -> bool {
         self.is_cancelled.load(Ordering::Acquire)
     }

@@ -443,12 +443,14 @@ impl<S: Service> Channel<S> {
 
     /// Gets what is queued on its way: by this very thread if `at_once`, else by the driver, which
     /// runs after the tasks that are ready now, so that what they add shares one write.
+    #[inline]
     pub(crate) fn flush_soon(&self, at_once: bool) {
         if !at_once || matches!(self.try_flush(), Flush::Blocked | Flush::More) {
             self.wake_driver();
         }
     }
 
+    #[inline]
     pub(crate) fn wake_driver(&self) {
         // A look costs less than a swap, and those of a burst find it set.
         if !self.driver_is_due.load(Ordering::Acquire) && !self.driver_is_due.swap(true, Ordering::AcqRel) {

@@ -31,7 +31,7 @@ const YIELD_BYTES: usize = 64 * 1024;
 const KEEP_BYTES: usize = 256 * 1024;
 
 /// Writes of one turn, before what was received gets its own.
-const WRITES_A_TURN: usize = 16;
+const WRITES_A_TURN: usize = 4;
 
 impl From<Vec<u8>> for Payload {
     fn from(bytes: Vec<u8>) -> Self {
@@ -212,6 +212,7 @@ impl Out {
     }
 
     /// Queues items of a stream: into the frame of those before, if nothing came in between.
+    #[inline]
     pub(super) fn queue_items(&mut self, dialog: u64, encoding: Encoding, head: &[u8], items: &[u8]) {
         if self.is_dead {
             return;
@@ -219,7 +220,9 @@ impl Out {
         let before = self.waiting.len();
         match self.last_yield {
             Some(last) if last.dialog == dialog && last.encoding == encoding && before - last.start < YIELD_BYTES => {
-                self.waiting.extend_from_slice(head);
+                if !head.is_empty() {
+                    self.waiting.extend_from_slice(head);
+                }
                 self.waiting.extend_from_slice(items);
                 let length = (self.waiting.len() - last.start - 4) as u32;
                 self.waiting[last.start..last.start + 4].copy_from_slice(&length.to_le_bytes());

@@ -118,16 +118,19 @@ pub(crate) fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, De
     }
 }
 
-/// Reads the first value of `bytes`, behind which others follow; the bytes that it took.
+/// Reads the first value of `bytes`, behind which others follow, and goes on to them.
 ///
 /// # Errors
 ///
 /// As [`decode`].
 #[inline]
-pub(crate) fn decode_first<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<(T, usize), DecodeFailure> {
+pub(crate) fn decode_first<'de, T: Deserialize<'de>>(bytes: &mut &'de [u8]) -> Result<T, DecodeFailure> {
     let mut deserializer = de::Deserializer::new(bytes);
     match T::deserialize(&mut deserializer) {
-        Ok(value) => Ok((value, bytes.len() - deserializer.left())),
+        Ok(value) => {
+            *bytes = deserializer.rest();
+            Ok(value)
+        }
         Err(error) => Err(refused(std::any::type_name::<T>(), error)),
     }
 }

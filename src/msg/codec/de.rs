@@ -73,6 +73,11 @@ impl<'de> Deserializer<'de> {
         self.bytes.is_empty()
     }
 
+    #[inline]
+    pub(super) fn rest(&self) -> &'de [u8] {
+        self.bytes
+    }
+
     /// Bytes that were not read.
     pub(super) fn left(&self) -> usize {
         self.bytes.len()
@@ -203,18 +208,16 @@ impl<'de> Deserializer<'de> {
     ) -> Result<V::Value, Error> {
         self.enter(len)?;
         let mut elements = Elements { deserializer: self, len, left: len, names: Names::Fields(fields) };
-        let value = visitor.visit_seq(&mut elements)?;
-        elements.leave()?;
-        Ok(value)
+        let value = visitor.visit_seq(&mut elements);
+        elements.leave(value)
     }
 
     fn map<V: Visitor<'de>>(&mut self, len: usize, visitor: V) -> Result<V::Value, Error> {
         // A key that did not travel takes no byte.
         self.enter(len.saturating_mul(2) - usize::from(self.unsent.is_some()))?;
         let mut elements = Elements { deserializer: self, len, left: len, names: Names::Key(&[]) };
-        let value = visitor.visit_map(&mut elements)?;
-        elements.leave()?;
-        Ok(value)
+        let value = visitor.visit_map(&mut elements);
+        elements.leave(value)
     }
 
     /// Reads a value that nobody wants.
@@ -348,6 +351,13 @@ impl<'de> Deserializer<'de> {
     }
 
     fn fields<V: Visitor<'de>>(&mut self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
+        if let [marker @ 0x90..=0x9f, rest @ ..] = self.bytes
+            && usize::from(marker & 0x0f) == fields.len()
+            && self.unsent.is_none()
+        {
+            self.bytes = rest;
+            return self.seq(fields.len(), fields, visitor);
+        }
         match self.layout(fields, &visitor)? {
             Layout::Positional(len) => self.seq(len, fields, visitor),
             Layout::Named(len) => self.map(len, visitor),
@@ -463,7 +473,23 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de> {
 
     numbers! {
         deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
-        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
+        deserialize_u8 deserialize_u16 deserialize_u32
+    }
+
+    /// As the others; these are whole words as well, often: hashes, times, sizes.
+    #[inline]
+    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match *self.bytes {
+            [small @ 0..=0x7f, ref rest @ ..] => {
+                self.bytes = rest;
+                visitor.visit_u8(small)
+            }
+            [0xcf, a, b, c, d, e, f, g, h, ref rest @ ..] => {
+                self.bytes = rest;
+                visitor.visit_u64(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+            }
+            _ => self.number(visitor),
+        }
     }
 
     forward! {
@@ -658,12 +684,16 @@ impl Elements<'_, '_> {
         })
     }
 
-    fn leave(self) -> Result<(), Error> {
+    /// All of them were read. The value stays where it is: a move costs as much as a number.
+    #[inline]
+    fn leave<T>(self, value: Result<T, Error>) -> Result<T, Error> {
         self.deserializer.depth += 1;
-        match self.left {
-            0 => Ok(()),
-            left => Err(Error::new(format!("{} elements came where {} were expected", self.len, self.len - left))),
-        }
+        if self.left > 0 && value.is_ok() { Err(self.too_many()) } else { value }
+    }
+
+    #[cold]
+    fn too_many(&self) -> Error {
+        Error::new(format!("{} elements came where {} were expected", self.len, self.len - self.left))
     }
 }
 

@@ -230,6 +230,10 @@ impl<'s, 'o> ser::Serializer for &'s mut Serializer<'o> {
     fn serialize_u64(self, value: u64) -> Result<(), Error> {
         match value {
             0..=127 => self.out.push(value as u8),
+            0x1_0000_0000.. => {
+                let [a, b, c, d, e, f, g, h] = value.to_be_bytes();
+                self.out.extend_from_slice(&[0xcf, a, b, c, d, e, f, g, h]);
+            }
             _ => _ = write::write_uint(self.out, value).expect(VEC),
         }
         Ok(())

@@ -394,7 +394,23 @@ fn a_failed_encoding_says_where_and_leaves_the_buffer_as_it_was() {
         assert_eq!(out, b"before");
         let node = Shelved { shelf: 1, path: path.clone() };
         assert_eq!(encode_into(&[node], want, &mut out).unwrap_err().path, "[0].path");
+        let mut place = |kept: &Kept| encode_into(kept, want, &mut out).unwrap_err().path;
+        assert_eq!(place(&Kept::Alone(path.clone())), "Alone");
+        assert_eq!(place(&Kept::Both(0, path.clone())), "Both[1]");
+        assert_eq!(place(&Kept::Named { at: path.clone() }), "Named.at");
+        let by_key = BTreeMap::from([("first".to_owned(), "fine".into()), ("second".to_owned(), path.clone())]);
+        assert_eq!(place(&Kept::ByKey(by_key)), "ByKey.second");
+        assert_eq!(place(&Kept::ByNumber(BTreeMap::from([(-7, Some(path.clone()))]))), "ByNumber.-7");
     }
+}
+
+#[derive(Serialize)]
+enum Kept {
+    Alone(PathBuf),
+    Both(u8, PathBuf),
+    Named { at: PathBuf },
+    ByKey(BTreeMap<String, PathBuf>),
+    ByNumber(BTreeMap<i32, Option<PathBuf>>),
 }
 
 #[derive(Serialize, Deserialize, PartialEq, Debug, Default)]
