@@ -4,6 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::actor::Settings;
 use crate::error::{Error, capture};
 
 /// The options of `#[teamster::main]`.
@@ -59,6 +60,10 @@ pub fn main<T: MainOutcome, F: AsyncFnOnce() -> T>(options: MainOptions, body: F
         runtime.shutdown_timeout(BLOCKING_WITHIN);
         crate::actor::signals::die_by(signal);
     }
+    if outcome.has_failed() {
+        // The same: nobody would read of the failure. They get as long as an actor's.
+        runtime.shutdown_timeout(Settings::default().grace);
+    }
     outcome
 }
 
@@ -83,6 +88,12 @@ const BLOCKING_WITHIN: Duration = Duration::from_millis(100);
 pub trait MainOutcome {
     /// The signal that ended the tree, if one did: the process should die by it too.
     fn interrupted_by(&self) -> Option<i32>;
+
+    /// Whether it is an error: then blocking closures (`spawn_blocking`, tokio's stdin) get the grace to end
+    /// in, and the program ends without those that don't.
+    fn has_failed(&self) -> bool {
+        false
+    }
 }
 
 impl MainOutcome for () {
@@ -105,6 +116,10 @@ impl<T: MainOutcome, E: fmt::Debug> MainOutcome for Result<T, E> {
             // an interruption that ended it is what it prints.
             Err(error) => capture::shown_by(error).as_ref().and_then(|ours| signal_in(ours)),
         }
+    }
+
+    fn has_failed(&self) -> bool {
+        self.as_ref().map_or(true, MainOutcome::has_failed)
     }
 }
 
