@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
-use teamster::testing::{KillAtRandom, expect_cancelled, rounds, seed, state, wait_gone};
+use teamster::testing::{KillAtRandom, ProcessState, expect_cancelled, rounds, seed, state, wait_gone};
 use teamster::{CancelRequest, Error, ExitKind, Portal, Receipt, Rung, rpc};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -670,6 +670,37 @@ async fn what_a_killed_actor_had_started_is_killed_with_it() -> Result<(), Error
         Ok(())
     })
     .await
+}
+
+/// Here a leaf ends while its parent stands still, which then is killed.
+#[rpc]
+async fn leave_a_leaf_unreaped() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let mid = an.start_actor("mid").await?;
+        let (parent, me) = (mid.clone(), teamster::this_actor()?);
+        let mut calls = JoinSet::new();
+        calls.spawn(async move { parent.run(be_parent(Leaf::Holding, me)).await });
+        let leaf = told().await;
+        send(pid_of(&mid), Signal::STOP);
+        is_stopped(pid_of(&mid));
+        send(leaf, Signal::KILL);
+        while state(leaf) != Some(ProcessState::Zombie) {
+            tokio::task::yield_now().await;
+        }
+        // That has been seen here: this one's start comes behind it.
+        an.start_actor("witness").await?.cancel_actor().await?;
+        assert_eq!(state(leaf), Some(ProcessState::Zombie), "its parent stands still");
+        mid.kill_actor().await?;
+        assert_eq!(state(leaf), None, "it has been reaped");
+        expect_all_cancelled(calls).await;
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test]
+async fn a_leaf_that_its_parent_did_not_reap_is_its_grandparents_to_reap() -> Result<(), Error> {
+    teamster::open_nursery(async |an| Ok(an.run_in_actor(leave_a_leaf_unreaped()).await?)).await
 }
 
 #[teamster::test(exclusive)]

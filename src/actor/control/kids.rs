@@ -25,6 +25,8 @@ pub(super) struct Kid {
     pub(super) boot_within: Duration,
     /// Processes that it and its own children have started, by their records, as far as they live.
     pub(super) below: HashMap<u64, Descendant>,
+    /// Those that have ended and that nobody had reaped when we looked: their parent may die before it does.
+    ended_below: Vec<Arc<OwnedFd>>,
     /// When what it had started is killed, now that it is dead itself.
     pub(super) below_until: Option<Instant>,
     pub(super) is_reaped: bool,
@@ -64,6 +66,7 @@ impl Kid {
             boot_by: Some(boot_by),
             boot_within,
             below: HashMap::new(),
+            ended_below: Vec::new(),
             below_until: None,
             is_reaped: false,
             is_unlisted: false,
@@ -119,6 +122,17 @@ impl Kid {
             self.kill_group();
         }
         self.escalation.on_ack(now);
+    }
+
+    /// A process further down has ended. Mostly its own parent reaps it.
+    pub(super) fn ended_below(&mut self, pidfd: Arc<OwnedFd>) {
+        self.ended_below.push(pidfd);
+        self.reap_orphans();
+    }
+
+    /// Reaps those below that have been left to us. (A root gets none: they are init's.)
+    pub(super) fn reap_orphans(&mut self) {
+        self.ended_below.retain(|pidfd| is_anothers_to_reap(pidfd));
     }
 
     /// Whether its process has ended, reaped or not.
@@ -294,8 +308,12 @@ pub(super) fn open_recorded(pid: u32, start_ticks: u64) -> Option<OwnedFd> {
     (start_ticks == 0 || process::start_ticks(pid) == Some(start_ticks)).then_some(pidfd)
 }
 
-/// Reaps a descendant that has become our own child because its parent is gone.
-pub(super) fn reap_orphan(pidfd: &OwnedFd) {
-    // Mostly it is its own parent's to reap: then this says so and does nothing.
-    let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+/// Whether a descendant that has ended still waits to be reaped by another. One that has become our own
+/// child, because its parent is gone, is reaped here.
+fn is_anothers_to_reap(pidfd: &OwnedFd) -> bool {
+    match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+        Ok(_) => false,
+        // Not our child. A signal does nothing to what has ended, and none can be sent to what was reaped.
+        Err(_) => rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::WINCH).is_ok(),
+    }
 }

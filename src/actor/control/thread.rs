@@ -567,7 +567,7 @@ impl Thread {
         let Some(kid) = self.kids.get_mut(&key) else { return };
         if let Some(gone) = kid.below.remove(&descendant) {
             let _ = epoll::delete(&self.control.epoll, gone.pidfd.as_fd());
-            kids::reap_orphan(&gone.pidfd);
+            kid.ended_below(gone.pidfd);
             if let Some(names) = &self.names {
                 names.gone(&gone.aid);
             }
@@ -577,7 +577,8 @@ impl Thread {
 
     /// A child is gone when all that it had started is gone too. `ended`: its own end, that is still to be told.
     fn settle(&mut self, key: u64, ended: Option<Ended>) {
-        let Some(kid) = self.kids.get(&key).filter(|kid| kid.is_reaped) else { return };
+        let Some(kid) = self.kids.get_mut(&key).filter(|kid| kid.is_reaped) else { return };
+        kid.reap_orphans();
         let (child, is_gone) = (Arc::clone(&kid.child), kid.below.is_empty());
         // The last descriptor of it is closed here, before anybody hears of the end.
         let askers = if is_gone { self.kids.remove(&key).map(|kid| kid.askers) } else { None };
