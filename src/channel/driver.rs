@@ -1,5 +1,6 @@
 //! The loop of one data line: write what waits, read what came, hand it over.
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -60,6 +61,11 @@ impl<S: Service> Channel<S> {
                 Some(direct) => self.socket.poll_recv_more(cx, &mut direct.bytes, direct.missing),
                 None => self.socket.poll_recv(cx, inbox.room()),
             };
+            let read = match read {
+                // A runtime that has tasks to run, as this one, asks the kernel for news only now and then.
+                Poll::Pending if is_cut_short => self.recv_now(inbox),
+                read => read,
+            };
             match read {
                 Poll::Ready(Ok(0)) => return Poll::Ready(self.end_of_stream()),
                 Poll::Ready(Ok(n)) => {
@@ -80,6 +86,17 @@ impl<S: Service> Channel<S> {
         self.driver_is_due.store(true, Ordering::Release);
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    fn recv_now(&self, inbox: &mut Inbox) -> Poll<io::Result<usize>> {
+        let read = match &mut inbox.direct {
+            Some(direct) => self.socket.try_recv_more(&mut direct.bytes, direct.missing),
+            None => self.socket.try_recv(inbox.room()),
+        };
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            read => Poll::Ready(read),
+        }
     }
 
     fn end_of_stream(&self) -> LineEnd {
@@ -110,7 +127,7 @@ impl<S: Service> Channel<S> {
                     let sent = self.socket.poll_send(cx, leaving, piece);
                     let (result, is_pending) = match sent {
                         Poll::Ready(result) => (result, false),
-                        Poll::Pending => (Err(std::io::ErrorKind::WouldBlock.into()), true),
+                        Poll::Pending => (Err(io::ErrorKind::WouldBlock.into()), true),
                     };
                     let mut shared = self.shared.lock();
                     // A dead end is met by the next flush.

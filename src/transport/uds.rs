@@ -57,6 +57,19 @@ pub(crate) fn try_recv(fd: &OwnedFd, into: &mut [u8]) -> io::Result<usize> {
     retry_interrupted(|| recv(fd.as_fd(), into))
 }
 
+/// Appends at most `most` bytes that are there now.
+fn recv_more(fd: &OwnedFd, into: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+    into.reserve(most);
+    let read = retry_interrupted(|| {
+        let room = &mut into.spare_capacity_mut()[..most];
+        let ((read, _rest), _) = rustix::net::recv(fd, room, RecvFlags::DONTWAIT)?;
+        Ok(read.len())
+    })?;
+    // SAFETY: the kernel has written the first `read` bytes of the free room.
+    unsafe { into.set_len(into.len() + read) };
+    Ok(read)
+}
+
 /// Waits for what comes, without holding on to the descriptor.
 pub(crate) struct Watched<'f>(AsyncFd<BorrowedFd<'f>>);
 
@@ -170,22 +183,10 @@ impl Socket {
         let open = self.open.read();
         let fd = &open.as_ref().ok_or(Errno::NOTCONN)?.fd;
         let most = most.min(READ_BYTES);
-        into.reserve(most);
         loop {
             let mut guard = ready!(fd.poll_read_ready(cx))?;
-            let read = guard.try_io(|fd| {
-                retry_interrupted(|| {
-                    let room = into.spare_capacity_mut();
-                    let room = &mut room[..most];
-                    let flags = RecvFlags::DONTWAIT;
-                    let ((read, _rest), _) = rustix::net::recv(fd.get_ref(), room, flags)?;
-                    Ok(read.len())
-                })
-            });
-            match read {
+            match guard.try_io(|fd| recv_more(fd.get_ref(), into, most)) {
                 Ok(Ok(n)) => {
-                    // SAFETY: the kernel has written the first `n` bytes of the free room.
-                    unsafe { into.set_len(into.len() + n) };
                     if n > 0 && n < most {
                         guard.clear_ready();
                     }
@@ -195,6 +196,12 @@ impl Socket {
                 Err(_would_block) => {}
             }
         }
+    }
+
+    /// The same, of what is there now, whatever the runtime knows of it.
+    pub(crate) fn try_recv_more(&self, into: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+        let open = self.open.read();
+        recv_more(open.as_ref().ok_or(Errno::NOTCONN)?.fd.get_ref(), into, most.min(READ_BYTES))
     }
 
     /// Ends it both ways: whoever reads or writes sees that.
