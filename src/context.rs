@@ -166,7 +166,8 @@ impl<S: Data, I: Data, O: Data> Context<S, I, O> {
     ///
     /// # Errors
     ///
-    /// [`Error::Usage`] the second time, [`Error::Codec`] if `first` can't be encoded: nothing was sent then.
+    /// [`Error::Usage`] the second time, [`Error::Codec`] if `first` can't be encoded, or is over the limit of a message: nothing
+    /// was sent then.
     ///
     /// # Cancel safety
     ///
@@ -177,6 +178,7 @@ impl<S: Data, I: Data, O: Data> Context<S, I, O> {
         let encoding = codec::encode_into(&first, self.started, &mut bytes)
             .map_err(|failure| CodecError::encoding(self.core.link.path, "the first word", failure))
             .map_err(Error::Codec)?;
+        self.core.check_length("the first word", bytes.len())?;
         self.core.line.say_started(&self.core.link, encoding, bytes.into()).map_err(|misuse| self.core.misuse(misuse))
     }
 

@@ -362,7 +362,7 @@ impl<S: Data> SendHalf<S> {
         let mut len = self.scratch.len();
         if let ItemBytes::Long { rest, .. } = &item {
             len = rest.len();
-            if let Err(too_long) = core.check_item(len) {
+            if let Err(too_long) = core.check_length("the stream's item", len) {
                 self.outgoing = None;
                 return Err(too_long);
             }
@@ -657,15 +657,6 @@ impl ContextCore {
             dialog: self.link.dialog,
             aid: self.peer.clone(),
             window_bytes: crate::proto::credit::FIRST_WINDOW_BYTES,
-        }
-    }
-
-    /// Whether an item fits what the line takes.
-    fn check_item(&self, bytes: usize) -> Result<(), Error> {
-        let (path, limit) = (self.link.path, self.line.limit());
-        match crate::msg::frame::fits(path, bytes, limit) {
-            true => Ok(()),
-            false => Err(Error::Codec(CodecError::too_long(path, "the stream's item", bytes, limit))),
         }
     }
 

@@ -69,6 +69,15 @@ impl ContextCore {
         Arc::new(core)
     }
 
+    /// Whether one of its messages fits what the line takes.
+    pub(crate) fn check_length(&self, what: &'static str, bytes: usize) -> Result<(), Error> {
+        let (path, limit) = (self.link.path, self.line.limit());
+        match crate::msg::frame::fits(path, bytes, limit) {
+            true => Ok(()),
+            false => Err(Error::Codec(CodecError::too_long(path, what, bytes, limit))),
+        }
+    }
+
     pub(crate) fn role(&self) -> Role {
         match self.side {
             Side::Opener { .. } => Role::Opener,

@@ -72,7 +72,13 @@ impl Default for Settings {
 /// `TEAMSTER_GRACE_MS`, if it is a number.
 fn grace_from_environment() -> Option<Duration> {
     let text = std::env::var("TEAMSTER_GRACE_MS").ok()?;
-    text.parse().map(Duration::from_millis).ok()
+    text.parse().map(|millis| bounded(Duration::from_millis(millis))).ok()
+}
+
+/// No time of ours is longer: a point in time that far away can still be told, and nobody gets to see it.
+pub(crate) fn bounded(time: Duration) -> Duration {
+    const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    time.min(LONGEST)
 }
 
 /// A hook of `on_exit`.

@@ -518,7 +518,7 @@ pub(crate) async fn run_deferred(deferred: Deferred, grace: Duration) {
 /// # }
 /// ```
 pub async fn deadline<F: Future>(after: Duration, future: F) -> Result<F::Output, Error> {
-    let at = Instant::now() + after;
+    let at = Instant::now() + super::bounded(after);
     let place = current::current().map(|mut place| {
         place.deadline = Some(place.deadline.map_or(at, |outer| outer.min(at)));
         place

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::one_shot::{self, OneShot};
 use super::scope::ActorNursery;
 use super::supervise::{Care, Nursery};
-use crate::actor::boot;
+use crate::actor::{bounded, boot};
 use crate::actor::child::{Child, Refusal};
 use crate::actor::endpoint::{Call, Endpoint};
 use crate::actor::peers::canceller;
@@ -57,13 +57,13 @@ impl<'n> ActorBuilder<'n> {
     /// How long it may take to end once it was asked, and all below it; zero: they are killed at once.
     /// Default: this actor's own grace, 1 s at the root.
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.options.grace = Some(grace);
+        self.options.grace = Some(bounded(grace));
         self
     }
 
     /// How long it may take from its start until it has connected. Default: 10 s.
     pub fn boot_timeout(mut self, within: Duration) -> Self {
-        self.options.boot_within = Some(within);
+        self.options.boot_within = Some(bounded(within));
         self
     }
 

@@ -1,6 +1,7 @@
 //! What do `#[teamster::main]` and `#[teamster::test]` ask for, and how should the program end?
 use std::error::Error as StdError;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -50,10 +51,17 @@ pub fn main<T: MainOutcome, F: AsyncFnOnce() -> T>(options: MainOptions, body: F
         builder.worker_threads(threads);
     }
     let runtime = builder.enable_all().build().expect("a machine that has no descriptor left starts nothing");
-    let outcome = {
+    let ended = catch_unwind(AssertUnwindSafe(|| {
         // What dropped nurseries have left is waited for on every way out, a panic's too.
         let _rest = crate::nursery::init();
         runtime.block_on(body())
+    }));
+    let outcome = match ended {
+        Ok(outcome) => outcome,
+        Err(panic) => {
+            runtime.shutdown_timeout(Settings::default().grace); // as below
+            resume_unwind(panic);
+        }
     };
     if let Some(signal) = outcome.interrupted_by() {
         // Dropped, it would wait for blocking closures, for ever: one may be reading a terminal.
@@ -89,7 +97,7 @@ pub trait MainOutcome {
     /// The signal that ended the tree, if one did: the process should die by it too.
     fn interrupted_by(&self) -> Option<i32>;
 
-    /// Whether it is an error: then blocking closures (`spawn_blocking`, tokio's stdin) get the grace to end
+    /// Whether it is a failure: then blocking closures (`spawn_blocking`, tokio's stdin) get the grace to end
     /// in, and the program ends without those that don't.
     fn has_failed(&self) -> bool {
         false
@@ -105,6 +113,10 @@ impl MainOutcome for () {
 impl MainOutcome for ExitCode {
     fn interrupted_by(&self) -> Option<i32> {
         None
+    }
+
+    fn has_failed(&self) -> bool {
+        *self != ExitCode::SUCCESS
     }
 }
 

@@ -12,7 +12,7 @@ use crate::actor::control::{Control, NameSink};
 use crate::actor::current::{self, host_name};
 use crate::actor::panics::PanicHook;
 use crate::actor::signals::Signals;
-use crate::actor::{Actor, Parts, Settings, boot, listener, log};
+use crate::actor::{Actor, Parts, Settings, boot, bounded, listener, log};
 use crate::channel::LineEnd;
 use crate::channel::line::LineInbox;
 use crate::discovery::{Names, Registrar};
@@ -273,13 +273,13 @@ impl RootBuilder {
     /// How long actors of this tree may take to end once they were asked. Default: 1 s, or what
     /// `TEAMSTER_GRACE_MS` says.
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.settings.grace = grace;
+        self.settings.grace = bounded(grace);
         self
     }
 
     /// How long a child may take from its start until it has connected. Default: 10 s.
     pub fn boot_timeout(mut self, within: Duration) -> Self {
-        self.settings.boot_within = within;
+        self.settings.boot_within = bounded(within);
         self
     }
 

@@ -1,5 +1,5 @@
 //! Who belongs to whom: a nursery's block, from its opening until everything under it is gone.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -238,6 +238,9 @@ impl ActorNursery {
         let names = cluster.names();
         if names.is_empty() {
             return Err(Error::Usage("a cluster needs at least one actor"));
+        }
+        if names.iter().collect::<BTreeSet<_>>().len() < names.len() {
+            return Err(Error::Usage("a cluster has one actor for each name: one name came twice"));
         }
         let portals = self.start_actors(&names).await?;
         Ok(names.into_iter().zip(portals).collect())

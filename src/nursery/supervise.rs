@@ -85,6 +85,10 @@ impl Nursery {
         }
         child.gone().await;
         child.relayed().await;
+        match ended.death.asked() {
+            None => tracing::warn!(target: "teamster::nursery", death = %ended.death, "an actor died"),
+            Some(_) => tracing::debug!(target: "teamster::nursery", death = %ended.death, "an actor ended"),
+        }
         self.book.lock().children.remove(&child.key);
         self.changed.notify_waiters();
     }

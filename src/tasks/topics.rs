@@ -21,7 +21,7 @@ use crate::actor::endpoint::Data;
 use crate::context::Context;
 use crate::error::{CodecError, Error};
 use crate::msg::codec;
-use crate::msg::frame::Encoding;
+use crate::msg::frame::{self, Encoding, MAX_FRAME_BYTES};
 use crate::portal::Portal;
 
 /// A hub in this actor, from which messages go to subscribers in any actor, by topic.
@@ -137,7 +137,8 @@ impl<T: Data + Clone> Topics<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Codec`] if the message can't be encoded: nobody gets it then.
+    /// [`Error::Codec`] if the message can't be encoded, or is over the limit of a message: nobody gets it
+    /// then.
     pub fn publish(&self, topic: &str, message: &T) -> Result<usize, Error> {
         let hub = &self.open.hub;
         if !hub.is_wanted(topic) {
@@ -146,6 +147,10 @@ impl<T: Data + Clone> Topics<T> {
         let mut bytes = Vec::new();
         codec::encode_into(message, Encoding::Named, &mut bytes)
             .map_err(|failure| Error::Codec(CodecError::encoding(&hub.name, "the message", failure)))?;
+        let limit = current::actor().map_or(MAX_FRAME_BYTES, |actor| actor.settings.max_frame_bytes);
+        if !frame::fits(topic, bytes.len() + DELIVERY_BYTES, limit) {
+            return Err(Error::Codec(CodecError::too_long(&hub.name, "the message", bytes.len(), limit)));
+        }
         Ok(hub.publish(topic, &Bytes::from(bytes)))
     }
 
@@ -215,6 +220,9 @@ impl Hubs {
         }
     }
 }
+
+/// What travels with a message besides its topic, in bytes, with room to spare.
+const DELIVERY_BYTES: usize = 64;
 
 struct Hub {
     name: String,
