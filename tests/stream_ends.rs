@@ -27,6 +27,19 @@ async fn endless(ctx: Context<(), u64, u64>) -> teamster::Result<()> {
     Ok(())
 }
 
+/// Sends as long as somebody reads, and stays: only a cancel ends it.
+#[context]
+async fn stays(ctx: Context<(), u64, u64>) -> teamster::Result<()> {
+    let _guard = Guard::new();
+    ctx.started(()).await?;
+    let mut stream = ctx.open_stream().await?;
+    let mut number = 0;
+    while stream.send(number).await.is_ok() {
+        number += 1;
+    }
+    std::future::pending().await
+}
+
 /// Reads until its end, and says how many came.
 #[context]
 async fn counts(ctx: Context<(), u64, u64>) -> teamster::Result<u64> {
@@ -117,7 +130,7 @@ async fn a_cancel_is_acknowledged_before_at_and_behind_the_stream() {
                 for waits in [false, true] {
                     let case = format!("{when}, sends {sends}, waits {waits}");
                     match sends {
-                        true => frank.open_context(endless(), async |ctx, ()| cancel(ctx, when, waits).await).await,
+                        true => frank.open_context(stays(), async |ctx, ()| cancel(ctx, when, waits).await).await,
                         false => frank.open_context(counts(), async |ctx, ()| cancel(ctx, when, waits).await).await,
                     }
                     .unwrap_or_else(|error| panic!("{case}: {error}"));
