@@ -261,10 +261,15 @@ fn assert_killed(receipt: &Receipt) {
 
 #[track_caller]
 fn assert_graceful(receipt: &Receipt) {
+    assert_graceful_within(receipt, GRACE);
+}
+
+#[track_caller]
+fn assert_graceful_within(receipt: &Receipt, grace: Duration) {
     assert_eq!((receipt.rung, receipt.exit), (Some(Rung::Cancel), ExitKind::Status(0)), "{receipt:?}");
     assert!(receipt.heard.is_some() && receipt.tasks_gone.is_some(), "{receipt:?}");
     assert!(receipt.heard <= receipt.tasks_gone && receipt.tasks_gone <= Some(receipt.reaped), "{receipt:?}");
-    assert!(receipt.reaped < GRACE, "{receipt:?}");
+    assert!(receipt.reaped < grace, "{receipt:?}");
 }
 
 /// All of them fail by a cancel.
@@ -420,11 +425,11 @@ async fn cancelling_what_is_gone_says_so() -> Result<(), Error> {
 
 #[teamster::test]
 async fn cancelling_what_another_one_cancels_is_asking_once() -> Result<(), Error> {
-    teamster::open_nursery(async |an| {
+    teamster::root().grace(PLENTY).open(async |an| {
         let frank = an.start_actor("frank").await?;
         let (one, two, three) = tokio::join!(frank.cancel_actor(), frank.cancel_actor(), frank.cancel_actor());
         let (one, two, three) = (one?, two?, three?);
-        assert_graceful(&one);
+        assert_graceful_within(&one, PLENTY);
         assert_eq!([one.reaped; 2], [two.reaped, three.reaped], "one end, told three times");
         Ok(())
     })
@@ -730,12 +735,12 @@ async fn a_failing_root_leaves_no_stuck_leaf() -> Result<(), Error> {
 
 #[teamster::test]
 async fn a_nursery_that_is_cancelled_by_its_body_goes_on_to_a_value() -> Result<(), Error> {
-    let value = teamster::open_nursery(async |an| {
+    let value = teamster::root().grace(PLENTY).open(async |an| {
         let pair = an.start_actors(["left", "right"]).await?;
         let receipts = an.cancel().await;
         assert_eq!(receipts.len(), 2);
         for receipt in &receipts {
-            assert_graceful(receipt);
+            assert_graceful_within(receipt, PLENTY);
         }
         pair.iter().for_each(assert_gone);
         assert!(matches!(an.start_actor("late").await, Err(Error::Spawn { .. })));
@@ -898,14 +903,14 @@ async fn shield_a_nursery(told: Portal) -> Result<(), Error> {
 
 #[teamster::test]
 async fn a_shielded_nursery_is_its_shields_to_end() -> Result<(), Error> {
-    teamster::open_nursery(async |an| {
+    teamster::root().grace(PLENTY).open(async |an| {
         let frank = an.start_actor("frank").await?;
         let me = teamster::this_actor()?;
         let mut calls = JoinSet::new();
         let shielded = frank.clone();
         calls.spawn(async move { shielded.run(shield_a_nursery(me)).await });
         let leaf = told().await;
-        assert_graceful(&frank.cancel_actor().await?);
+        assert_graceful_within(&frank.cancel_actor().await?, PLENTY);
         assert_eq!(state(leaf), None);
         expect_all_cancelled(calls).await;
         Ok(())

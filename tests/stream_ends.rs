@@ -27,6 +27,19 @@ async fn endless(ctx: Context<(), u64, u64>) -> teamster::Result<()> {
     Ok(())
 }
 
+/// Sends as long as somebody reads, and stays: only a cancel ends it.
+#[context]
+async fn stays(ctx: Context<(), u64, u64>) -> teamster::Result<()> {
+    let _guard = Guard::new();
+    ctx.started(()).await?;
+    let mut stream = ctx.open_stream().await?;
+    let mut number = 0;
+    while stream.send(number).await.is_ok() {
+        number += 1;
+    }
+    std::future::pending().await
+}
+
 /// Reads until its end, and says how many came.
 #[context]
 async fn counts(ctx: Context<(), u64, u64>) -> teamster::Result<u64> {
@@ -117,7 +130,7 @@ async fn a_cancel_is_acknowledged_before_at_and_behind_the_stream() {
                 for waits in [false, true] {
                     let case = format!("{when}, sends {sends}, waits {waits}");
                     match sends {
-                        true => frank.open_context(endless(), async |ctx, ()| cancel(ctx, when, waits).await).await,
+                        true => frank.open_context(stays(), async |ctx, ()| cancel(ctx, when, waits).await).await,
                         false => frank.open_context(counts(), async |ctx, ()| cancel(ctx, when, waits).await).await,
                     }
                     .unwrap_or_else(|error| panic!("{case}: {error}"));
@@ -374,15 +387,21 @@ async fn both_ways(ctx: Context<(), u64, u64>) -> teamster::Result<()> {
 
 /// Shuts down all that a process has of lines to another one: how many those were.
 fn cut(pid: u32, peer: u32) -> std::io::Result<usize> {
+    let lines = lines(pid, peer)?;
+    lines.iter().try_for_each(|line| shutdown(line, Shutdown::Both))?;
+    Ok(lines.len())
+}
+
+/// A process's lines to another one.
+fn lines(pid: u32, peer: u32) -> std::io::Result<Vec<OwnedFd>> {
     let process = Pid::from_raw(pid.cast_signed()).expect("it is a process");
     let process = pidfd_open(process, PidfdFlags::empty())?;
-    let mut lines = 0;
+    let mut lines = Vec::new();
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
         let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let Ok(fd) = pidfd_getfd(process.as_fd(), number, PidfdGetfdFlags::empty()) else { continue };
         if is_line_to(&fd, peer) {
-            shutdown(&fd, Shutdown::Both)?;
-            lines += 1;
+            lines.push(fd);
         }
     }
     Ok(lines)
@@ -473,27 +492,33 @@ async fn a_lost_line_ends_both_sides_at_once_and_nothing_else() {
     }
 }
 
-/// A child that is cut off from its parent ends, and its parent hears of it at once.
+/// A child that is cut off from its parent ends, and its parent hears of it at once: whichever line is lost,
+/// or is lost first.
 #[teamster::test]
 async fn a_child_whose_lines_are_cut_is_gone_and_its_parents_body_hears() {
     for at_the_child in [false, true] {
-        let ended = teamster::open_nursery(async |an| {
-            let frank = an.start_actor("frank").await?;
-            let (us, them) = (std::process::id(), frank.aid().pid());
-            let opened = frank.open_context(endless(), async |ctx, ()| {
-                let mut stream = ctx.open_stream().await?;
-                assert_eq!(stream.recv().await?, Some(0));
-                let (from, to) = if at_the_child { (them, us) } else { (us, them) };
-                assert_eq!(cut(from, to)?, 2, "a data line and a control line");
-                while stream.recv().await?.is_some() {}
-                Ok(std::future::pending::<()>().await)
-            });
-            let error = tokio::time::timeout(IN_TIME, opened).await?.expect_err("its line is lost");
-            assert!(matches!(error, Error::ActorDied(_) | Error::Unknown { .. }), "{error:?}");
-            Ok(())
-        })
-        .await;
-        // It has ended unasked.
-        assert!(matches!(&ended, Err(Error::ActorDied(_))), "{ended:?}");
+        for which in [0..2, 0..1, 1..2] {
+            let case = format!("at the child: {at_the_child}, lines {which:?}");
+            let ended = teamster::open_nursery(async |an| {
+                let frank = an.start_actor("frank").await?;
+                let (us, them) = (std::process::id(), frank.aid().pid());
+                let opened = frank.open_context(endless(), async |ctx, ()| {
+                    let mut stream = ctx.open_stream().await?;
+                    assert_eq!(stream.recv().await?, Some(0));
+                    let (from, to) = if at_the_child { (them, us) } else { (us, them) };
+                    let lines = lines(from, to)?;
+                    assert_eq!(lines.len(), 2, "a data line and a control line");
+                    lines[which.clone()].iter().try_for_each(|line| shutdown(line, Shutdown::Both))?;
+                    while stream.recv().await?.is_some() {}
+                    Ok(std::future::pending::<()>().await)
+                });
+                let error = tokio::time::timeout(IN_TIME, opened).await?.expect_err("its line is lost");
+                assert!(matches!(error, Error::ActorDied(_) | Error::Unknown { .. }), "{case}: {error:?}");
+                Ok(())
+            })
+            .await;
+            // It has ended unasked.
+            assert!(matches!(&ended, Err(Error::ActorDied(_))), "{case}: {ended:?}");
+        }
     }
 }

@@ -9,6 +9,9 @@ use tokio::sync::Semaphore;
 /// A busy machine does in this time whatever it does at once.
 pub(crate) const IN_TIME: Duration = Duration::from_secs(20);
 
+/// A grace that nobody uses up who ends when he is asked to, however busy the machine is.
+const PLENTY: Duration = Duration::from_secs(10);
+
 /// Values of this actor that hold a [`Guard`].
 static GUARDS: AtomicUsize = AtomicUsize::new(0);
 
@@ -83,7 +86,7 @@ pub(crate) async fn is_idle(there: &Portal) {
 }
 
 pub(crate) async fn with_one(test: impl AsyncFnOnce(&Portal) -> Result<(), BoxError>) {
-    let ended = teamster::open_nursery(async |an| {
+    let ended = teamster::root().grace(PLENTY).open(async |an| {
         let frank = an.start_actor("frank").await?;
         test(&frank).await?;
         is_idle(&frank).await;

@@ -17,6 +17,7 @@ use crate::actor::Actor;
 use crate::actor::child::{Child, Ended};
 use crate::actor::clock::Clock;
 use crate::actor::signals::Signals;
+use crate::channel::LineEnd;
 use crate::channel::line::{LineInbox, Rest};
 use crate::msg::death::Receipt;
 use crate::msg::frame::{AckState, Frame};
@@ -753,6 +754,11 @@ impl Thread {
         let grace = actor.ends_within(now).unwrap_or(actor.settings.grace).min(actor.settings.grace);
         self.own.kill_at = Some(now + grace);
         actor.orphaned();
+        if let Some(channel) = actor.parent_line() {
+            // A parent that lives has lost its control line alone. It hears of our end by the end of this
+            // one, and not from our tasks that they were cancelled: nobody over there has asked.
+            channel.close(LineEnd::Eof);
+        }
         self.end_self(Canceller { aid: self.aid.clone(), request: CancelRequest::ParentLost }, grace);
     }
 }
