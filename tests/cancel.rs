@@ -425,15 +425,17 @@ async fn cancelling_what_is_gone_says_so() -> Result<(), Error> {
 
 #[teamster::test]
 async fn cancelling_what_another_one_cancels_is_asking_once() -> Result<(), Error> {
-    teamster::root().grace(PLENTY).open(async |an| {
-        let frank = an.start_actor("frank").await?;
-        let (one, two, three) = tokio::join!(frank.cancel_actor(), frank.cancel_actor(), frank.cancel_actor());
-        let (one, two, three) = (one?, two?, three?);
-        assert_graceful_within(&one, PLENTY);
-        assert_eq!([one.reaped; 2], [two.reaped, three.reaped], "one end, told three times");
-        Ok(())
-    })
-    .await
+    teamster::root()
+        .grace(PLENTY)
+        .open(async |an| {
+            let frank = an.start_actor("frank").await?;
+            let (one, two, three) = tokio::join!(frank.cancel_actor(), frank.cancel_actor(), frank.cancel_actor());
+            let (one, two, three) = (one?, two?, three?);
+            assert_graceful_within(&one, PLENTY);
+            assert_eq!([one.reaped; 2], [two.reaped, three.reaped], "one end, told three times");
+            Ok(())
+        })
+        .await
 }
 
 #[teamster::test]
@@ -735,18 +737,20 @@ async fn a_failing_root_leaves_no_stuck_leaf() -> Result<(), Error> {
 
 #[teamster::test]
 async fn a_nursery_that_is_cancelled_by_its_body_goes_on_to_a_value() -> Result<(), Error> {
-    let value = teamster::root().grace(PLENTY).open(async |an| {
-        let pair = an.start_actors(["left", "right"]).await?;
-        let receipts = an.cancel().await;
-        assert_eq!(receipts.len(), 2);
-        for receipt in &receipts {
-            assert_graceful_within(receipt, PLENTY);
-        }
-        pair.iter().for_each(assert_gone);
-        assert!(matches!(an.start_actor("late").await, Err(Error::Spawn { .. })));
-        Ok(7)
-    })
-    .await?;
+    let value = teamster::root()
+        .grace(PLENTY)
+        .open(async |an| {
+            let pair = an.start_actors(["left", "right"]).await?;
+            let receipts = an.cancel().await;
+            assert_eq!(receipts.len(), 2);
+            for receipt in &receipts {
+                assert_graceful_within(receipt, PLENTY);
+            }
+            pair.iter().for_each(assert_gone);
+            assert!(matches!(an.start_actor("late").await, Err(Error::Spawn { .. })));
+            Ok(7)
+        })
+        .await?;
     assert_eq!(value, 7);
     Ok(())
 }
@@ -903,19 +907,21 @@ async fn shield_a_nursery(told: Portal) -> Result<(), Error> {
 
 #[teamster::test]
 async fn a_shielded_nursery_is_its_shields_to_end() -> Result<(), Error> {
-    teamster::root().grace(PLENTY).open(async |an| {
-        let frank = an.start_actor("frank").await?;
-        let me = teamster::this_actor()?;
-        let mut calls = JoinSet::new();
-        let shielded = frank.clone();
-        calls.spawn(async move { shielded.run(shield_a_nursery(me)).await });
-        let leaf = told().await;
-        assert_graceful_within(&frank.cancel_actor().await?, PLENTY);
-        assert_eq!(state(leaf), None);
-        expect_all_cancelled(calls).await;
-        Ok(())
-    })
-    .await
+    teamster::root()
+        .grace(PLENTY)
+        .open(async |an| {
+            let frank = an.start_actor("frank").await?;
+            let me = teamster::this_actor()?;
+            let mut calls = JoinSet::new();
+            let shielded = frank.clone();
+            calls.spawn(async move { shielded.run(shield_a_nursery(me)).await });
+            let leaf = told().await;
+            assert_graceful_within(&frank.cancel_actor().await?, PLENTY);
+            assert_eq!(state(leaf), None);
+            expect_all_cancelled(calls).await;
+            Ok(())
+        })
+        .await
 }
 
 // ---- calls (C16, S3.73, 75)
