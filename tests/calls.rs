@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::future::{join, join_all, try_join_all};
 use serde::{Deserialize, Serialize};
 use teamster::testing::{open_dialogs, wait_gone};
-use teamster::{Call, CodecStep, Endpoint, Error, Portal, rpc};
+use teamster::{Call, CodecStep, Context, Endpoint, Error, Portal, context, rpc};
 use tokio::sync::watch;
 
 /// What a deadline in these tests is: long enough for a call on a busy machine.
@@ -296,6 +296,40 @@ async fn a_message_over_the_limit_is_an_error_of_its_sender_and_the_line_lives()
             // What just fits, goes; and all on the lines that there were.
             assert_eq!(a.run(length(vec![1; small].into())).await?, small);
             assert_eq!(a.run(bytes_of(b.clone(), small)).await?.len(), small);
+            Ok(())
+        })
+        .await
+        .unwrap();
+}
+
+/// What it says first is as long as that.
+#[context]
+async fn says_first(ctx: Context<Bytes, Bytes, Bytes>, length: usize) -> teamster::Result<()> {
+    ctx.started(vec![1; length].into()).await?;
+    ctx.open_stream().await?.send(vec![1; length].into()).await?;
+    Ok(())
+}
+
+#[teamster::test]
+async fn what_is_over_the_limit_in_a_context_is_an_error_of_its_sender_too() {
+    fn value_in(error: Error) -> String {
+        let own = error.downcast_ref::<Error>().cloned().unwrap_or(error);
+        let Error::Codec(codec) = own else { panic!("{own:?}") };
+        codec.value().to_owned()
+    }
+    teamster::root()
+        .message_limit(1) // less than can be
+        .open(async |an| {
+            let frank = an.start_actor("frank").await?;
+            let long = LIMIT as usize;
+            let first = frank.open_context(says_first(long), async |_, _| Ok(())).await;
+            assert_eq!(value_in(first.unwrap_err()), "the first word");
+            let item = frank.open_context(says_first(10), async |ctx, _| {
+                let sent = ctx.open_stream().await?.send(vec![1; long].into()).await;
+                Ok(value_in(sent.unwrap_err()))
+            });
+            assert_eq!(item.await?, "the stream's item");
+            assert_eq!(frank.run(add(1, 2)).await?, 3, "on the line that there was");
             Ok(())
         })
         .await

@@ -193,6 +193,29 @@ async fn an_empty_cluster_is_refused_while_another_is_up() {
     }
 }
 
+#[teamster::test]
+async fn a_cluster_has_one_actor_for_each_name() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let twice = an.start_cluster(["ann", "bob", "ann"]).await;
+        assert!(matches!(twice, Err(Error::Usage(_))), "{twice:?}");
+        assert!(an.portals().is_empty(), "nobody was started");
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test]
+async fn times_without_end_are_times_like_any_other() -> Result<(), Error> {
+    let root = teamster::root().grace(Duration::MAX).boot_timeout(Duration::MAX);
+    root.open(async |an| {
+        let frank = an.actor("frank").grace(Duration::MAX).boot_timeout(Duration::MAX).start().await?;
+        assert_eq!(teamster::deadline(Duration::MAX, frank.run(add(1, 2))).await??, 3);
+        assert!(frank.cancel_actor().await?.was_graceful());
+        Ok(())
+    })
+    .await
+}
+
 /// S1.21
 #[teamster::test]
 async fn a_cluster_is_gone_when_the_bodys_error_is_returned() {

@@ -76,6 +76,12 @@ async fn run(scene: &str) -> Result<(), Error> {
             drop(reading);
             teamster::open_nursery(async |_an| Err("it has failed".into())).await
         }
+        "panics while reading" => {
+            let reading = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
+            println!("ready");
+            drop(reading);
+            panic!("it has failed")
+        }
         "dropped early" => {
             drop_nursery().await;
             pending().await
@@ -229,13 +235,15 @@ fn sigint_ends_a_program_whose_blocking_thread_does_not_end() {
 
 #[test]
 fn a_failure_is_told_whatever_a_blocking_thread_does() {
-    let mut program = Program::start_with("fails while reading", |command| {
-        command.stdin(std::process::Stdio::piped());
-    });
-    program.says("ready");
-    let ended = program.ends_within(GRACE + KERNEL);
-    assert_eq!(ended.status.code(), Some(101), "the scene's panic: {:?}", ended.status);
-    assert!(ended.stderr.contains("it has failed"), "{}", ended.stderr);
+    for scene in ["fails while reading", "panics while reading"] {
+        let mut program = Program::start_with(scene, |command| {
+            command.stdin(std::process::Stdio::piped());
+        });
+        program.says("ready");
+        let ended = program.ends_within(GRACE + KERNEL);
+        assert_eq!(ended.status.code(), Some(101), "the scene's panic: {:?}", ended.status);
+        assert!(ended.stderr.contains("it has failed"), "{}", ended.stderr);
+    }
 }
 
 /// Nobody is left who could return it: it does what it would have done without a tree.

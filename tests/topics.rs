@@ -304,3 +304,19 @@ async fn a_subscription_that_is_dropped_on_its_way_is_none() {
     })
     .await;
 }
+
+#[teamster::test]
+async fn a_message_over_the_limit_is_its_publishers_error_alone() {
+    const LIMIT_BYTES: usize = 256 * 1024; // the least that it can be set to
+    let ended = teamster::root().message_limit(1).open(async |_an| {
+        let here = teamster::this_actor()?;
+        let news = Topics::<Vec<u8>>::open("news")?;
+        let mut reader = Topics::<Vec<u8>>::subscribe(&here, "news", ["a"]).await?;
+        let refused = news.publish("a", &vec![1; LIMIT_BYTES]);
+        assert!(matches!(&refused, Err(Error::Codec(codec)) if codec.value() == "the message"), "{refused:?}");
+        assert_eq!(news.publish("a", &vec![2])?, 1);
+        assert_eq!(reader.recv().await?, Some(("a".into(), vec![2])));
+        Ok(())
+    });
+    ended.await.unwrap();
+}
