@@ -21,10 +21,10 @@ pub(crate) enum ItemBytes<'a> {
 }
 
 impl ItemBytes<'_> {
-    fn parts(&self) -> (&[u8], &[u8]) {
+    fn len(&self) -> usize {
         match self {
-            ItemBytes::Short(item) => (&[], item),
-            ItemBytes::Long { head, rest } => (head.as_slice(), rest),
+            ItemBytes::Short(item) => item.len(),
+            ItemBytes::Long { head, rest } => head.as_slice().len() + rest.len(),
         }
     }
 }
@@ -106,11 +106,12 @@ impl<S: Service> Channel<S> {
         item: &ItemBytes<'_>,
         reserved: &mut usize,
     ) -> Result<Sent, Misuse> {
-        let (head, rest) = item.parts();
-        let len = head.len() + rest.len();
-        if len <= *reserved {
+        let len = item.len();
+        if let ItemBytes::Short(item) = item
+            && len <= *reserved
+        {
             *reserved -= len;
-            self.queue_short(link.dialog, encoding, head, rest);
+            self.send_reserved(link.dialog, encoding, item);
             return Ok(Sent::Now);
         }
         let is_long = len > LONG_BYTES;
@@ -124,8 +125,10 @@ impl<S: Service> Channel<S> {
             Sendable::Room(Room::Pieces) => std::mem::take(reserved),
         };
         let dialog = link.dialog;
-        if booked == len && !is_long {
-            self.queue_short(dialog, encoding, head, rest);
+        if let ItemBytes::Short(item) = item
+            && booked == len
+        {
+            self.send_reserved(dialog, encoding, item);
             return Ok(Sent::Now);
         }
         *reserved = 0;
@@ -143,13 +146,8 @@ impl<S: Service> Channel<S> {
 
     /// Sends a short item for which its sender has booked the room.
     pub(crate) fn send_reserved(&self, dialog: u64, encoding: Encoding, item: &[u8]) {
-        self.queue_short(dialog, encoding, &[], item);
-    }
-
-    #[inline]
-    fn queue_short(&self, dialog: u64, encoding: Encoding, head: &[u8], rest: &[u8]) {
         let mut shared = self.shared.lock();
-        shared.out.queue_items(dialog, encoding, head, rest);
+        shared.out.queue_item(dialog, encoding, item);
         // A lone item leaves at once; those of a burst share a write.
         shared.items_sent += 1;
         let is_alone = shared.items_sent == 1 && !shared.is_burst;

@@ -211,27 +211,23 @@ impl Out {
         self.queued
     }
 
-    /// Queues items of a stream: into the frame of those before, if nothing came in between.
+    /// Queues an item of a stream: into the frame of those before, if nothing came in between.
     #[inline]
-    pub(super) fn queue_items(&mut self, dialog: u64, encoding: Encoding, head: &[u8], items: &[u8]) {
+    pub(super) fn queue_item(&mut self, dialog: u64, encoding: Encoding, item: &[u8]) {
         if self.is_dead {
             return;
         }
         let before = self.waiting.len();
         match self.last_yield {
             Some(last) if last.dialog == dialog && last.encoding == encoding && before - last.start < YIELD_BYTES => {
-                if !head.is_empty() {
-                    self.waiting.extend_from_slice(head);
-                }
-                self.waiting.extend_from_slice(items);
+                self.waiting.extend_from_slice(item);
                 let length = (self.waiting.len() - last.start - 4) as u32;
                 self.waiting[last.start..last.start + 4].copy_from_slice(&length.to_le_bytes());
             }
             _ => {
                 let yielded = Frame::Yield { dialog, encoding, left: 0 };
-                frame::encode_head(&yielded, head.len() + items.len(), &mut self.waiting);
-                self.waiting.extend_from_slice(head);
-                self.waiting.extend_from_slice(items);
+                frame::encode_head(&yielded, item.len(), &mut self.waiting);
+                self.waiting.extend_from_slice(item);
                 self.last_yield = Some(LastYield { dialog, encoding, start: before });
             }
         }

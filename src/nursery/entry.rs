@@ -56,23 +56,16 @@ pub fn main<T: MainOutcome, F: AsyncFnOnce() -> T>(options: MainOptions, body: F
         let _rest = crate::nursery::init();
         runtime.block_on(body())
     }));
-    let outcome = match ended {
-        Ok(outcome) => outcome,
-        Err(panic) => {
-            runtime.shutdown_timeout(Settings::default().grace); // as below
-            resume_unwind(panic);
-        }
-    };
-    if let Some(signal) = outcome.interrupted_by() {
-        // Dropped, it would wait for blocking closures, for ever: one may be reading a terminal.
+    // Dropped, the runtime would wait for blocking closures, for ever: one may be reading a terminal.
+    if let Some(signal) = ended.as_ref().ok().and_then(MainOutcome::interrupted_by) {
         runtime.shutdown_timeout(BLOCKING_WITHIN);
         crate::actor::signals::die_by(signal);
     }
-    if outcome.has_failed() {
-        // The same: nobody would read of the failure. They get as long as an actor's.
+    if ended.as_ref().map_or(true, MainOutcome::has_failed) {
+        // Nobody would read of the failure. They get as long as an actor's.
         runtime.shutdown_timeout(Settings::default().grace);
     }
-    outcome
+    ended.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// What blocking closures have to end in, after the signal that has ended everything else.
