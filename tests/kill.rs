@@ -1,5 +1,6 @@
 //! Whoever is killed, at whatever place in the tree: nothing that it had started stays.
 use std::future::pending;
+use std::os::unix::process::CommandExt;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
@@ -254,6 +255,42 @@ const IN_TESTS: Duration = Duration::from_millis(200);
 async fn a_killed_middle_is_heard_of_and_leaves_no_leaf() {
     for scene in ["idle", "blocked", "spinning", "stubborn"] {
         check_middle(scene).await;
+    }
+}
+
+// ---- the moment between a process and its record
+
+/// Starts a process as an actor of ours is, down to its environment, and dies before any ancestor hears of it.
+#[rpc]
+async fn die_before_the_record(levels: usize, heir: Portal) -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        an.start_actor("sibling").await?;
+        let environment = std::fs::read("/proc/self/environ")?;
+        let environment = String::from_utf8_lossy(&environment);
+        let own = environment.split('\0').find_map(|entry| entry.strip_prefix("TEAMSTER_LINEAGE="));
+        let lineage = own.expect("its parent has set it").to_owned() + &"/below".repeat(levels);
+        let mut command = std::process::Command::new("sleep");
+        command.arg("60").env("TEAMSTER_LINEAGE", lineage).process_group(0);
+        let process = command.spawn()?;
+        heir.run(tell(process.id())).await?;
+        send(std::process::id(), Signal::KILL);
+        pending().await
+    })
+    .await
+}
+
+#[teamster::test(exclusive)]
+async fn what_a_killed_actor_had_no_time_to_record_is_found() {
+    for levels in [0, 1, 2] {
+        TOLD.send_replace(Vec::new());
+        let ended: Result<(), Error> = teamster::open_nursery(async |an| {
+            let mid = an.start_actor("mid").await?;
+            mid.run(die_before_the_record(levels, teamster::this_actor()?)).await?;
+            Ok(())
+        })
+        .await;
+        assert!(matches!(&ended, Err(Error::ActorDied(death)) if death.signal() == Some(9)), "{ended:?}");
+        wait_gone(told(1).await[0], Duration::ZERO);
     }
 }
 

@@ -27,6 +27,10 @@ use crate::transport::uds::{self, Listener, Socket};
 /// Set in the environment of a process that is to boot as a child.
 pub(crate) const BOOT_VARIABLE: &str = "TEAMSTER_BOOT";
 
+/// Set in the environment of an actor's process to [`SpawnSpec::lineage`]: so its ancestors find it when nobody
+/// is left who has told them of it. The process takes it out, and its helpers have none.
+pub(crate) const LINEAGE_VARIABLE: &str = "TEAMSTER_LINEAGE";
+
 /// Bytes of the largest boot message: it must fit a pipe's buffer, so that nobody waits for it.
 pub(crate) const MAX_BOOT_BYTES: usize = 60 * 1024;
 
@@ -53,7 +57,10 @@ pub(crate) fn boot_if_spawned() {
     IS_READY.store(true, Ordering::Release); // what could start this child can start its children
     // SAFETY: this is the first thing that `main` does. Where a runtime runs already (`init()` in
     // an async main), its workers have nothing to do yet, and nothing that reads the environment.
-    unsafe { std::env::remove_var(BOOT_VARIABLE) };
+    unsafe {
+        std::env::remove_var(BOOT_VARIABLE);
+        std::env::remove_var(LINEAGE_VARIABLE);
+    }
     if tokio::runtime::Handle::try_current().is_ok() {
         // A runtime can't be started on a thread of another one.
         let booted = std::thread::Builder::new().name("teamster-boot".into()).spawn(boot);
@@ -236,6 +243,7 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
         root: spec.root.clone(),
         parent: Some(Parent::new(spec.parent.clone(), spec.parent_addr.clone())),
         depth: spec.depth,
+        lineage: spec.lineage.clone(),
         settings: Settings {
             grace: Duration::from_millis(spec.grace_ms),
             max_frame_bytes: spec.max_frame_bytes,

@@ -90,6 +90,7 @@ pub(crate) struct Actor {
     pub(crate) root: Aid,
     pub(crate) parent: Option<Parent>,
     pub(crate) depth: u32,
+    lineage: String,
     pub(crate) settings: Settings,
     pub(crate) folder: PathBuf,
     pub(crate) addr: Addr,
@@ -161,6 +162,7 @@ pub(crate) struct Parts {
     pub(crate) root: Aid,
     pub(crate) parent: Option<Parent>,
     pub(crate) depth: u32,
+    pub(crate) lineage: String,
     pub(crate) settings: Settings,
     pub(crate) folder: PathBuf,
     pub(crate) addr: Addr,
@@ -179,6 +181,7 @@ impl Actor {
             root: parts.root,
             parent: parts.parent,
             depth: parts.depth,
+            lineage: parts.lineage,
             settings: parts.settings,
             folder: parts.folder,
             addr: parts.addr,
@@ -215,6 +218,11 @@ impl Actor {
 
     pub(crate) fn is_root(&self) -> bool {
         self.parent.is_none()
+    }
+
+    /// What the process of this child, and each one below it, is known by.
+    pub(crate) fn lineage_of(&self, child: &Aid) -> String {
+        format!("{}/{}", self.lineage, child.uuid().simple())
     }
 
     pub(crate) fn next_child(&self) -> u64 {

@@ -278,6 +278,7 @@ impl<S: Service> Channel<S> {
             }
             Frame::Hello(_) => return Err(violated(Violation::Misplaced("Hello"))),
             Frame::Welcome(_) => return Err(violated(Violation::Misplaced("Welcome"))),
+            Frame::Spawning => return Err(violated(Violation::Misplaced("Spawning"))),
             Frame::SpawnRecord { .. } => return Err(violated(Violation::Misplaced("SpawnRecord"))),
             Frame::Ready { .. } => return Err(violated(Violation::Misplaced("Ready"))),
             Frame::TasksGone => return Err(violated(Violation::Misplaced("TasksGone"))),

@@ -48,6 +48,9 @@ pub(crate) enum Frame<'a> {
     Cancel { dialog: u64, grace_ms: u64, canceller: Canceller },
     /// The request was heard.
     CancelAck { dialog: u64, state: AckState },
+    /// The sender starts processes from now on: on control lines, upwards. One that dies before it could
+    /// record them has left them to be looked for.
+    Spawning,
     /// A process was started below: on control lines, upwards. Sent before its boot message.
     SpawnRecord { aid: Aid, start_ticks: u64 },
     /// A recorded actor serves now, at this address.
@@ -201,6 +204,7 @@ mod kind {
     pub(super) const LOG: u8 = 37;
     pub(super) const END: u8 = 39;
     pub(super) const ENDED: u8 = 40;
+    pub(super) const SPAWNING: u8 = 41;
 }
 
 /// Markers of msgpack that both directions know.

@@ -46,4 +46,6 @@ pub(crate) struct SpawnSpec {
     pub(crate) rlimits: Vec<(u32, u64, u64)>,
     /// 1 for a child of the root.
     pub(crate) depth: u32,
+    /// Its ancestors' ids, the root's first, and its own: what its process is known by from outside.
+    pub(crate) lineage: String,
 }

@@ -197,6 +197,7 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
     let id = runtime.id();
     let actor = Actor::new(Parts {
         root: aid.clone(),
+        lineage: aid.uuid().simple().to_string(),
         aid,
         parent: None,
         depth: 0,

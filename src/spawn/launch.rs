@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SetOnce};
 
 use super::output::{ChildOutput, OutputThread};
 use super::{Options, Output};
-use crate::actor::boot::{BOOT_VARIABLE, MAX_BOOT_BYTES};
+use crate::actor::boot::{BOOT_VARIABLE, LINEAGE_VARIABLE, MAX_BOOT_BYTES};
 use crate::actor::child::{Child, StderrTail};
 use crate::actor::process::when_started;
 use crate::actor::{Actor, Keep};
@@ -73,7 +73,11 @@ impl Spawner {
             move || run(&inbox, &output)
         })?;
         match actor.spawner.set(Arc::clone(&spawner) as Arc<_>) {
-            Ok(()) => actor.keeps.lock().push(Box::new(Kept { requests, thread, output })),
+            Ok(()) => {
+                actor.keeps.lock().push(Box::new(Kept { requests, thread, output }));
+                // An ancestor whose line is broken is gone, and so are we in a moment.
+                let _ = actor.control.send_up(&Frame::Spawning);
+            }
             // Another task was first: ours ends, unused.
             Err(_ours) => {
                 Box::new(Kept { requests, thread, output }).end();
@@ -144,15 +148,15 @@ fn start(
     output.add(Arc::clone(&child_output)).map_err(limited)?;
     let spec = spec(actor, &aid, &options);
     let boot_message = boot_message(&spec);
-    let mut command = command(&aid, &options);
+    let mut command = command(&spec, &options);
     command.stdin(stdin).stdout(stdout).stderr(stderr);
     let started = when_started(|| command.spawn());
     let (mut process, start_ticks) = started.map_err(|error| refused(&command, &error))?;
     drop(command); // and our copies of its ends of the pipes
     let (pid, start_ticks) = (process.id(), start_ticks.unwrap_or(0));
     let aid = aid.with_pid(pid);
-    // Every ancestor knows of it before anything else is done: if we are killed here, a program that
-    // does not read its stdin (a launcher's, before it execs ours) is theirs to end.
+    // Every ancestor knows of it before anything else is done. If we are killed before they do, they find it
+    // by its lineage.
     if !actor.is_root() {
         // An ancestor whose line is broken is gone, and so are we in a moment.
         let _ = actor.control.send_up(&Frame::SpawnRecord { aid: aid.clone(), start_ticks });
@@ -225,13 +229,13 @@ fn relayed(output: Output) -> io::Result<(Stdio, Option<OwnedFd>)> {
     })
 }
 
-fn command(aid: &Aid, options: &Options) -> Command {
+fn command(spec: &SpawnSpec, options: &Options) -> Command {
     let mut command = match &options.launcher {
         Some(launcher) => launcher.command(),
         None => Command::new("/proc/self/exe"),
     };
     if options.launcher.is_none() {
-        command.arg0(format!("teamster:{}", aid.name()));
+        command.arg0(format!("teamster:{}", spec.aid.name()));
     }
     match &options.args {
         Some(args) => command.args(args),
@@ -246,7 +250,7 @@ fn command(aid: &Aid, options: &Options) -> Command {
             None => command.env_remove(key),
         };
     }
-    command.env(BOOT_VARIABLE, "1");
+    command.env(BOOT_VARIABLE, "1").env(LINEAGE_VARIABLE, &spec.lineage);
     if let Some(folder) = &options.current_dir {
         command.current_dir(folder);
     }
@@ -277,6 +281,7 @@ fn spec(actor: &Arc<Actor>, aid: &Aid, options: &Options) -> SpawnSpec {
         nice: options.nice,
         rlimits: options.rlimits.clone(),
         depth: actor.depth + 1,
+        lineage: actor.lineage_of(aid),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
+use uuid::Uuid;
 
 use super::NameSink;
 use crate::actor::child::{Child, Ended};
@@ -27,6 +28,8 @@ pub(super) struct Kid {
     pub(super) below: HashMap<u64, Descendant>,
     /// Those that have ended and that nobody had reaped when we looked: their parent may die before it does.
     ended_below: Vec<Arc<OwnedFd>>,
+    /// It starts processes, and has not said that all of them are gone: some may be in no record.
+    pub(super) may_leave_unrecorded: bool,
     /// When what it had started is killed, now that it is dead itself.
     pub(super) below_until: Option<Instant>,
     pub(super) is_reaped: bool,
@@ -52,8 +55,15 @@ pub(super) enum Signalled {
 
 /// A process further down.
 pub(super) struct Descendant {
-    pub(super) aid: Aid,
+    /// `None`: there was no record of it.
+    pub(super) aid: Option<Aid>,
     pub(super) pidfd: Arc<OwnedFd>,
+}
+
+impl Descendant {
+    pub(super) fn is(&self, uuid: Uuid) -> bool {
+        self.aid.as_ref().is_some_and(|aid| aid.uuid() == uuid)
+    }
 }
 
 impl Kid {
@@ -67,6 +77,7 @@ impl Kid {
             boot_within,
             below: HashMap::new(),
             ended_below: Vec::new(),
+            may_leave_unrecorded: false,
             below_until: None,
             is_reaped: false,
             is_unlisted: false,

@@ -3,6 +3,7 @@
 //! It uses no tokio, never logs, writes to stdio or spawns, and takes no lock that may be held
 //! while user code runs: whatever the runtime is doing, a cancel is heard here.
 mod kids;
+mod orphans;
 mod thread;
 
 use std::io;

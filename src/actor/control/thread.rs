@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::kids::{self, Descendant, Kid};
-use super::{Command, Control, NameSink};
+use super::{Command, Control, NameSink, orphans};
 use crate::actor::Actor;
 use crate::actor::child::{Child, Ended};
 use crate::actor::clock::Clock;
@@ -396,11 +396,17 @@ impl Thread {
                     channel.on_cancel_ack(dialog);
                 }
             }
+            Received::Spawning => {
+                if let Some(kid) = self.kids.get_mut(&key) {
+                    kid.may_leave_unrecorded = true;
+                }
+            }
             Received::SpawnRecord { aid, start_ticks } => self.record(key, aid, start_ticks),
             Received::Ready { aid, addr } => self.ready(&aid, &addr),
             Received::TasksGone => {
                 if let Some(kid) = self.kids.get_mut(&key) {
                     kid.escalation.on_tasks_gone(now);
+                    kid.may_leave_unrecorded = false;
                     kid.prepare_end(&self.control.epoll);
                 }
             }
@@ -453,19 +459,19 @@ impl Thread {
     /// Ends `aid` if it is a child, or passes the request down to the one that it is below of.
     /// Whether it is either.
     fn end_below(&mut self, aid: &Aid, canceller: &Canceller) -> bool {
-        let is_it = |other: &Aid| other.uuid() == aid.uuid();
+        let is_it = |kid: &Kid| kid.child.aid.uuid() == aid.uuid();
         let now = self.clock.now();
         let Some(key) = self
             .kids
             .iter()
-            .find(|(_, kid)| is_it(&kid.child.aid) || kid.below.values().any(|below| is_it(&below.aid)))
+            .find(|(_, kid)| is_it(kid) || kid.below.values().any(|below| below.is(aid.uuid())))
             .map(|(key, _)| *key)
         else {
             return false;
         };
         let grace = self.kids.get(&key).map(|kid| self.own_share(kid.child.grace)).unwrap_or_default();
         match self.kids.get_mut(&key) {
-            Some(kid) if is_it(&kid.child.aid) => {
+            Some(kid) if is_it(kid) => {
                 if !kid.askers.contains(&canceller.aid) {
                     kid.askers.push(canceller.aid.clone());
                 }
@@ -505,7 +511,7 @@ impl Thread {
             return;
         }
         let below = self.kids.iter().find(|(key, kid)| {
-            let is_below = kid.child.aid == to || kid.below.values().any(|below| below.aid == to);
+            let is_below = kid.child.aid == to || kid.below.values().any(|below| below.is(to.uuid()));
             is_below && from != CameFrom::Child(**key)
         });
         // A line that is broken has ended whoever it led to.
@@ -526,13 +532,30 @@ impl Thread {
         if let Some(names) = &self.names {
             names.born(&aid, &kid.child.aid, start_ticks, &pidfd);
         }
+        self.hold_on(key, Descendant { aid: Some(aid), pidfd });
+    }
+
+    /// The child is gone when this process is gone too.
+    fn hold_on(&mut self, key: u64, below: Descendant) {
+        let Some(kid) = self.kids.get_mut(&key) else { return };
         let descendant = self.next_descendant;
         self.next_descendant += 1;
-        if epoll::add(&self.control.epoll, pidfd.as_fd(), Token::Descendant(descendant).encode(), epoll::EventFlags::IN)
-            .is_ok()
-        {
-            kid.below.insert(descendant, Descendant { aid, pidfd });
+        let (fd, token) = (below.pidfd.as_fd(), Token::Descendant(descendant).encode());
+        if epoll::add(&self.control.epoll, fd, token, epoll::EventFlags::IN).is_ok() {
+            kid.below.insert(descendant, below);
             self.descendants.insert(descendant, key);
+        }
+    }
+
+    /// A child has died in the middle of its work, and nothing lives of what it had recorded: what it was about to
+    /// record, or what those below it were, is found by its lineage.
+    fn look_for_unrecorded(&mut self, key: u64) {
+        let Some(actor) = self.actor.upgrade() else { return };
+        let Some(kid) = self.kids.get(&key).filter(|kid| kid.is_reaped && kid.may_leave_unrecorded) else { return };
+        if kid.below.is_empty() {
+            for pidfd in orphans::below(&actor.lineage_of(&kid.child.aid)) {
+                self.hold_on(key, Descendant { aid: None, pidfd: Arc::new(pidfd) });
+            }
         }
     }
 
@@ -569,8 +592,8 @@ impl Thread {
         if let Some(gone) = kid.below.remove(&descendant) {
             let _ = epoll::delete(&self.control.epoll, gone.pidfd.as_fd());
             kid.ended_below(gone.pidfd);
-            if let Some(names) = &self.names {
-                names.gone(&gone.aid);
+            if let (Some(names), Some(aid)) = (&self.names, &gone.aid) {
+                names.gone(aid);
             }
         }
         self.settle(key, None);
@@ -578,6 +601,7 @@ impl Thread {
 
     /// A child is gone when all that it had started is gone too. `ended`: its own end, that is still to be told.
     fn settle(&mut self, key: u64, ended: Option<Ended>) {
+        self.look_for_unrecorded(key);
         let Some(kid) = self.kids.get_mut(&key).filter(|kid| kid.is_reaped) else { return };
         kid.reap_orphans();
         let (child, is_gone) = (Arc::clone(&kid.child), kid.below.is_empty());
@@ -769,6 +793,7 @@ enum Received {
     CancelAck { dialog: u64 },
     SpawnRecord { aid: Aid, start_ticks: u64 },
     Ready { aid: Aid, addr: Addr },
+    Spawning,
     TasksGone,
     Signalled { signal: i32 },
     EndAsked { canceller: Canceller },
@@ -791,6 +816,7 @@ impl Received {
             Frame::CancelAck { dialog, .. } => Received::CancelAck { dialog },
             Frame::SpawnRecord { aid, start_ticks } => Received::SpawnRecord { aid, start_ticks },
             Frame::Ready { aid, addr } => Received::Ready { aid, addr },
+            Frame::Spawning => Received::Spawning,
             Frame::TasksGone => Received::TasksGone,
             Frame::Signalled { signal } => Received::Signalled { signal },
             Frame::EndAsked { canceller } => Received::EndAsked { canceller },

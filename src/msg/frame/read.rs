@@ -362,6 +362,7 @@ impl<'a> Fields<'_, 'a> {
             kind::PING => self.uint().map(|nonce| Frame::Ping { nonce }),
             kind::PONG => self.uint().map(|nonce| Frame::Pong { nonce }),
             kind::CANCEL => self.cancel(),
+            kind::SPAWNING => Some(Frame::Spawning),
             kind::SPAWN_RECORD => self.spawn_record(),
             kind::READY => self.ready(),
             kind::TASKS_GONE => Some(Frame::TasksGone),

@@ -188,6 +188,7 @@ fn encode_rare(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
             w.uint(*grace_ms);
             w.canceller(canceller);
         }
+        Frame::Spawning => w.open(1, kind::SPAWNING),
         Frame::SpawnRecord { aid, start_ticks } => {
             w.open(3, kind::SPAWN_RECORD);
             w.aid(aid);

@@ -1,0 +1,74 @@
+//! Whom did a dead process leave behind? Those that it had no time to record, found by their environment.
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::OwnedFd;
+
+use super::kids::open_recorded;
+use crate::actor::boot::LINEAGE_VARIABLE;
+
+/// Bytes of an environment that are looked at: ours stand at the end of it, and it may have megabytes.
+const MAX_ENVIRONMENT_BYTES: u64 = 4 << 20;
+
+/// The living processes that an actor of this lineage, or one below it, has started, and those that are not
+/// that far: between its fork and its exec, a process has the environment of the one that starts it.
+///
+/// It takes about 10 µs for each process of the machine that this user may look at. Without `/proc`, none is found.
+pub(super) fn below(lineage: &str) -> Vec<OwnedFd> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_below = |pid: &u32| environment(*pid).is_some_and(|environment| is_in(lineage, &environment));
+    // Looked at again behind the descriptor: the pid may have become another's before we had that.
+    pids.filter(is_below).filter_map(|pid| open_recorded(pid, 0).filter(|_| is_below(&pid))).collect()
+}
+
+fn environment(pid: u32) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(format!("/proc/{pid}/environ")).ok()?.take(MAX_ENVIRONMENT_BYTES).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// Whether this is the environment of an actor of the lineage, or of one below.
+fn is_in(lineage: &str, environment: &[u8]) -> bool {
+    environment.split(|byte| *byte == 0).any(|entry| {
+        let value = entry.strip_prefix(LINEAGE_VARIABLE.as_bytes()).and_then(|rest| rest.strip_prefix(b"="));
+        let rest = value.and_then(|value| value.strip_prefix(lineage.as_bytes()));
+        rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_lineage_holds_itself_and_all_below_it() {
+        for (entry, wanted) in [
+            ("TEAMSTER_LINEAGE=a/b", true),
+            ("TEAMSTER_LINEAGE=a/b/c", true),
+            ("TEAMSTER_LINEAGE=a/bc", false),
+            ("TEAMSTER_LINEAGE=a", false),
+            ("TEAMSTER_LINEAGE=x/a/b", false),
+            ("OLD_TEAMSTER_LINEAGE=a/b", false),
+            ("TEAMSTER_LINEAGE", false),
+            ("", false),
+        ] {
+            let environment = format!("PATH=/bin\0{entry}\0LAST=1\0");
+            assert_eq!(is_in("a/b", environment.as_bytes()), wanted, "{entry}");
+        }
+    }
+
+    #[test]
+    fn a_process_is_found_as_long_as_it_lives() {
+        let lineage = uuid::Uuid::new_v4().simple().to_string();
+        let mut below_it = Command::new("sleep");
+        below_it.arg("60").env(LINEAGE_VARIABLE, format!("{lineage}/child")).stdin(Stdio::null());
+        let mut process = below_it.spawn().unwrap();
+        let found = below(&lineage);
+        let [pidfd] = &found[..] else { panic!("{found:?}") };
+        rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL).unwrap();
+        process.wait().unwrap();
+        assert!(below(&lineage).is_empty());
+    }
+}
