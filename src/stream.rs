@@ -205,6 +205,54 @@ impl<S: Data, R: Data> MsgStream<S, R> {
     }
 }
 
+/// One item on its way to the line.
+///
+/// Written by hand, so that the compiler sees that most sends end in their first poll, well: an async block
+/// moves an `Ok` that has room for an error, which is a hundred bytes.
+enum Sending<'s, S> {
+    Refused(Box<Error>),
+    /// Its bytes lie in the half.
+    Encoded(&'s mut SendHalf<S>),
+    Waits(BoxFuture<'s, Result<(), Error>>),
+    Over,
+}
+
+impl<S: Data> Future for Sending<'_, S> {
+    type Output = Result<(), Error>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Sending::Encoded(half) = &mut *self
+            && half.push_reserved()
+            && !half.is_turn_due()
+        {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_slowly(cx)
+    }
+}
+
+impl<'s, S: Data> Sending<'s, S> {
+    #[cold]
+    fn poll_slowly(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let mut waits = match std::mem::replace(self, Sending::Over) {
+            Sending::Refused(error) => return Poll::Ready(Err(*error)),
+            Sending::Encoded(half) => match half.push() {
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(Pushed::Sent) if !half.is_turn_due() => return Poll::Ready(Ok(())),
+                Ok(pushed) => half.wait_behind(pushed).boxed(),
+            },
+            Sending::Waits(waits) => waits,
+            Sending::Over => return Poll::Ready(Ok(())),
+        };
+        let sent = waits.poll_unpin(cx);
+        if sent.is_pending() {
+            *self = Sending::Waits(waits);
+        }
+        sent
+    }
+}
+
 impl<S: Data> SendHalf<S> {
     fn new(shared: Arc<Shared>, encoding: Encoding) -> Self {
         SendHalf {
@@ -240,36 +288,31 @@ impl<S: Data> SendHalf<S> {
 
     /// The item becomes bytes here and not in the future, which would have to carry it.
     #[inline]
-    fn send_encoded<'s>(&'s mut self, item: &S) -> impl Future<Output = Result<(), Error>> + Send + use<'s, S> {
-        let encoded = self.encode(item).map_err(Box::new);
-        async move {
-            // Boxed until the end: an `Ok` that has room for an error is a hundred bytes to move.
-            let failed = match encoded {
-                Err(refused) => Some(refused),
-                Ok(()) if self.push_reserved() => None,
-                Ok(()) => self.push_or_wait().await.err(),
-            };
-            if let Some(error) = failed {
-                return Err(*error);
-            }
-            if self.is_turn_over() {
-                tokio::task::yield_now().await;
-            }
-            Ok(())
+    fn send_encoded<'s>(&'s mut self, item: &S) -> Sending<'s, S> {
+        match self.encode(item) {
+            Ok(()) => Sending::Encoded(self),
+            Err(refused) => Sending::Refused(Box::new(refused)),
         }
     }
 
-    async fn push_or_wait(&mut self) -> Result<(), Box<Error>> {
-        if self.push()? != Pushed::Sent {
+    async fn wait_behind(&mut self, pushed: Pushed) -> Result<(), Error> {
+        if pushed != Pushed::Sent {
             self.push_slowly().await?;
+        }
+        if self.is_turn_over() {
+            tokio::task::yield_now().await;
         }
         Ok(())
     }
 
     /// Somebody who only sends must let others have their turn.
     #[inline]
+    fn is_turn_due(&self) -> bool {
+        self.since_turn_bytes >= TURN_BYTES
+    }
+
     fn is_turn_over(&mut self) -> bool {
-        let is_over = self.since_turn_bytes >= TURN_BYTES;
+        let is_over = self.is_turn_due();
         if is_over {
             self.since_turn_bytes = 0;
         }
