@@ -492,6 +492,69 @@ async fn a_lost_line_ends_both_sides_at_once_and_nothing_else() {
     }
 }
 
+/// Loses the line to a callee in its context's body, and tells what its cancels say then.
+#[rpc]
+async fn cancels_behind_a_lost_line(callee: Portal, is_killed: bool) -> teamster::Result<String> {
+    let (us, them) = (std::process::id(), callee.aid().pid());
+    let ctx = callee.context(both_ways()).await?;
+    if is_killed {
+        kill_process(Pid::from_raw(them.cast_signed()).expect("it is a process"), Signal::KILL)?;
+    } else {
+        assert_eq!(cut(us, them)?, 1, "one line leads there");
+    }
+    let mut told = Vec::new();
+    for by_handle in [false, false, true] {
+        match if by_handle { ctx.handle().cancel().await } else { ctx.cancel().await } {
+            Ok(()) => told.push("stopped"),
+            Err(Error::NotStopped { heard: false, aid, .. }) if aid == *callee.aid() => told.push("not acknowledged"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    assert_eq!(ctx.heard(), None, "nobody has heard it");
+    Ok(told.join(", "))
+}
+
+/// Nobody knows whether it has heard; of a dead one everybody knows that it has stopped.
+#[teamster::test]
+async fn a_cancel_behind_a_lost_line_says_that_it_is_not_acknowledged() {
+    let ended = teamster::open_nursery(async |an| {
+        let (opener, callee) = (an.start_actor("opener").await?, an.start_actor("callee").await?);
+        let cancelled = opener.run(cancels_behind_a_lost_line(callee.clone(), false));
+        let told = tokio::time::timeout(IN_TIME, cancelled).await??;
+        assert_eq!(told, "not acknowledged, not acknowledged, not acknowledged");
+        until("the callee's task is left", async || callee.run(guards()).await.is_ok_and(|left| left == 0)).await;
+        let doomed = an.actor("doomed").call(callee_that_is_killed(opener.clone())).await;
+        assert!(matches!(doomed, Err(Error::ActorDied(_))), "{doomed:?}");
+        assert_eq!(opener.run(last_told()).await?, "stopped, stopped, stopped");
+        Ok(())
+    });
+    ended.await.expect("nothing fails");
+}
+
+/// Has another actor open a context into this one, which kills it.
+#[rpc]
+async fn callee_that_is_killed(opener: Portal) -> teamster::Result<()> {
+    opener.run(cancels_here(teamster::this_actor()?)).await?;
+    Ok(())
+}
+
+static TOLD: tokio::sync::SetOnce<String> = tokio::sync::SetOnce::const_new();
+
+#[rpc]
+async fn cancels_here(callee: Portal) -> teamster::Result<()> {
+    // Its caller dies meanwhile, which cancels this call: what is told is told to the next one.
+    teamster::shield(async {
+        let told = cancels_behind_a_lost_line(callee, true).await?;
+        Ok(TOLD.set(told)?)
+    })
+    .await
+}
+
+#[rpc]
+async fn last_told() -> String {
+    TOLD.wait().await.clone()
+}
+
 /// A child that is cut off from its parent ends, and its parent hears of it at once: whichever line is lost,
 /// or is lost first.
 #[teamster::test]

@@ -152,14 +152,15 @@ impl<E: ContextEndpoint> PortalContext<E> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotStopped`] if the task has not ended within its grace, or does not answer at all.
+    /// [`Error::NotStopped`] if the task has not ended within its grace, does not answer at all, or its actor
+    /// lives and the line to it is lost: whether the task has stopped is not known then.
     ///
     /// # Cancel safety
     ///
     /// The request is sent on the first poll. Dropping the future stops the waiting, not the cancel.
     pub async fn cancel(&self) -> Result<(), Error> {
         self.core().cancel();
-        self.core().stopped().await
+        self.core().known_to_have_stopped().await
     }
 
     /// How long after the first cancel of this side the other actor had acknowledged it. A busy, or stuck,
