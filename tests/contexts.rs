@@ -16,15 +16,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use teamster::testing::harness::{TestOptions, test};
 use teamster::testing::{KillAtRandom, expect_cancelled, open_dialogs, rounds, seed, state, wait_gone};
 use teamster::{
-    BoxError, CancelRequest, CodecStep, Context, ContextEndpoint, ContextHandle, Error, Outcome, Portal, PortalContext,
-    context, current_context, rpc, this_actor,
+    Aid, BoxError, CancelRequest, Canceller, CodecStep, Context, ContextEndpoint, ContextHandle, Error, Outcome,
+    Portal, PortalContext, context, current_context, rpc, this_actor,
 };
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 #[path = "support/board.rs"]
 mod board;
-use board::{AT_ONCE, Guard, are_our_tables_empty, at_once, heard, hears, is_empty, running, runs, say, say_here};
+use board::{
+    AT_ONCE, Guard, are_our_tables_empty, at_once, heard, hears, is_empty, running, runs, say, say_here, wipe,
+};
 
 const AN_HOUR: Duration = Duration::from_secs(3600);
 
@@ -848,6 +850,83 @@ async fn a_third_actors_cancel_of_the_callee_ends_every_context_into_it() {
         are_our_tables_empty().await
     });
     ended.await.unwrap();
+}
+
+/// Holds a context into another actor until it ends, and tells by whom.
+#[rpc]
+async fn ends_by(whom: Portal) -> teamster::Result<Canceller> {
+    match whom.open_context(holds(), async |_, _| Ok(pending::<()>().await)).await {
+        Err(Error::Cancelled { canceller }) => Ok(canceller),
+        other => panic!("it is cancelled: {other:?}"),
+    }
+}
+
+#[rpc]
+async fn is_stuck() {
+    let _telling = get_stuck().await;
+    block_the_runtime();
+}
+
+/// What an actor is like when its end is asked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum State {
+    Willing,
+    Stuck,
+    Stopped,
+}
+
+/// A third actor ends one that a fourth and we have contexts into, neither of us its parent.
+async fn end_by_a_third(frank: &Portal, parent: &Portal, others: [&Portal; 2], is: State) -> Result<(), BoxError> {
+    let [third, fourth] = others;
+    let holding = async { tokio::join!(third.run(ends_by(frank.clone())), fourth.run(ends_by(frank.clone()))) };
+    let ours = frank.open_context(holds(), async |_, _| Ok(pending::<()>().await));
+    let ending = async {
+        frank.run(runs(3)).await?;
+        match is {
+            State::Willing => {}
+            State::Stuck => {
+                tokio::select! {
+                    ended = frank.run(is_stuck()) => panic!("{ended:?}"),
+                    told = parent.run(hears("stuck".into())) => told?,
+                }
+            }
+            State::Stopped => kill_process(pid(frank.aid()), Signal::STOP).expect("it lives"),
+        }
+        third.run(cancel_actor(frank.clone())).await
+    };
+    let ((by_the_third, by_the_fourth), ours, ended) =
+        at_once("all end", async { tokio::join!(holding, ours, ending) }).await;
+    ended?;
+    for by in [by_the_third?, by_the_fourth?, expect_cancelled(ours)] {
+        assert_eq!((&by.aid, &by.request), (third.aid(), &CancelRequest::Actor), "{is:?}");
+    }
+    parent.run(wipe()).await?;
+    Ok(())
+}
+
+/// Who had it killed is named by its parent, through the tree: it could not say so itself.
+#[teamster::test]
+async fn whoever_ends_an_actor_is_named_in_every_context_into_it() {
+    for is in [State::Willing, State::Stuck, State::Stopped] {
+        let ended = teamster::open_nursery(async |an| {
+            let starts = [an.start_actor("third"), an.start_actor("fourth"), an.start_actor("frank")];
+            let [third, fourth, frank] = starts.map(Box::pin);
+            let (third, fourth, frank) = tokio::try_join!(third, fourth, frank)?;
+            end_by_a_third(&frank, &this_actor()?, [&third, &fourth], is).await?;
+            // Our own child's end is known here. That of another's child is told by that one.
+            let server = an.start_actor("server").await?;
+            let block = server.open_context(serves(), async |serving, spawned| {
+                end_by_a_third(&spawned, &server, [&third, &fourth], is).await?;
+                Ok(serving.cancel().await?)
+            });
+            Ok(block.await?)
+        });
+        ended.await.unwrap();
+    }
+}
+
+fn pid(aid: &Aid) -> Pid {
+    Pid::from_raw(aid.pid().cast_signed()).expect("it is a process")
 }
 
 #[teamster::test]

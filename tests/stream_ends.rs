@@ -457,6 +457,7 @@ async fn lose(an: &ActorNursery, loss: u8, leaves_first: bool) -> Result<(), Box
     let (opener, callee) = (an.start_actor("opener").await?, an.start_actor("callee").await?);
     let told = tokio::time::timeout(IN_TIME, opener.run(loses(callee.clone(), loss, leaves_first))).await??;
     assert!(told.contains("callee"), "{told}");
+    assert_eq!(told.contains("signal 9 (SIGKILL)"), loss == 4, "{told}");
     if loss < 4 {
         until("the callee's task is left", async || callee.run(guards()).await.is_ok_and(|left| left == 0)).await;
         // On a new line all is well again.

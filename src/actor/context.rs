@@ -119,7 +119,7 @@ impl ContextCore {
                     Side::Callee { .. } => None,
                 };
                 let path = self.link.path;
-                let error = match lost(child, &self.peer, path, left, &end).await {
+                let error = match lost(&self.actor, child, &self.peer, path, left, &end).await {
                     Lost::Failed(error) => error,
                     Lost::Again => {
                         Error::NotStarted { endpoint: path.to_owned(), aid: self.peer.clone(), reason: end.to_string() }

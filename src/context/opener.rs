@@ -344,7 +344,7 @@ impl Portal {
                     Ok(opened) => break opened,
                     Err(Refused::Full) => line.room().await,
                     Err(Refused::Ended(end)) => {
-                        match lost(self.child(), self.aid(), prepared.path(), Left::No, &end).await {
+                        match lost(&actor, self.child(), self.aid(), prepared.path(), Left::No, &end).await {
                             Lost::Again => line = self.line(&actor).await?,
                             Lost::Failed(error) => return Err(error),
                         }
@@ -361,7 +361,7 @@ impl Portal {
             match poll_fn(|cx| core.link.poll_first(cx)).await {
                 Ok(_first) => return Ok(ctx),
                 Err(LinkEnd::Lost(left, end)) => {
-                    match lost(self.child(), self.aid(), prepared.path(), left, &end).await {
+                    match lost(&actor, self.child(), self.aid(), prepared.path(), left, &end).await {
                         Lost::Again => line = self.line(&actor).await?,
                         Lost::Failed(error) => return Err(error),
                     }
