@@ -372,7 +372,7 @@ impl Launcher for NeverBoots {
     }
 }
 
-#[teamster::test]
+#[teamster::test(exclusive)]
 async fn a_fast_failure_ends_siblings_that_are_still_booting() {
     let begun = Instant::now();
     let error = teamster::open_nursery(async |an| {
