@@ -32,8 +32,8 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    fn living(&self) -> Option<Arc<DataLine>> {
-        self.line.lock().as_ref().filter(|line| line.end().is_none()).cloned()
+    fn open_line(&self) -> Option<Arc<DataLine>> {
+        self.line.lock().as_ref().filter(|line| line.is_open()).cloned()
     }
 }
 
@@ -47,7 +47,7 @@ impl Actor {
         self.add_line(channel);
         let peer = self.peer(&channel.peer);
         let mut line = peer.line.lock();
-        if line.as_ref().is_none_or(|line| line.end().is_some()) {
+        if line.as_ref().is_none_or(|line| !line.is_open()) {
             *line = Some(Arc::clone(channel));
         }
     }
@@ -60,11 +60,11 @@ impl Actor {
             return Ok(Arc::clone(line));
         }
         let peer = self.peer(aid);
-        if let Some(line) = peer.living() {
+        if let Some(line) = peer.open_line() {
             return Ok(line);
         }
         let _dialling = peer.dialling.lock().await;
-        if let Some(line) = peer.living() {
+        if let Some(line) = peer.open_line() {
             return Ok(line);
         }
         let line = self.dial(aid, addr).await?;
@@ -116,7 +116,9 @@ impl Actor {
     /// A line of ours has ended: whoever ends with it is told.
     pub(crate) fn line_ended(self: &Arc<Self>, line: &Arc<DataLine>, end: &LineEnd) {
         let mut peers = self.peers.lock();
-        if peers.get(&line.peer.uuid()).is_some_and(|peer| peer.living().is_none()) {
+        // Whoever dials it holds its entry, and puts the new line there.
+        let is_left = |peer: &Arc<Peer>| peer.open_line().is_none() && Arc::strong_count(peer) == 1;
+        if peers.get(&line.peer.uuid()).is_some_and(is_left) {
             peers.remove(&line.peer.uuid());
         }
         drop(peers);
@@ -246,8 +248,9 @@ impl Process {
 /// Between two looks at a dead process that has not been reaped.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);
 
-/// How long the word on a dead actor may take: it comes from control threads alone.
-const TOLD_WITHIN: Duration = Duration::from_millis(100);
+/// How long the word on a dead actor may take. It comes from control threads alone, mostly within a millisecond:
+/// one that is that late comes from a process that stands still.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long a peer whose line has ended may take to be seen dead.
 const DEATH_WITHIN: Duration = Duration::from_millis(100);

@@ -532,8 +532,10 @@ impl Thread {
                 return self.tell(Word::Obituary, to, aid, None, CameFrom::Here);
             }
             (None, None) => {
-                // A parent whose line is broken is gone, and this actor ends.
-                let _ = self.control.send_up(&Frame::ObituaryAsked { to, aid });
+                let asked = Frame::ObituaryAsked { to: to.clone(), aid: aid.clone() };
+                if self.control.send_up(&asked).is_err() {
+                    self.tell(Word::Obituary, to, aid, None, CameFrom::Parent); // that one is gone
+                }
                 return;
             }
         };
