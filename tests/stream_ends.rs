@@ -1,7 +1,9 @@
 //! Is each end of a stream told apart, at once, on both sides, whoever leaves first and however?
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{Shutdown, shutdown};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open};
@@ -632,6 +634,114 @@ async fn cancels_here(callee: Portal) -> teamster::Result<()> {
 #[rpc]
 async fn last_told() -> String {
     TOLD.wait().await.clone()
+}
+
+static BEGUN: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+/// Notes that it has begun.
+#[rpc]
+async fn begins(number: u32, _ballast: Bytes) {
+    BEGUN.lock().expect("nobody panics").push(number);
+    std::future::pending().await
+}
+
+#[rpc]
+async fn begun() -> Vec<u32> {
+    BEGUN.lock().expect("nobody panics").clone()
+}
+
+/// Makes more calls than a stopped callee's socket takes, and loses the line: which of them have surely not begun,
+/// and of which that is not known?
+#[rpc]
+async fn storms(callee: Portal) -> teamster::Result<(Vec<u32>, Vec<u32>)> {
+    const CALLS: u32 = 500;
+    callee.run(add(1, 2)).await?; // the line is there
+    let (us, them) = (std::process::id(), callee.aid().pid());
+    let process = Pid::from_raw(them.cast_signed()).expect("it is a process");
+    kill_process(process, Signal::STOP)?;
+    let ballast = Bytes::from(vec![0; 4096]);
+    let mut calls = Vec::new();
+    for number in 0..CALLS {
+        let mut call = Box::pin(callee.run(begins(number, ballast.clone())));
+        assert!(futures::poll!(call.as_mut()).is_pending());
+        calls.push(call);
+    }
+    cut(us, them)?;
+    let (mut not_started, mut unknown) = (Vec::new(), Vec::new());
+    for (number, ended) in (0..).zip(futures::future::join_all(calls).await) {
+        match ended {
+            Err(Error::NotStarted { .. }) => not_started.push(number),
+            Err(Error::Unknown { .. }) => unknown.push(number),
+            other => panic!("{number}: {other:?}"),
+        }
+    }
+    kill_process(process, Signal::CONT)?;
+    Ok((not_started, unknown))
+}
+
+#[teamster::test]
+async fn a_call_that_is_said_not_to_have_started_has_never_begun() {
+    let ended = teamster::open_nursery(async |an| {
+        let (opener, callee) = (an.start_actor("opener").await?, an.start_actor("callee").await?);
+        let (not_started, unknown) = opener.run(storms(callee.clone())).await?;
+        assert!(!not_started.is_empty() && !unknown.is_empty(), "{} and {}", not_started.len(), unknown.len());
+        // It reads what has come by then, and sees the end of that.
+        let (there, here) = (callee.aid().pid(), opener.aid().pid());
+        until("its end of the lost line is open", async || lines(there, here).is_ok_and(|lines| lines.is_empty()))
+            .await;
+        let begun = callee.run(begun()).await?;
+        assert!(!begun.is_empty(), "some calls did begin");
+        let liars: Vec<&u32> = begun.iter().filter(|number| not_started.contains(number)).collect();
+        assert!(liars.is_empty(), "these have begun: {liars:?}");
+        Ok(())
+    });
+    ended.await.expect("nothing fails");
+}
+
+#[rpc]
+async fn cancels_behind_a_cut(callee: Portal) -> teamster::Result<bool> {
+    assert_eq!(cut(std::process::id(), callee.aid().pid())?, 1, "one line leads there");
+    let receipt = callee.cancel_actor().await?;
+    Ok(receipt.asked_by.is_some_and(|by| by.aid == *teamster::this_actor().expect("we are one").aid()))
+}
+
+/// S3.59: by its parent, whose own lines are cut, and by another actor, which asks through the tree.
+#[teamster::test(exclusive)]
+async fn an_actor_behind_a_cut_line_is_ended_at_once_and_no_error() {
+    for cuts in [0..2, 0..1, 1..2] {
+        promptly(&format!("its end, with the lines {cuts:?} cut"), async || {
+            let mut took = None;
+            let ended = teamster::root().grace(PLENTY).open(async |an| {
+                let frank = an.start_actor("frank").await?;
+                let lines = lines(std::process::id(), frank.aid().pid())?;
+                assert_eq!(lines.len(), 2, "a data line and a control line");
+                lines[cuts.clone()].iter().try_for_each(|line| shutdown(line, Shutdown::Both))?;
+                let asked = Instant::now();
+                // An end that nobody asked for cuts off this body.
+                let receipt = teamster::shield(frank.cancel_actor()).await?;
+                took = Some(asked.elapsed());
+                assert_eq!(&receipt.aid, frank.aid());
+                Ok(())
+            });
+            // Where it has seen the cut before it was asked, it has ended by itself.
+            match ended.await {
+                Ok(()) | Err(Error::ActorDied(_)) => Ok(took.expect("there is a receipt")),
+                Err(error) => Err(error.into()),
+            }
+        })
+        .await;
+    }
+    promptly("its end, asked by another", async || {
+        let ended = teamster::root().grace(PLENTY).open(async |an| {
+            let (caller, callee) = (an.start_actor("caller").await?, an.start_actor("callee").await?);
+            caller.run(adds_by(callee.clone())).await?;
+            let asked = Instant::now();
+            assert!(caller.run(cancels_behind_a_cut(callee)).await?, "the caller has asked");
+            Ok(asked.elapsed())
+        });
+        Ok(ended.await?)
+    })
+    .await;
 }
 
 /// A child that is cut off from its parent ends, and its parent hears of it at once: whichever line is lost,
