@@ -245,6 +245,7 @@ impl Portal {
         }
         let (told, mut word) = oneshot::channel();
         actor.control.send(Command::EndOther { aid: aid.clone(), canceller: asked_by.clone(), told });
+        tracing::debug!(target: "teamster::portal", actor = %aid, canceller = %asked_by, "an actor is asked to end");
         let grace = actor.settings.grace;
         let word = tokio::select! {
             biased; // the word says more
@@ -291,6 +292,7 @@ async fn cancel_child(actor: &Arc<Actor>, child: &Arc<Child>, grace: Duration) -
     if !already {
         let canceller = canceller(&actor.aid, CancelRequest::Actor);
         actor.cancel_child(child, &canceller, grace);
+        tracing::debug!(target: "teamster::portal", actor = %child.aid, ?grace, %canceller, "an actor is asked to end");
     }
     let ended = child.gone().await;
     let mut receipt = ended.receipt.clone();
