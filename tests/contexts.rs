@@ -893,9 +893,10 @@ enum State {
 /// A third actor ends one that a fourth and we have contexts into, neither of us its parent.
 async fn end_by_a_third(frank: &Portal, parent: &Portal, others: [&Portal; 2], is: State) -> Result<(), BoxError> {
     let [third, fourth] = others;
-    let holding = async { tokio::join!(third.run(ends_by(frank.clone())), fourth.run(ends_by(frank.clone()))) };
-    let ours = frank.open_context(holds(), async |_, _| Ok(pending::<()>().await));
-    let ending = async {
+    let holding =
+        Box::pin(async { tokio::join!(third.run(ends_by(frank.clone())), fourth.run(ends_by(frank.clone()))) });
+    let ours = Box::pin(frank.open_context(holds(), async |_, _| Ok(pending::<()>().await)));
+    let ending = Box::pin(async {
         frank.run(runs(3)).await?;
         match is {
             State::Willing => {}
@@ -908,7 +909,7 @@ async fn end_by_a_third(frank: &Portal, parent: &Portal, others: [&Portal; 2], i
             State::Stopped => kill_process(pid(frank.aid()), Signal::STOP).expect("it lives"),
         }
         third.run(cancel_actor(frank.clone())).await
-    };
+    });
     let ((by_the_third, by_the_fourth), ours, ended) =
         at_once("all end", async { tokio::join!(holding, ours, ending) }).await;
     ended?;

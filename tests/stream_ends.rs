@@ -515,16 +515,16 @@ async fn a_lost_line_ends_both_sides_at_once_and_nothing_else() {
 /// Has its callee here in a nursery of its own, which fails with it.
 #[rpc]
 async fn loses_its_own(opener: Portal, leaves_first: bool) -> teamster::Result<Duration> {
-    let mut lost = None;
+    let mut losing = tokio::task::JoinSet::new();
     let ended = teamster::open_nursery(async |an| {
         let callee = an.start_actor("callee").await?;
         // Beside the nursery's failure, which cancels this body.
-        lost = Some(tokio::task::spawn(async move { opener.run(loses(callee, 4, leaves_first)).await }));
+        losing.spawn(async move { opener.run(loses(callee, 4, leaves_first)).await });
         Ok(an.wait().await)
     });
     let ended = ended.await;
     assert!(matches!(&ended, Err(Error::ActorDied(death)) if death.signal() == Some(9)), "{ended:?}");
-    let (told, took) = lost.expect("the body ran").await??;
+    let (told, took) = losing.join_next().await.expect("the body ran")??;
     assert!(told.contains("callee") && told.contains("signal 9 (SIGKILL)"), "{told}");
     Ok(took)
 }
@@ -718,10 +718,13 @@ async fn an_actor_behind_a_cut_line_is_ended_at_once_and_no_error() {
                 lines[cuts.clone()].iter().try_for_each(|line| shutdown(line, Shutdown::Both))?;
                 let asked = Instant::now();
                 // An end that nobody asked for cuts off this body.
-                let receipt = teamster::shield(frank.cancel_actor()).await?;
-                took = Some(asked.elapsed());
-                assert_eq!(&receipt.aid, frank.aid());
-                Ok(())
+                teamster::shield(async {
+                    let receipt = frank.cancel_actor().await?;
+                    took = Some(asked.elapsed());
+                    assert_eq!(&receipt.aid, frank.aid());
+                    Ok(())
+                })
+                .await
             });
             // Where it has seen the cut before it was asked, it has ended by itself.
             match ended.await {
