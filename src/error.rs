@@ -58,7 +58,7 @@ pub enum Error {
         /// Its number: 2 for SIGINT.
         signal: i32,
     },
-    /// An actor's process ended, and not because its parent had asked.
+    /// An actor's process ended, and nobody of its tree had asked for that, as far as is known here.
     ActorDied(Death),
     /// The call never began over there, so it is safe to make it again.
     NotStarted {
@@ -158,6 +158,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// The end of an actor that was still needed: a cancel where somebody of the tree had asked for it.
+    pub(crate) fn ended(death: Death) -> Error {
+        match death.asked() {
+            Some(canceller) => Error::Cancelled { canceller: canceller.clone() },
+            None => Error::ActorDied(death),
+        }
+    }
+
     /// What the body of a scope returned. A `teamster::Error` comes out as itself, also if it
     /// went through `anyhow` or a [`Report`](crate::Report) on its way.
     pub(crate) fn from_body(error: BoxError) -> Error {

@@ -145,7 +145,7 @@ impl Portal {
             match line.open(&call.outgoing(left, None)) {
                 Ok((dialog, _no_link)) => break dialog,
                 Err(Refused::Full) => line.room().await,
-                Err(Refused::Ended(end)) => return self.lost(call, Left::No, end).await,
+                Err(Refused::Ended(end)) => return self.lost(actor, call, Left::No, end).await,
             }
         };
         let mut open = Open { actor, line, dialog: Some(dialog) };
@@ -157,13 +157,13 @@ impl Portal {
                 Ok(error) => error.into_error(call.path, &self.inner.aid),
                 Err(failure) => Error::Codec(CodecError::decoding(call.path, "the error", failure)),
             })),
-            Outcome::Lost(left, end) => self.lost(call, left, end).await,
+            Outcome::Lost(left, end) => self.lost(actor, call, left, end).await,
         }
     }
 
     /// The line has ended before the call had.
-    async fn lost(&self, call: &Prepared, left: Left, end: LineEnd) -> Once {
-        match peers::lost(self.child(), &self.inner.aid, call.path, left, &end).await {
+    async fn lost(&self, actor: &Actor, call: &Prepared, left: Left, end: LineEnd) -> Once {
+        match peers::lost(actor, self.child(), &self.inner.aid, call.path, left, &end).await {
             Lost::Again => Once::Again,
             Lost::Failed(error) => Once::Done(Err(error)),
         }
@@ -245,6 +245,7 @@ impl Portal {
         }
         let (told, mut word) = oneshot::channel();
         actor.control.send(Command::EndOther { aid: aid.clone(), canceller: asked_by.clone(), told });
+        tracing::debug!(target: "teamster::portal", actor = %aid, canceller = %asked_by, "an actor is asked to end");
         let grace = actor.settings.grace;
         let word = tokio::select! {
             biased; // the word says more
@@ -291,6 +292,7 @@ async fn cancel_child(actor: &Arc<Actor>, child: &Arc<Child>, grace: Duration) -
     if !already {
         let canceller = canceller(&actor.aid, CancelRequest::Actor);
         actor.cancel_child(child, &canceller, grace);
+        tracing::debug!(target: "teamster::portal", actor = %child.aid, ?grace, %canceller, "an actor is asked to end");
     }
     let ended = child.gone().await;
     let mut receipt = ended.receipt.clone();

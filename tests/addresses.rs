@@ -235,7 +235,7 @@ fn addresses_are_text_and_back() {
 // ---- who comes in
 
 /// S6.134: who connects and says nothing, or not all, is nobody, and holds up no end.
-#[teamster::test]
+#[teamster::test(exclusive)]
 async fn silent_probes_hold_up_no_end_and_leave_nothing() -> Result<(), Error> {
     let mut held = Vec::new();
     let began_end = open_nursery(async |an| {

@@ -567,7 +567,7 @@ async fn of_nested_deadlines_the_nearest_counts() {
     .unwrap();
 }
 
-#[teamster::test]
+#[teamster::test(exclusive)]
 async fn the_callees_own_clock_ends_it_while_its_caller_is_stuck() {
     teamster::open_nursery(async |an| {
         let folder = tempfile::tempdir()?;

@@ -548,7 +548,7 @@ async fn whoever_in_the_tree_asks_hears_what_it_took() -> Result<(), Error> {
         assert!(receipt.heard < Some(receipt.reaped) && receipt.reaped >= grace, "{receipt:?}");
         assert_eq!(receipt.asked_by.expect("we did").aid, *teamster::this_actor()?.aid());
         let ended = calls.join_next().await.expect("there is one")?;
-        assert!(matches!(&ended, Err(Error::ActorDied(death)) if death.aid() == d_leaf.aid()), "{ended:?}");
+        assert_eq!(expect_cancelled(ended).aid, *teamster::this_actor()?.aid(), "its parent has told us");
         Ok(())
     };
     teamster::root().grace(grace).open(in_tree).await

@@ -62,7 +62,8 @@ enum Gives {
     /// The callee returned, and had not said its first word.
     NoFirstWord,
     CancelledByTheThird,
-    Died,
+    /// Its actor's parent has killed it.
+    CancelledByTheRoot,
     /// Whether it has run is not known.
     Unknown,
     /// Nothing: it was dropped.
@@ -89,7 +90,10 @@ const TABLE: [(Event, [Gives; 5]); 10] = [
         CalleeIsCancelled,
         [CancelledByTheThird, CancelledByTheThird, CancelledByTheThird, CancelledByTheThird, CancelledByTheThird],
     ),
-    (CalleeIsKilled, [Died, Died, Died, Died, Died]),
+    (
+        CalleeIsKilled,
+        [CancelledByTheRoot, CancelledByTheRoot, CancelledByTheRoot, CancelledByTheRoot, CancelledByTheRoot],
+    ),
     (LineIsLost, [Unknown, Unknown, Unknown, Unknown, Unknown]),
 ];
 
@@ -322,7 +326,7 @@ impl Gives {
             Err(Error::Remote(remote)) if remote.message() == "the callee fails" => CalleesError,
             Err(Error::Remote(remote)) if remote.message().contains("without `started`") => NoFirstWord,
             Err(Error::Cancelled { canceller }) if canceller.aid.name() == "third" => CancelledByTheThird,
-            Err(Error::ActorDied(death)) if death.aid().name() == "callee" => Died,
+            Err(Error::Cancelled { canceller }) if canceller.aid.name() == "root" => CancelledByTheRoot,
             Err(Error::Unknown { aid, .. }) if aid.name() == "callee" => Unknown,
             other => Other(format!("{other:?}")),
         }

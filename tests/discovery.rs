@@ -153,10 +153,10 @@ async fn a_portal_can_be_sent_to_a_third_actor() -> Result<(), Error> {
         }
         b.kill_actor().await?;
         for called in calling.await {
-            let error = called.expect_err("its callee died");
-            assert!(error.to_string().contains('b'), "{error}");
-            let death = error.downcast_ref::<Error>();
-            assert!(matches!(death, Some(Error::ActorDied(_))), "{error:?}");
+            let error = called.expect_err("its callee was killed");
+            let ended = error.downcast_ref::<Error>();
+            let Some(Error::Cancelled { canceller }) = ended else { panic!("{error:?}") };
+            assert_eq!(canceller.aid, *teamster::this_actor()?.aid());
         }
         let error = c.run(ask(b.clone())).await.expect_err("it is dead");
         assert!(matches!(error.downcast_ref(), Some(Error::ActorDied(_))), "{error:?}");
@@ -485,6 +485,54 @@ async fn two_roots_race_and_one_carries_on() {
         }
     }
 }
+
+/// S6.133, S6.140: nobody can take its place while it has its lock, nobody waits for it for ever, and the names
+/// of one's own tree need no leader.
+#[teamster::test(exclusive)]
+async fn a_leader_that_stands_still_holds_up_nobody_for_long() {
+    let mut roots = [start_pair("left", "right"), start_pair("right", "left")];
+    for root in &mut roots {
+        root.line("met ");
+    }
+    let leads = leader().expect("somebody leads");
+    let [mut stopped, mut left] = roots;
+    let [mut its_name, mut my_name] = ["left", "right"];
+    if stopped.child.id() != leads {
+        std::mem::swap(&mut stopped, &mut left);
+        std::mem::swap(&mut its_name, &mut my_name);
+    }
+    let leading = Pid::from_raw(leads.cast_signed()).expect("a pid is not 0");
+    kill_process(leading, Signal::STOP).expect("it lives");
+    // Known here.
+    left.say(&format!("find {my_name}"));
+    assert_ne!(left.line("found "), "0");
+    // The leader would have to be asked.
+    let asked = Instant::now();
+    left.say("find nobody");
+    let told = left.line("found ");
+    assert!(asked.elapsed() < LOOKUP_WITHIN, "{:?}", asked.elapsed());
+    assert!(told.starts_with("error "), "{told}");
+    // One that comes now finds its own all the same, and waits for the other's.
+    let mut third = start_pair("third", "third");
+    third.line("met ");
+    kill_process(leading, Signal::KILL).expect("it lives");
+    stopped.child.wait().expect("it is our child");
+    let heirs = [left.child.id(), third.child.id()];
+    until("one of the others leads", || leader().is_some_and(|leader| heirs.contains(&leader))).await;
+    assert_eq!(lock_holders(), 1);
+    left.say("call third");
+    assert_eq!(left.line("called "), "3");
+    third.say(&format!("call {my_name}"));
+    assert_eq!(third.line("called "), "3");
+    for mut root in [third, left] {
+        root.stdin = None;
+        let status = root.child.wait().expect("it is our child");
+        assert!(status.success(), "{status}: {}", root.errors());
+    }
+}
+
+/// A look-up waits at most a second for a leader.
+const LOOKUP_WITHIN: Duration = Duration::from_secs(2);
 
 #[teamster::test]
 async fn a_root_that_does_not_lead_is_found_by_the_others() -> Result<(), Error> {

@@ -217,7 +217,7 @@ async fn sleep_for_ever() {
 }
 
 /// C6: whatever had happened is in the group, and the first cause is its first.
-#[teamster::test]
+#[teamster::test(exclusive)]
 async fn three_that_fail_are_a_group_the_first_cause_first_and_each_names_its_actor() {
     let error = teamster::open_nursery(async |an| {
         let meeting = an.start_actor("meeting").await?;

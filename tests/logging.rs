@@ -454,3 +454,56 @@ async fn the_variable_prints_the_whole_tree_at_one_level() {
     assert_eq!(said("error"), errors);
     assert_eq!(said("off"), [""; 0]);
 }
+
+/// What this process's runtime itself says: target and text, and on which thread.
+struct Own(UnboundedSender<(String, String, String)>);
+
+impl<S: Subscriber> Layer<S> for Own {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let target = event.metadata().target();
+        if target.starts_with("teamster::") && target != "teamster::remote" {
+            assert_eq!(*event.metadata().level(), tracing::Level::DEBUG, "nothing has failed");
+            let mut line = Line::default();
+            event.record(&mut line);
+            let thread = std::thread::current().name().unwrap_or_default().to_owned();
+            // Nobody listens any more when the test is over.
+            let _ = self.0.send((target.to_owned(), line.message, thread));
+        }
+    }
+}
+
+/// From its start to its end, and never by the thread that has to hear a cancel whatever a subscriber does.
+#[teamster::test]
+async fn the_life_of_an_actor_is_told_at_debug_level() -> Result<(), Error> {
+    #[expect(clippy::disallowed_methods, reason = "a subscriber can't wait, and a test's lines are few")]
+    let (own, mut told) = unbounded_channel();
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Own(own))).expect("the first");
+    teamster::root()
+        .grace(PLENTY)
+        .open(async |an| {
+            let frank = an.start_actor("frank").await?;
+            an.start_actor("other").await?;
+            assert!(teamster::find_actor("frank").await?.is_some()); // so somebody leads
+            frank.cancel_actor().await?;
+            Ok(())
+        })
+        .await?;
+    let mut lines = Vec::new();
+    while let Ok((target, text, thread)) = told.try_recv() {
+        assert_ne!(thread, "teamster-control", "{text}");
+        lines.push((target, text));
+    }
+    let said = |target: &str| -> Vec<&str> {
+        lines.iter().filter(|(whose, _)| whose == target).map(|(_, text)| text.as_str()).collect()
+    };
+    let of_the_nursery = said("teamster::nursery");
+    let (begin, end) = of_the_nursery.split_at(4);
+    assert_eq!(begin, ["an actor starts", "an actor is ready", "an actor starts", "an actor is ready"]);
+    // Whoever waits for an end, and who follows it, hear of it at the same time.
+    let mut end = end.to_vec();
+    end.sort_unstable();
+    assert_eq!(end, ["a nursery ends its actors", "an actor ended", "an actor ended"]);
+    assert_eq!(said("teamster::portal"), ["an actor is asked to end"]);
+    assert_eq!(said("teamster::discovery"), ["this registrar leads from now on"]);
+    Ok(())
+}

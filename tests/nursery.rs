@@ -372,7 +372,7 @@ impl Launcher for NeverBoots {
     }
 }
 
-#[teamster::test]
+#[teamster::test(exclusive)]
 async fn a_fast_failure_ends_siblings_that_are_still_booting() {
     let begun = Instant::now();
     let error = teamster::open_nursery(async |an| {
@@ -687,7 +687,9 @@ async fn guards_and_hooks_have_the_last_word_on_every_ending() {
             (Err(Error::Cancelled { canceller }), Ending::CancelledByParent) => {
                 canceller.request == CancelRequest::Actor
             }
-            (Err(Error::Cancelled { .. } | Error::ActorDied(_)), Ending::CancelledByItself) => true,
+            (Err(Error::Cancelled { canceller }), Ending::CancelledByItself) => {
+                (canceller.aid.name(), &canceller.request) == ("keeper", &CancelRequest::Actor)
+            }
             (Err(Error::Body(body)), Ending::NurseryFails) => body.to_string() == "the body failed",
             (Err(Error::ActorDied(death)), Ending::Terminated) => death.signal() == Some(Signal::TERM.as_raw()),
             (Err(Error::ActorDied(death)), Ending::Interrupted) => death.signal() == Some(Signal::INT.as_raw()),
@@ -695,6 +697,64 @@ async fn guards_and_hooks_have_the_last_word_on_every_ending() {
             _ => false,
         };
         assert!(is_right, "{ending:?}: {result:?}");
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+enum Abrupt {
+    Exit,
+    Abort,
+    Killed,
+    Stuck,
+}
+
+/// Keeps a file as long as its actor lives, which ends without a word to it.
+#[rpc]
+async fn end_abruptly(path: PathBuf, how: Abrupt, begun: Portal) -> teamster::Result<()> {
+    keep_for_the_actor(path).await?;
+    begun.run(add(1, 2)).await?; // the line is there: the next call leaves with its first poll
+    let mut telling = std::pin::pin!(begun.run(meet_in_two()));
+    let _sent = futures::poll!(telling.as_mut());
+    match how {
+        Abrupt::Exit => std::process::exit(3),
+        Abrupt::Abort => std::process::abort(),
+        Abrupt::Stuck => std::thread::sleep(Duration::from_secs(60)),
+        Abrupt::Killed => pending().await,
+    }
+    Ok(())
+}
+
+/// As the docs of `on_exit` say.
+#[teamster::test]
+async fn hooks_have_no_word_where_nothing_of_their_runtime_runs() {
+    for how in [Abrupt::Exit, Abrupt::Abort, Abrupt::Killed, Abrupt::Stuck] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("actor");
+        let kept = path.clone();
+        let ended = teamster::open_nursery(async |an| {
+            let actor = an.start_actor("abrupt").await?;
+            let call = actor.run(end_abruptly(kept, how, teamster::this_actor()?));
+            let ended = async {
+                TWO.wait().await;
+                match how {
+                    Abrupt::Exit | Abrupt::Abort => {}
+                    Abrupt::Killed => send(&actor, Signal::KILL),
+                    Abrupt::Stuck => drop(actor.cancel_actor().await?),
+                }
+                Ok(())
+            };
+            Ok(futures::try_join!(call, ended)?)
+        })
+        .await
+        .expect_err("it ends");
+        match (&ended, how) {
+            (Error::ActorDied(death), Abrupt::Exit) => assert_eq!(death.status(), Some(3)),
+            (Error::ActorDied(death), Abrupt::Abort) => assert_eq!(death.signal(), Some(Signal::ABORT.as_raw())),
+            (Error::ActorDied(death), Abrupt::Killed) => assert_eq!(death.signal(), Some(Signal::KILL.as_raw())),
+            (Error::Cancelled { .. }, Abrupt::Stuck) => {}
+            _ => panic!("{how:?}: {ended:?}"),
+        }
+        assert!(path.exists(), "{how:?}: its hook has run");
     }
 }
 

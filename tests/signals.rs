@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use teamster::testing::{KillAtRandom, rounds, seed};
-use teamster::{Error, Portal, rpc};
+use teamster::{Context, Error, Portal, context, rpc};
 
 #[path = "support/program.rs"]
 mod program;
@@ -27,8 +27,15 @@ fn play(scene: String) -> Result<(), Error> {
     async fn main() -> Result<(), Error> {
         run(&program::scene().expect("it is set")).await
     }
-    drop(scene);
-    main()
+    if scene != "panics" {
+        return main();
+    }
+    // A panic of main's goes out of it, as one of any `main`, which makes of it what a program exits with.
+    let panic = std::panic::catch_unwind(|| drop(main())).expect_err("it panics");
+    println!("main panicked: {}", panic.downcast_ref::<&str>().expect("it has a text"));
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).expect("a pipe");
+    std::panic::resume_unwind(panic)
 }
 
 async fn run(scene: &str) -> Result<(), Error> {
@@ -137,6 +144,21 @@ async fn in_nursery(scene: String) -> Result<(), Error> {
             "holding" => Ok(frank.run(hold()).await?),
             "blocked" => Ok(frank.run(block()).await?),
             "tree" => Ok(frank.run(be_parent()).await?),
+            "streaming" => {
+                let block = frank.open_context(count(), async |ctx, ()| {
+                    let mut stream = ctx.open_stream().await?;
+                    assert_eq!(stream.recv().await?, Some(0));
+                    println!("ready");
+                    while stream.recv().await?.is_some() {}
+                    Ok(())
+                });
+                Ok(block.await?)
+            }
+            "panics" => {
+                let _held = an.actor("held").run_in_actor(be_parent());
+                frank.run(pid()).await?;
+                panic!("the body fails")
+            }
             "stuck root" => {
                 println!("ready");
                 sleep_blocking();
@@ -158,6 +180,17 @@ async fn in_nursery(scene: String) -> Result<(), Error> {
 async fn chat() {
     println!("line");
     tokio::task::yield_now().await;
+}
+
+/// Sends numbers without end.
+#[context]
+async fn count(ctx: Context<(), (), u64>) -> teamster::Result<()> {
+    ctx.started(()).await?;
+    let mut stream = ctx.open_stream().await?;
+    for number in 0.. {
+        stream.send(number).await?;
+    }
+    Ok(())
 }
 
 #[rpc]
@@ -216,6 +249,26 @@ fn sigint_ends_an_idle_tree_quietly() {
 fn sigint_ends_a_running_call_quietly() {
     check("holding", Signal::INT, KERNEL);
     check("tree", Signal::INT, KERNEL);
+}
+
+#[test]
+fn sigint_ends_a_stream_quietly() {
+    check("streaming", Signal::INT, KERNEL);
+}
+
+/// S2.39
+#[test]
+fn a_panic_of_mains_body_goes_on_when_everything_below_is_gone() {
+    let mut program = Program::start_with("panics", |command| {
+        command.stdin(std::process::Stdio::piped());
+    });
+    assert_eq!(program.says("main panicked: "), "the body fails");
+    program.gone_but_root(Duration::ZERO); // it has not ended yet
+    program.assert_no_files();
+    program.close_stdin();
+    let ended = program.ends_within(KERNEL);
+    assert_eq!(ended.status.code(), Some(101), "{:?}", ended.status);
+    program.gone_within(Duration::ZERO);
 }
 
 #[test]

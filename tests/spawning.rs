@@ -64,6 +64,102 @@ async fn each_failed_start_says_why() {
     assert!(matches!(refused(Script("exec sleep 60")).await, SpawnReason::BootTimeout { .. }));
 }
 
+/// This executable, in which the build id says another one.
+fn of_another_build(folder: &std::path::Path) -> std::path::PathBuf {
+    // elf(5): a note with a name of 4 bytes, 20 of contents, of the type NT_GNU_BUILD_ID, and that name.
+    const NOTE: &[u8] = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+    let mut bytes = std::fs::read("/proc/self/exe").unwrap();
+    // Notes come before what a program calls its own, such as the line above.
+    let note = (0..bytes.len()).step_by(4).find(|at| bytes[*at..].starts_with(NOTE)).expect("the linker has left one");
+    bytes[note + NOTE.len()] ^= 0xff;
+    let path = folder.join("other");
+    std::fs::write(&path, bytes).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    path
+}
+
+/// C20
+#[teamster::test]
+async fn a_child_of_another_build_is_refused_and_said_to_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = of_another_build(folder.path());
+    let start = teamster::open_nursery(async |an| {
+        let refused = an.actor("x").launcher(Program::new(&other)).start().await;
+        assert_eq!(an.start_actor("sibling").await?.run(whoami()).await?.0, "sibling");
+        Ok(refused)
+    });
+    let refused = start.await.unwrap().expect_err("it is another build");
+    let Error::Spawn { reason: SpawnReason::WrongBuild { program }, .. } = &refused else { panic!("{refused:?}") };
+    assert!(program.contains("other"), "{program}");
+    assert!(refused.to_string().contains("is another build than its parent"), "{refused}");
+}
+
+/// C20
+#[teamster::test]
+async fn a_child_that_is_killed_while_it_boots_is_told_with_the_signal() {
+    match refused(Script("echo half way >&2; kill -KILL $$")).await {
+        SpawnReason::DiedBooting(death) => {
+            assert_eq!((death.signal(), death.stderr_tail().trim()), (Some(9), "half way"));
+            assert!(death.asked().is_none());
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[rpc]
+async fn environment() -> Vec<(String, String)> {
+    std::env::vars().collect()
+}
+
+#[rpc]
+async fn arguments() -> Vec<String> {
+    std::env::args().skip(1).collect()
+}
+
+/// C33
+#[teamster::test]
+async fn what_its_builder_does_not_say_an_actor_inherits() {
+    let folder = tempfile::tempdir().unwrap();
+    std::env::set_current_dir(folder.path()).unwrap();
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o031));
+    rustix::process::nice(3).unwrap();
+    let limit = rustix::process::Rlimit { current: Some(333), maximum: Some(444) };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+    let script = "pwd; umask; nice; ulimit -Sn; ulimit -Hn".to_owned();
+    teamster::open_nursery(async |an| {
+        let actor = an.start_actor("w").await?;
+        let said = actor.run(shell(script)).await?;
+        assert_eq!(said, format!("{}\n0031\n3\n333\n444", folder.path().display()));
+        assert_eq!(actor.run(arguments()).await?, arguments().await?);
+        let mut theirs = actor.run(environment()).await?;
+        theirs.retain(|(key, _)| key != "TEAMSTER_LINEAGE"); // who its ancestors are
+        let mut ours = environment().await?;
+        theirs.sort_unstable();
+        ours.sort_unstable();
+        assert_eq!(theirs, ours);
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
+/// C33
+#[teamster::test]
+async fn an_actor_begins_with_the_arguments_and_the_environment_that_it_is_given() {
+    teamster::open_nursery(async |an| {
+        let mut given = arguments().await?;
+        given.push("--color=never".to_owned());
+        let actor = an.actor("w").env_clear().env("K", "V").args(&given).start().await?;
+        assert_eq!(actor.run(arguments()).await?, given);
+        let mut theirs = actor.run(environment()).await?;
+        theirs.retain(|(key, _)| key != "TEAMSTER_LINEAGE");
+        assert_eq!(theirs, [("K".to_owned(), "V".to_owned())]);
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
 #[teamster::test]
 async fn an_actor_is_what_its_builder_says() {
     teamster::open_nursery(async |an| {

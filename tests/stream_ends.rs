@@ -1,14 +1,17 @@
 //! Is each end of a stream told apart, at once, on both sides, whoever leaves first and however?
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{Shutdown, shutdown};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open};
 use teamster::{ActorNursery, BoxError, Context, Error, MsgStream, Outcome, Portal, PortalContext, context, rpc};
 
 #[path = "support/one.rs"]
 mod one;
-use one::{Guard, IN_TIME, guards, held, let_go, until, with_one};
+use one::{Guard, IN_TIME, PLENTY, guards, held, let_go, promptly, until, with_one};
 
 #[rpc]
 async fn add(a: i64, b: i64) -> i64 {
@@ -394,17 +397,20 @@ fn cut(pid: u32, peer: u32) -> std::io::Result<usize> {
 
 /// A process's lines to another one.
 fn lines(pid: u32, peer: u32) -> std::io::Result<Vec<OwnedFd>> {
+    Ok(fds(pid)?.into_iter().filter(|fd| is_line_to(fd, peer)).collect())
+}
+
+/// All that a process has open.
+fn fds(pid: u32) -> std::io::Result<Vec<OwnedFd>> {
     let process = Pid::from_raw(pid.cast_signed()).expect("it is a process");
     let process = pidfd_open(process, PidfdFlags::empty())?;
-    let mut lines = Vec::new();
+    let mut fds = Vec::new();
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
         let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let Ok(fd) = pidfd_getfd(process.as_fd(), number, PidfdGetfdFlags::empty()) else { continue };
-        if is_line_to(&fd, peer) {
-            lines.push(fd);
-        }
+        fds.push(fd);
     }
-    Ok(lines)
+    Ok(fds)
 }
 
 fn is_line_to(fd: &OwnedFd, peer: u32) -> bool {
@@ -420,12 +426,13 @@ enum Loss {
     Killed,
 }
 
-/// Opens a context into another actor, loses the line in its middle, and says what came of it.
+/// Opens a context into another actor, loses the line in its middle, and says what came of it, and how soon.
 #[rpc]
-async fn loses(callee: Portal, loss: u8, leaves_first: bool) -> teamster::Result<String> {
+async fn loses(callee: Portal, loss: u8, leaves_first: bool) -> teamster::Result<(String, Duration)> {
     let loss =
         [Loss::Opener, Loss::Callee, Loss::OpenerThenCallee, Loss::CalleeThenOpener, Loss::Killed][loss as usize];
     let (us, them) = (std::process::id(), callee.aid().pid());
+    let mut lost = None;
     let ended = callee.open_context(both_ways(), async |ctx, ()| {
         let mut stream = ctx.open_stream().await?;
         for number in 0..100 {
@@ -435,6 +442,7 @@ async fn loses(callee: Portal, loss: u8, leaves_first: bool) -> teamster::Result
         if leaves_first {
             drop(stream);
         }
+        lost = Some(Instant::now());
         let cut_both = match loss {
             Loss::Opener => [Some((us, them)), None],
             Loss::Callee => [Some((them, us)), None],
@@ -450,46 +458,293 @@ async fn loses(callee: Portal, loss: u8, leaves_first: bool) -> teamster::Result
         }
         Ok(std::future::pending::<()>().await)
     });
-    Ok(ended.await.expect_err("its line is lost").to_string())
+    let told = ended.await.expect_err("its line is lost").to_string();
+    Ok((told, lost.expect("the body ran").elapsed()))
 }
 
-async fn lose(an: &ActorNursery, loss: u8, leaves_first: bool) -> Result<(), BoxError> {
+/// How long it takes until both sides have ended.
+async fn lose(an: &ActorNursery, loss: u8, leaves_first: bool) -> Result<Duration, BoxError> {
     let (opener, callee) = (an.start_actor("opener").await?, an.start_actor("callee").await?);
-    let told = tokio::time::timeout(IN_TIME, opener.run(loses(callee.clone(), loss, leaves_first))).await??;
+    let (told, mut took) =
+        tokio::time::timeout(IN_TIME, opener.run(loses(callee.clone(), loss, leaves_first))).await??;
+    let waits_since = Instant::now();
     assert!(told.contains("callee"), "{told}");
-    if loss < 4 {
-        until("the callee's task is left", async || callee.run(guards()).await.is_ok_and(|left| left == 0)).await;
-        // On a new line all is well again.
-        let again = async |loss| opener.run(loses(callee.clone(), loss, false)).await;
-        again(0).await?;
-        assert_eq!(callee.run(add(1, 2)).await?, 3);
-        callee.cancel_actor().await?;
-    }
+    until("the callee's task is left", async || callee.run(guards()).await.is_ok_and(|left| left == 0)).await;
+    took += waits_since.elapsed();
+    // On a new line all is well again.
+    let again = async |loss| opener.run(loses(callee.clone(), loss, false)).await;
+    again(0).await?;
+    assert_eq!(callee.run(add(1, 2)).await?, 3);
+    callee.cancel_actor().await?;
     assert_eq!(opener.run(add(1, 2)).await?, 3);
     opener.cancel_actor().await?;
-    Ok(())
+    Ok(took)
 }
 
 /// Ten cases: five losses, with and without the stream left first.
-#[teamster::test]
+#[teamster::test(exclusive)]
 async fn a_lost_line_ends_both_sides_at_once_and_nothing_else() {
+    // Whoever waits for a grace is not there at once.
+    let root = || teamster::root().grace(PLENTY);
     for loss in 0..4 {
         for leaves_first in [false, true] {
-            let ended = teamster::open_nursery(async |an| lose(an, loss, leaves_first).await).await;
-            ended.unwrap_or_else(|error| panic!("loss {loss}, left first {leaves_first}: {error}"));
+            promptly(&format!("loss {loss}, left first {leaves_first}"), async || {
+                Ok(root().open(async |an| lose(an, loss, leaves_first).await).await?)
+            })
+            .await;
         }
     }
     for leaves_first in [false, true] {
-        let told = std::cell::Cell::new(false);
-        // That the callee was killed is the nursery's failure.
-        let ended = teamster::open_nursery(async |an| {
-            let done = lose(an, 4, leaves_first).await;
-            told.set(done.is_ok());
-            done
+        promptly(&format!("killed, left first {leaves_first}"), async || {
+            let mut took = None;
+            // That the callee was killed is the nursery's failure, and would cancel our call of its opener.
+            let ended = root().open(async |an| {
+                let opener = an.start_actor("opener").await?;
+                let lost = an.actor("keeper").call(loses_its_own(opener.clone(), leaves_first)).await?;
+                took = Some(lost);
+                assert_eq!(opener.run(add(1, 2)).await?, 3);
+                Ok(())
+            });
+            ended.await?;
+            Ok(took.expect("the body ran"))
         })
         .await;
-        assert!(matches!(&ended, Err(Error::ActorDied(_))), "{ended:?}");
     }
+}
+
+/// Has its callee here in a nursery of its own, which fails with it.
+#[rpc]
+async fn loses_its_own(opener: Portal, leaves_first: bool) -> teamster::Result<Duration> {
+    let mut losing = tokio::task::JoinSet::new();
+    let ended = teamster::open_nursery(async |an| {
+        let callee = an.start_actor("callee").await?;
+        // Beside the nursery's failure, which cancels this body.
+        losing.spawn(async move { opener.run(loses(callee, 4, leaves_first)).await });
+        Ok(an.wait().await)
+    });
+    let ended = ended.await;
+    assert!(matches!(&ended, Err(Error::ActorDied(death)) if death.signal() == Some(9)), "{ended:?}");
+    let (told, took) = losing.join_next().await.expect("the body ran")??;
+    assert!(told.contains("callee") && told.contains("signal 9 (SIGKILL)"), "{told}");
+    Ok(took)
+}
+
+#[rpc]
+async fn adds_by(portal: Portal) -> Result<i64, Error> {
+    portal.run(add(1, 2)).await
+}
+
+/// Neither refuses the call nor waits for the other's goodbye, which may take its time.
+#[teamster::test]
+async fn a_call_behind_our_goodbye_goes_to_a_new_line() {
+    let ended = teamster::open_nursery(async |an| {
+        let (caller, callee) = (an.start_actor("caller").await?, an.start_actor("callee").await?);
+        caller.run(adds_by(callee.clone())).await?;
+        let (here, there) = (caller.aid().pid(), callee.aid().pid());
+        let process = Pid::from_raw(there.cast_signed()).expect("it is a process");
+        kill_process(process, Signal::STOP)?;
+        // Ten seconds after the call.
+        has_something_to_read(lines(there, here)?.remove(0)).await;
+        let mut calling = std::pin::pin!(caller.run(adds_by(callee.clone())));
+        // It has connected, and is not refused.
+        tokio::select! {
+            called = &mut calling => panic!("nobody answers: {called:?}"),
+            () = has_something_to_read(listening(there)?) => {}
+        }
+        kill_process(process, Signal::CONT)?;
+        assert_eq!(calling.await?, 3);
+        Ok(())
+    });
+    ended.await.expect("nothing fails");
+}
+
+async fn has_something_to_read(socket: OwnedFd) {
+    let waiting = tokio::task::spawn_blocking(move || {
+        let within = Timespec { tv_sec: 20, tv_nsec: 0 };
+        poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&within))
+    });
+    let ready = waiting.await.expect("it does not panic").expect("a socket can be polled");
+    assert_eq!(ready, 1, "nothing has come in 20 s");
+}
+
+/// The socket at which a process can be connected to.
+fn listening(pid: u32) -> std::io::Result<OwnedFd> {
+    let is_it = |fd: &OwnedFd| rustix::net::sockopt::socket_acceptconn(fd).unwrap_or(false);
+    Ok(fds(pid)?.into_iter().find(is_it).expect("every actor has one"))
+}
+
+/// Loses the line to a callee in its context's body, and tells what its cancels say then.
+#[rpc]
+async fn cancels_behind_a_lost_line(callee: Portal, is_killed: bool) -> teamster::Result<String> {
+    let (us, them) = (std::process::id(), callee.aid().pid());
+    let ctx = callee.context(both_ways()).await?;
+    if is_killed {
+        kill_process(Pid::from_raw(them.cast_signed()).expect("it is a process"), Signal::KILL)?;
+    } else {
+        assert_eq!(cut(us, them)?, 1, "one line leads there");
+    }
+    let mut told = Vec::new();
+    for by_handle in [false, false, true] {
+        match if by_handle { ctx.handle().cancel().await } else { ctx.cancel().await } {
+            Ok(()) => told.push("stopped"),
+            Err(Error::NotStopped { heard: false, aid, .. }) if aid == *callee.aid() => told.push("not acknowledged"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    assert_eq!(ctx.heard(), None, "nobody has heard it");
+    Ok(told.join(", "))
+}
+
+/// Nobody knows whether it has heard; of a dead one everybody knows that it has stopped.
+#[teamster::test]
+async fn a_cancel_behind_a_lost_line_says_that_it_is_not_acknowledged() {
+    let ended = teamster::open_nursery(async |an| {
+        let (opener, callee) = (an.start_actor("opener").await?, an.start_actor("callee").await?);
+        let cancelled = opener.run(cancels_behind_a_lost_line(callee.clone(), false));
+        let told = tokio::time::timeout(IN_TIME, cancelled).await??;
+        assert_eq!(told, "not acknowledged, not acknowledged, not acknowledged");
+        until("the callee's task is left", async || callee.run(guards()).await.is_ok_and(|left| left == 0)).await;
+        let doomed = an.actor("doomed").call(callee_that_is_killed(opener.clone())).await;
+        assert!(matches!(doomed, Err(Error::ActorDied(_))), "{doomed:?}");
+        assert_eq!(opener.run(last_told()).await?, "stopped, stopped, stopped");
+        Ok(())
+    });
+    ended.await.expect("nothing fails");
+}
+
+/// Has another actor open a context into this one, which kills it.
+#[rpc]
+async fn callee_that_is_killed(opener: Portal) -> teamster::Result<()> {
+    opener.run(cancels_here(teamster::this_actor()?)).await?;
+    Ok(())
+}
+
+static TOLD: tokio::sync::SetOnce<String> = tokio::sync::SetOnce::const_new();
+
+#[rpc]
+async fn cancels_here(callee: Portal) -> teamster::Result<()> {
+    // Its caller dies meanwhile, which cancels this call: what is told is told to the next one.
+    teamster::shield(async {
+        let told = cancels_behind_a_lost_line(callee, true).await?;
+        Ok(TOLD.set(told)?)
+    })
+    .await
+}
+
+#[rpc]
+async fn last_told() -> String {
+    TOLD.wait().await.clone()
+}
+
+static BEGUN: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+/// Notes that it has begun.
+#[rpc]
+async fn begins(number: u32, _ballast: Bytes) {
+    BEGUN.lock().expect("nobody panics").push(number);
+    std::future::pending().await
+}
+
+#[rpc]
+async fn begun() -> Vec<u32> {
+    BEGUN.lock().expect("nobody panics").clone()
+}
+
+/// Makes more calls than a stopped callee's socket takes, and loses the line: which of them have surely not begun,
+/// and of which that is not known?
+#[rpc]
+async fn storms(callee: Portal) -> teamster::Result<(Vec<u32>, Vec<u32>)> {
+    const CALLS: u32 = 500;
+    callee.run(add(1, 2)).await?; // the line is there
+    let (us, them) = (std::process::id(), callee.aid().pid());
+    let process = Pid::from_raw(them.cast_signed()).expect("it is a process");
+    kill_process(process, Signal::STOP)?;
+    let ballast = Bytes::from(vec![0; 4096]);
+    let mut calls = Vec::new();
+    for number in 0..CALLS {
+        let mut call = Box::pin(callee.run(begins(number, ballast.clone())));
+        assert!(futures::poll!(call.as_mut()).is_pending());
+        calls.push(call);
+    }
+    cut(us, them)?;
+    let (mut not_started, mut unknown) = (Vec::new(), Vec::new());
+    for (number, ended) in (0..).zip(futures::future::join_all(calls).await) {
+        match ended {
+            Err(Error::NotStarted { .. }) => not_started.push(number),
+            Err(Error::Unknown { .. }) => unknown.push(number),
+            other => panic!("{number}: {other:?}"),
+        }
+    }
+    kill_process(process, Signal::CONT)?;
+    Ok((not_started, unknown))
+}
+
+#[teamster::test]
+async fn a_call_that_is_said_not_to_have_started_has_never_begun() {
+    let ended = teamster::open_nursery(async |an| {
+        let (opener, callee) = (an.start_actor("opener").await?, an.start_actor("callee").await?);
+        let (not_started, unknown) = opener.run(storms(callee.clone())).await?;
+        assert!(!not_started.is_empty() && !unknown.is_empty(), "{} and {}", not_started.len(), unknown.len());
+        // It reads what has come by then, and sees the end of that.
+        let (there, here) = (callee.aid().pid(), opener.aid().pid());
+        until("its end of the lost line is open", async || lines(there, here).is_ok_and(|lines| lines.is_empty()))
+            .await;
+        let begun = callee.run(begun()).await?;
+        assert!(!begun.is_empty(), "some calls did begin");
+        let liars: Vec<&u32> = begun.iter().filter(|number| not_started.contains(number)).collect();
+        assert!(liars.is_empty(), "these have begun: {liars:?}");
+        Ok(())
+    });
+    ended.await.expect("nothing fails");
+}
+
+#[rpc]
+async fn cancels_behind_a_cut(callee: Portal) -> teamster::Result<bool> {
+    assert_eq!(cut(std::process::id(), callee.aid().pid())?, 1, "one line leads there");
+    let receipt = callee.cancel_actor().await?;
+    Ok(receipt.asked_by.is_some_and(|by| by.aid == *teamster::this_actor().expect("we are one").aid()))
+}
+
+/// S3.59: by its parent, whose own lines are cut, and by another actor, which asks through the tree.
+#[teamster::test(exclusive)]
+async fn an_actor_behind_a_cut_line_is_ended_at_once_and_no_error() {
+    for cuts in [0..2, 0..1, 1..2] {
+        promptly(&format!("its end, with the lines {cuts:?} cut"), async || {
+            let mut took = None;
+            let ended = teamster::root().grace(PLENTY).open(async |an| {
+                let frank = an.start_actor("frank").await?;
+                let lines = lines(std::process::id(), frank.aid().pid())?;
+                assert_eq!(lines.len(), 2, "a data line and a control line");
+                lines[cuts.clone()].iter().try_for_each(|line| shutdown(line, Shutdown::Both))?;
+                let asked = Instant::now();
+                // An end that nobody asked for cuts off this body.
+                teamster::shield(async {
+                    let receipt = frank.cancel_actor().await?;
+                    took = Some(asked.elapsed());
+                    assert_eq!(&receipt.aid, frank.aid());
+                    Ok(())
+                })
+                .await
+            });
+            // Where it has seen the cut before it was asked, it has ended by itself.
+            match ended.await {
+                Ok(()) | Err(Error::ActorDied(_)) => Ok(took.expect("there is a receipt")),
+                Err(error) => Err(error.into()),
+            }
+        })
+        .await;
+    }
+    promptly("its end, asked by another", async || {
+        let ended = teamster::root().grace(PLENTY).open(async |an| {
+            let (caller, callee) = (an.start_actor("caller").await?, an.start_actor("callee").await?);
+            caller.run(adds_by(callee.clone())).await?;
+            let asked = Instant::now();
+            assert!(caller.run(cancels_behind_a_cut(callee)).await?, "the caller has asked");
+            Ok(asked.elapsed())
+        });
+        Ok(ended.await?)
+    })
+    .await;
 }
 
 /// A child that is cut off from its parent ends, and its parent hears of it at once: whichever line is lost,

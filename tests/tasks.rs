@@ -8,11 +8,12 @@ use std::time::Duration;
 use futures::future::Either;
 use teamster::launch::Program;
 use teamster::tasks::{
-    self, AsyncContext, CancelScope, Hold, SharedContexts, context_fn, fail_after, gather_contexts, move_on_after,
+    self, AsyncContext, CancelScope, Hold, SharedContexts, TaskNursery, context_fn, fail_after, gather_contexts,
+    move_on_after,
 };
 use teamster::testing::{descendants, expect_cancelled, state, wait_gone};
 use teamster::{ActorBuilder, ActorNursery, BoxError, Context, Error, Portal, context, rpc, shield};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::yield_now;
 
 type Body = Result<(), BoxError>;
@@ -523,6 +524,84 @@ async fn the_death_of_a_shared_actor_is_heard_by_all_who_use_it() -> Result<(), 
         for error in [one.unwrap_err(), two.unwrap_err()] {
             assert!(matches!(&error, Error::ActorDied(death) if death.status() == Some(9)), "{error:?}");
         }
+        Ok(())
+    })
+    .await
+}
+
+// ---- a nursery of tasks that two contexts share (S2.41)
+
+static CREW: SharedContexts<(), TaskNursery<'static>> = SharedContexts::new();
+
+static SPOILED: Notify = Notify::const_new();
+
+#[rpc]
+async fn spoil() {
+    SPOILED.notify_one();
+}
+
+/// Has a task in the nursery that all who come here share.
+#[context]
+async fn joins_the_crew(ctx: Context<u32>) -> teamster::Result<()> {
+    let crew = context_fn(async |hold| {
+        tasks::open_nursery(async |tn| {
+            hold.until_exit(tn).await.ok()?;
+            Ok(())
+        })
+        .await
+        .map_err(BoxError::from)
+    });
+    let used = CREW.maybe_open_context((), crew, async |crew| {
+        drop(crew.spawn(async {
+            SPOILED.notified().await;
+            Err::<(), _>("a task of the crew failed".into())
+        }));
+        ctx.started(std::process::id()).await?;
+        Ok(pending::<()>().await)
+    });
+    Ok(used.await?)
+}
+
+/// Opens one from another actor, and tells what it failed with.
+#[rpc]
+async fn fails_with(there: Portal) -> teamster::Result<String> {
+    let block = there.open_context(joins_the_crew(), async |_, _| {
+        begun().await;
+        Ok(pending::<()>().await)
+    });
+    let error = block.await.expect_err("a task fails");
+    let Error::Remote(remote) = &error else { panic!("{error:?}") };
+    Ok(format!("{} in {}", remote.message(), remote.actor().name()))
+}
+
+static BEGUN: Notify = Notify::const_new();
+
+async fn begun() {
+    BEGUN.notify_one();
+}
+
+#[rpc]
+async fn has_begun() {
+    BEGUN.notified().await;
+}
+
+#[teamster::test]
+async fn a_failure_in_a_nursery_that_contexts_share_ends_all_of_them() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let (frank, other) = tokio::try_join!(an.start_actor("frank"), an.start_actor("other"))?;
+        let here = frank.open_context(joins_the_crew(), async |_, _| {
+            other.run(has_begun()).await?;
+            frank.run(spoil()).await?;
+            Ok(pending::<()>().await)
+        });
+        let (here, there) = futures::join!(here, other.run(fails_with(frank.clone())));
+        let error = here.expect_err("a task fails");
+        assert!(
+            matches!(&error, Error::Remote(remote) if remote.message() == "a task of the crew failed"),
+            "{error:?}"
+        );
+        assert_eq!(there?, "a task of the crew failed in frank");
+        assert_eq!(frank.run(pid()).await?, frank.aid().pid(), "it is an error of its own, not an end");
         Ok(())
     })
     .await

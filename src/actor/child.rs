@@ -81,10 +81,7 @@ pub(crate) struct Ended {
 impl Ended {
     /// The end as an error of whoever still needed the child.
     pub(crate) fn error(&self) -> Error {
-        match self.death.asked() {
-            Some(canceller) => Error::Cancelled { canceller: canceller.clone() },
-            None => Error::ActorDied(self.death.clone()),
-        }
+        Error::ended(self.death.clone())
     }
 }
 

@@ -119,7 +119,7 @@ impl ContextCore {
                     Side::Callee { .. } => None,
                 };
                 let path = self.link.path;
-                let error = match lost(child, &self.peer, path, left, &end).await {
+                let error = match lost(&self.actor, child, &self.peer, path, left, &end).await {
                     Lost::Failed(error) => error,
                     Lost::Again => {
                         Error::NotStarted { endpoint: path.to_owned(), aid: self.peer.clone(), reason: end.to_string() }
@@ -180,16 +180,35 @@ impl ContextCore {
         self.stopped_by(self.link.asks() + self.line.grace() + ANSWER_WITHIN).await
     }
 
+    /// The same for whoever has asked: a lost line is no answer, unless its loss says that the callee is over.
+    pub(crate) async fn known_to_have_stopped(&self) -> Result<(), Error> {
+        let asked_at = self.link.asks();
+        self.stopped().await?;
+        if !matches!((&self.side, self.link.end()), (Side::Opener { .. }, Some(LinkEnd::Lost(..)))) {
+            return Ok(());
+        }
+        // It may have been asked long before its line was lost.
+        let by = Instant::now().max(asked_at + self.line.grace()) + ANSWER_WITHIN;
+        match tokio::time::timeout_at(by.into(), self.watched_ending()).await {
+            Ok(Ending::Failed(Error::Unknown { .. })) | Err(_) => Err(self.not_stopped(asked_at.elapsed())),
+            Ok(_over) => Ok(()),
+        }
+    }
+
     async fn stopped_by(&self, at: Instant) -> Result<(), Error> {
         let end = poll_fn(|cx| self.link.poll_watch(cx));
         match tokio::time::timeout_at(at.into(), end).await {
             Ok(_end) => Ok(()),
-            Err(_elapsed) => Err(Error::NotStopped {
-                endpoint: self.link.path.to_owned(),
-                aid: self.peer.clone(),
-                grace: self.line.grace(),
-                heard: self.link.heard().is_some(),
-            }),
+            Err(_elapsed) => Err(self.not_stopped(self.line.grace())),
+        }
+    }
+
+    fn not_stopped(&self, waited: Duration) -> Error {
+        Error::NotStopped {
+            endpoint: self.link.path.to_owned(),
+            aid: self.peer.clone(),
+            grace: waited,
+            heard: self.link.heard().is_some(),
         }
     }
 

@@ -7,6 +7,7 @@ use rustix::process::{Pid, PidfdFlags};
 use std::os::fd::OwnedFd;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
 
 use super::child::Child;
 use super::control::Command;
@@ -16,7 +17,7 @@ use crate::channel::driver::framed;
 use crate::channel::handshake::{self, HandshakeError};
 use crate::channel::{Channel, LineEnd};
 use crate::error::Error;
-use crate::msg::death::{Death, DeathData, ExitKind};
+use crate::msg::death::{Death, DeathData, ExitKind, Receipt};
 use crate::msg::frame::{Frame, Hello, LineKind, PROTOCOL};
 use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
 use crate::proto::connection::Left;
@@ -31,8 +32,8 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    fn living(&self) -> Option<Arc<DataLine>> {
-        self.line.lock().as_ref().filter(|line| line.end().is_none()).cloned()
+    fn open_line(&self) -> Option<Arc<DataLine>> {
+        self.line.lock().as_ref().filter(|line| line.is_open()).cloned()
     }
 }
 
@@ -46,7 +47,7 @@ impl Actor {
         self.add_line(channel);
         let peer = self.peer(&channel.peer);
         let mut line = peer.line.lock();
-        if line.as_ref().is_none_or(|line| line.end().is_some()) {
+        if line.as_ref().is_none_or(|line| !line.is_open()) {
             *line = Some(Arc::clone(channel));
         }
     }
@@ -59,11 +60,11 @@ impl Actor {
             return Ok(Arc::clone(line));
         }
         let peer = self.peer(aid);
-        if let Some(line) = peer.living() {
+        if let Some(line) = peer.open_line() {
             return Ok(line);
         }
         let _dialling = peer.dialling.lock().await;
-        if let Some(line) = peer.living() {
+        if let Some(line) = peer.open_line() {
             return Ok(line);
         }
         let line = self.dial(aid, addr).await?;
@@ -115,7 +116,9 @@ impl Actor {
     /// A line of ours has ended: whoever ends with it is told.
     pub(crate) fn line_ended(self: &Arc<Self>, line: &Arc<DataLine>, end: &LineEnd) {
         let mut peers = self.peers.lock();
-        if peers.get(&line.peer.uuid()).is_some_and(|peer| peer.living().is_none()) {
+        // Whoever dials it holds its entry, and puts the new line there.
+        let is_left = |peer: &Arc<Peer>| peer.open_line().is_none() && Arc::strong_count(peer) == 1;
+        if peers.get(&line.peer.uuid()).is_some_and(is_left) {
             peers.remove(&line.peer.uuid());
         }
         drop(peers);
@@ -133,14 +136,26 @@ fn is_nobody(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
 }
 
-/// What is known of the end of an actor that is not our child.
+/// The end of an actor that is not our child, if nobody tells us more.
 pub(crate) fn died_unseen(aid: &Aid) -> Death {
+    died_elsewhere(aid, None)
+}
+
+/// The end of an actor of which a line to us tells. Its parent has seen it, and is asked through the tree.
+async fn obituary(actor: &Actor, aid: &Aid) -> Death {
+    let (told, word) = oneshot::channel();
+    actor.control.send(Command::AskObituary { aid: aid.clone(), told });
+    let word = tokio::time::timeout(TOLD_WITHIN, word).await;
+    died_elsewhere(aid, word.ok().and_then(Result::ok).flatten())
+}
+
+fn died_elsewhere(aid: &Aid, receipt: Option<Receipt>) -> Death {
     Death::new(DeathData {
         id: uuid::Uuid::new_v4(),
         aid: aid.clone(),
-        exit: ExitKind::Unknown,
-        asked: None,
-        rung: None,
+        exit: receipt.as_ref().map_or(ExitKind::Unknown, |receipt| receipt.exit),
+        rung: receipt.as_ref().and_then(|receipt| receipt.rung),
+        asked: receipt.and_then(|receipt| receipt.asked_by),
         said: None,
         in_service: Vec::new(),
         stderr_tail: String::new(),
@@ -162,31 +177,31 @@ pub(crate) enum Lost {
 
 /// A line has ended before the dialog had that we opened with `path` on `aid`: what can be said of it?
 /// `child`: the other side, if it is one of ours.
-pub(crate) async fn lost(child: Option<&Arc<Child>>, aid: &Aid, path: &str, left: Left, end: &LineEnd) -> Lost {
-    let not_started =
-        |reason: String| Lost::Failed(Error::NotStarted { endpoint: path.to_owned(), aid: aid.clone(), reason });
-    if let Some(child) = child {
+pub(crate) async fn lost(
+    actor: &Actor,
+    child: Option<&Arc<Child>>,
+    aid: &Aid,
+    path: &str,
+    left: Left,
+    end: &LineEnd,
+) -> Lost {
+    let death = match child {
         // Its process ends, by itself or because its line is broken: that is the better word.
-        let error = child.reaped.wait().await.error();
-        return match (left, error) {
-            (Left::No, Error::ActorDied(death)) if death.asked().is_some() => not_started(death.to_string()),
-            (_, error) => Lost::Failed(error),
-        };
-    }
-    if let LineEnd::Bye(_) = end {
+        Some(child) => Some(child.reaped.wait().await.death.clone()),
         // Its peer had no dialog open, so this one never began over there.
-        return Lost::Again;
-    }
-    if *end != LineEnd::Shutdown && is_dead_soon(aid).await {
-        return Lost::Failed(Error::ActorDied(died_unseen(aid)));
-    }
-    match left {
-        Left::No => not_started(end.to_string()),
-        Left::Yes => {
-            let (endpoint, aid) = (path.to_owned(), aid.clone());
-            Lost::Failed(Error::Unknown { endpoint, aid, reason: end.to_string() })
+        None if matches!(end, LineEnd::Bye(_)) => return Lost::Again,
+        None if *end != LineEnd::Shutdown && is_dead_soon(aid).await => Some(obituary(actor, aid).await),
+        None => None,
+    };
+    let (endpoint, aid) = (path.to_owned(), aid.clone());
+    Lost::Failed(match (left, death) {
+        (Left::No, Some(death)) if death.asked().is_some() => {
+            Error::NotStarted { endpoint, aid, reason: death.to_string() }
         }
-    }
+        (_, Some(death)) => Error::ended(death),
+        (Left::No, None) => Error::NotStarted { endpoint, aid, reason: end.to_string() },
+        (Left::Yes, None) => Error::Unknown { endpoint, aid, reason: end.to_string() },
+    })
 }
 
 /// Another actor's process, if it was there when we looked. Not ours to reap.
@@ -232,6 +247,10 @@ impl Process {
 
 /// Between two looks at a dead process that has not been reaped.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);
+
+/// How long the word on a dead actor may take. It comes from control threads alone, mostly within a millisecond:
+/// one that is that late comes from a process that stands still.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long a peer whose line has ended may take to be seen dead.
 const DEATH_WITHIN: Duration = Duration::from_millis(100);

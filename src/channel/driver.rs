@@ -286,6 +286,8 @@ impl<S: Service> Channel<S> {
             Frame::EndAsked { .. } => return Err(violated(Violation::Misplaced("EndAsked"))),
             Frame::End { .. } => return Err(violated(Violation::Misplaced("End"))),
             Frame::Ended { .. } => return Err(violated(Violation::Misplaced("Ended"))),
+            Frame::ObituaryAsked { .. } => return Err(violated(Violation::Misplaced("ObituaryAsked"))),
+            Frame::Obituary { .. } => return Err(violated(Violation::Misplaced("Obituary"))),
         }
         Ok(())
     }

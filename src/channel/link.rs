@@ -345,8 +345,9 @@ impl Link {
     /// It has ended. The first end counts.
     pub(super) fn on_end(&self, end: LinkEnd, woken: &mut Woken) {
         let mut state = self.state.lock();
+        let is_answer = !matches!(end, LinkEnd::Lost(..));
         state.dialog.on_end(end);
-        if let Some(asked_at) = state.asked_at {
+        if let Some(asked_at) = state.asked_at.filter(|_| is_answer) {
             state.heard.get_or_insert_with(|| asked_at.elapsed()); // the end is an answer too
         }
         let Wakers { started, reader, writer, end } = &mut state.wakers;

@@ -247,6 +247,12 @@ impl<S: Service> Channel<S> {
 
     // ---- opening dialogs
 
+    /// Whether dialogs can be opened on it: it has not ended, and we have not said goodbye.
+    pub(crate) fn is_open(&self) -> bool {
+        let shared = self.shared.lock();
+        shared.end.is_none() && !shared.bye_sent
+    }
+
     /// Opens a dialog: queues its Start, and writes it at once when nothing else is going on.
     pub(crate) fn open(&self, call: &Outgoing<'_>) -> Result<(u64, Option<Arc<Link>>), Refused> {
         let mut guard = self.shared.lock();

@@ -96,8 +96,8 @@ impl ContextHandle {
     /// # Errors
     ///
     /// [`Error::Usage`] outside of every actor; [`Error::NotStopped`] if the task has not ended within its
-    /// grace, or the actor that gave the handle away does not answer; else those of [`Portal::run`] for that
-    /// actor.
+    /// grace, the line to it is lost, or the actor that gave the handle away does not answer; else those of
+    /// [`Portal::run`] for that actor.
     ///
     /// # Cancel safety
     ///
@@ -126,11 +126,9 @@ impl ContextHandle {
 async fn cancel_by_handle(number: u64, canceller: Canceller) -> Result<(), Error> {
     let actor = current::actor()?;
     let core = actor.context_handles.lock().find(number);
-    match core {
-        Some(core) if core.link.end().is_none() => {
-            core.cancel_for(&canceller);
-            core.stopped().await
-        }
-        _ => Ok(()),
+    let Some(core) = core else { return Ok(()) };
+    if core.link.end().is_none() {
+        core.cancel_for(&canceller);
     }
+    core.known_to_have_stopped().await
 }

@@ -152,14 +152,15 @@ impl<E: ContextEndpoint> PortalContext<E> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotStopped`] if the task has not ended within its grace, or does not answer at all.
+    /// [`Error::NotStopped`] if the task has not ended within its grace, does not answer at all, or its actor
+    /// lives and the line to it is lost: whether the task has stopped is not known then.
     ///
     /// # Cancel safety
     ///
     /// The request is sent on the first poll. Dropping the future stops the waiting, not the cancel.
     pub async fn cancel(&self) -> Result<(), Error> {
         self.core().cancel();
-        self.core().stopped().await
+        self.core().known_to_have_stopped().await
     }
 
     /// How long after the first cancel of this side the other actor had acknowledged it. A busy, or stuck,
@@ -343,7 +344,7 @@ impl Portal {
                     Ok(opened) => break opened,
                     Err(Refused::Full) => line.room().await,
                     Err(Refused::Ended(end)) => {
-                        match lost(self.child(), self.aid(), prepared.path(), Left::No, &end).await {
+                        match lost(&actor, self.child(), self.aid(), prepared.path(), Left::No, &end).await {
                             Lost::Again => line = self.line(&actor).await?,
                             Lost::Failed(error) => return Err(error),
                         }
@@ -360,7 +361,7 @@ impl Portal {
             match poll_fn(|cx| core.link.poll_first(cx)).await {
                 Ok(_first) => return Ok(ctx),
                 Err(LinkEnd::Lost(left, end)) => {
-                    match lost(self.child(), self.aid(), prepared.path(), left, &end).await {
+                    match lost(&actor, self.child(), self.aid(), prepared.path(), left, &end).await {
                         Lost::Again => line = self.line(&actor).await?,
                         Lost::Failed(error) => return Err(error),
                     }

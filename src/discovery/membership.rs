@@ -68,6 +68,8 @@ async fn lead(server: &Arc<Server>, leadership: Leadership) {
     let mut others = server.base.living_roots();
     others.retain(|folder| folder.file_name() != own);
     server.role.send_replace(if others.is_empty() { Role::Leader } else { Role::Settling });
+    let base = server.base.path().display();
+    tracing::debug!(target: "teamster::discovery", %base, others = others.len(), "this registrar leads from now on");
     let settling = async {
         // Those that don't come in time are stuck, or have no registrar.
         let _ = tokio::time::timeout(SETTLE_WITHIN, all_registered(server, &others)).await;
@@ -101,6 +103,7 @@ async fn hold_lease(server: &Server) -> io::Result<()> {
         _ => return Err(io::Error::other("the leader has no room")),
     }
     server.role.send_replace(Role::Member);
+    tracing::debug!(target: "teamster::discovery", base = %server.base.path().display(), "this registrar follows another");
     let mut byte = [0];
     loop {
         tokio::select! {

@@ -66,6 +66,11 @@ pub(crate) enum Frame<'a> {
     /// The answer to an [`Frame::End`], on control lines, towards the actor that asked: that one is gone.
     /// Without a receipt: nobody of the tree knows it.
     Ended { to: Aid, aid: Aid, receipt: Option<Box<Receipt>> },
+    /// Tell `to` how that actor of the tree has ended: on control lines, towards its parent.
+    ObituaryAsked { to: Aid, aid: Aid },
+    /// The answer to an [`Frame::ObituaryAsked`], as soon as its process has been reaped. Without a receipt: nobody
+    /// of the tree knows.
+    Obituary { to: Aid, aid: Aid, receipt: Option<Box<Receipt>> },
     /// A log line. Payload: the line as data.
     Log,
     /// Are you there?
@@ -205,6 +210,8 @@ mod kind {
     pub(super) const END: u8 = 39;
     pub(super) const ENDED: u8 = 40;
     pub(super) const SPAWNING: u8 = 41;
+    pub(super) const OBITUARY_ASKED: u8 = 42;
+    pub(super) const OBITUARY: u8 = 43;
 }
 
 /// Markers of msgpack that both directions know.

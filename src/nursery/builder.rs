@@ -257,6 +257,7 @@ pub(super) async fn start<'n>(
     // Dropped from here on, the child is ended: by us if we know it, else by what is told later.
     let mut late = EndIfLate { nursery, outcome: &outcome, is_armed: true };
     let child = Arc::clone(outcome.wait().await.as_ref().map_err(|reason| failed(reason.clone()))?);
+    tracing::debug!(target: "teamster::nursery", actor = %child.aid, pid = child.aid.pid(), "an actor starts");
     tokio::select! {
         biased; // one that has connected and died since is the nursery's to hear of
         () = async { *child.connected.wait().await } => {}
@@ -276,6 +277,7 @@ pub(super) async fn start<'n>(
             return Err(failed(reason));
         }
     }
+    tracing::debug!(target: "teamster::nursery", actor = %child.aid, "an actor is ready");
     late.is_armed = false;
     Ok(Started { nursery, child: Some(child) })
 }

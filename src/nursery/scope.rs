@@ -107,7 +107,7 @@ where
         End::Value(Err(error)) => {
             let error = Error::from_body(error);
             if is_consequence(&error) {
-                nursery.cancel_all(&canceller(&actor.aid, CancelRequest::Failure));
+                nursery.end_actors(&canceller(&actor.aid, CancelRequest::Failure));
                 (None, Some(error), None)
             } else {
                 // Booked now: what fails in the teardown stands after it.
@@ -116,11 +116,11 @@ where
             }
         }
         End::Cancelled(canceller) => {
-            nursery.cancel_all(&canceller);
+            nursery.end_actors(&canceller);
             (None, None, None)
         }
         End::Panicked(panic) => {
-            nursery.cancel_all(&canceller(&actor.aid, CancelRequest::Failure));
+            nursery.end_actors(&canceller(&actor.aid, CancelRequest::Failure));
             (None, None, Some(panic))
         }
     };
@@ -283,7 +283,7 @@ impl ActorNursery {
     pub async fn cancel(&self) -> Vec<Receipt> {
         let canceller = canceller(&self.nursery.actor.aid, CancelRequest::Nursery);
         let children = self.nursery.children();
-        self.nursery.cancel_all(&canceller);
+        self.nursery.end_actors(&canceller);
         let is_inside = current::current().is_some_and(|place| place.scope.is_within(&self.nursery.scope));
         if !is_inside {
             self.nursery.scope.cancel(&canceller);

@@ -113,22 +113,31 @@ impl Nursery {
         book.failures.push(error);
         drop(book);
         self.changed.notify_waiters();
-        self.cancel_all(&canceller(&self.actor.aid, CancelRequest::Failure));
+        self.end_actors(&canceller(&self.actor.aid, CancelRequest::Failure));
         self.scope.cancel(&canceller(&self.actor.aid, CancelRequest::Failure));
     }
 
-    /// Asks every actor of it to end, all at once. The first request counts.
-    pub(crate) fn cancel_all(&self, canceller: &Canceller) {
+    /// Asks every actor of it to end, and says so in the log: not for the control thread.
+    pub(crate) fn end_actors(&self, canceller: &Canceller) {
+        let asked = self.cancel_all(canceller);
+        if asked > 0 {
+            tracing::debug!(target: "teamster::nursery", asked, %canceller, "a nursery ends its actors");
+        }
+    }
+
+    /// Asks every actor of it to end, all at once: how many. The first request counts.
+    fn cancel_all(&self, canceller: &Canceller) -> usize {
         let mut book = self.book.lock();
         if book.canceller.is_some() {
-            return;
+            return 0;
         }
         book.canceller = Some(canceller.clone());
         let children: Vec<Arc<Child>> = book.children.values().cloned().collect();
         drop(book);
-        for child in children {
-            self.cancel_child(&child, canceller);
+        for child in &children {
+            self.cancel_child(child, canceller);
         }
+        children.len()
     }
 
     fn cancel_child(&self, child: &Arc<Child>, canceller: &Canceller) {
@@ -142,7 +151,7 @@ impl Nursery {
             book.one_shots == 0 && book.starting == 0 || book.canceller.is_some()
         })
         .await;
-        self.cancel_all(&canceller(&self.actor.aid, CancelRequest::NurseryEnd));
+        self.end_actors(&canceller(&self.actor.aid, CancelRequest::NurseryEnd));
     }
 
     /// Waits until every process of it, and every call, is gone.
@@ -185,7 +194,7 @@ impl Nursery {
     pub(crate) fn abandon(self: &Arc<Self>) {
         let canceller = canceller(&self.actor.aid, CancelRequest::Dropped);
         self.book.lock().is_closed = true;
-        self.cancel_all(&canceller);
+        self.end_actors(&canceller);
         self.scope.cancel(&canceller);
     }
 }

@@ -185,6 +185,11 @@ impl Program {
         }
     }
 
+    /// What it reads ends.
+    pub(crate) fn close_stdin(&mut self) {
+        self.child.stdin = None;
+    }
+
     /// As `| head -1` does.
     pub(crate) fn close_stdout(&mut self) {
         self.stdout = None;

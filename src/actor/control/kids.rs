@@ -40,6 +40,8 @@ pub(super) struct Kid {
     pub(super) signalled: Signalled,
     /// Actors that asked for its end and are told of it. No more than there are in the tree.
     pub(super) askers: Vec<Aid>,
+    /// Actors that have lost their dialogs with it and are told how it has ended. As many.
+    pub(super) mourners: Vec<Aid>,
 }
 
 /// Whether it got a signal that nobody of the tree had sent.
@@ -84,6 +86,7 @@ impl Kid {
             has_acknowledged: false,
             signalled: Signalled::default(),
             askers: Vec::new(),
+            mourners: Vec::new(),
         }
     }
 

@@ -3,6 +3,7 @@
 //! It uses no tokio, never logs, writes to stdio or spawns, and takes no lock that may be held
 //! while user code runs: whatever the runtime is doing, a cancel is heard here.
 mod kids;
+mod obituaries;
 mod orphans;
 mod thread;
 
@@ -52,6 +53,8 @@ pub(crate) enum Command {
     Blocked { child: Option<u64> },
     /// End another actor of the tree, wherever it is, and tell when it is gone.
     EndOther { aid: Aid, canceller: Canceller, told: oneshot::Sender<Option<Receipt>> },
+    /// Ask how another actor of the tree has ended, and tell as soon as it has been reaped.
+    AskObituary { aid: Aid, told: oneshot::Sender<Option<Receipt>> },
     /// End this actor.
     EndSelf { canceller: Canceller, grace: Duration },
     /// The data line to the parent has ended, so the parent has.

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::kids::{self, Descendant, Kid};
+use super::obituaries::{Obituaries, Remembered};
 use super::{Command, Control, NameSink, orphans};
 use crate::actor::Actor;
 use crate::actor::child::{Child, Ended};
@@ -84,8 +85,9 @@ pub(super) struct Thread {
     next_descendant: u64,
     /// Requests to end actors that were not known here when they came, and who asks: those of one turn.
     unfound: Vec<(Aid, Canceller)>,
-    /// Tasks of this actor that wait for the end of another one, by that one's id.
-    waiting: Vec<(Uuid, oneshot::Sender<Option<Receipt>>)>,
+    /// Tasks of this actor that wait for a word on another one, by that one's id.
+    waiting: Vec<(Word, Uuid, oneshot::Sender<Option<Receipt>>)>,
+    obituaries: Obituaries,
     own: Own,
     /// Of a child: whether it is only its own threads that live in it.
     threads: Option<Threads>,
@@ -140,6 +142,7 @@ impl Thread {
             next_descendant: 0,
             unfound: Vec::new(),
             waiting: Vec::new(),
+            obituaries: Obituaries::default(),
             own: Own::default(),
             threads: None,
             is_stopping: false,
@@ -275,9 +278,12 @@ impl Thread {
                     }
                 }
                 Command::EndOther { aid, canceller, told } => {
-                    self.waiting.retain(|(_, told)| !told.is_closed());
-                    self.waiting.push((aid.uuid(), told));
+                    self.wait_for(Word::Gone, &aid, told);
                     self.end_other(aid, canceller);
+                }
+                Command::AskObituary { aid, told } => {
+                    self.wait_for(Word::Obituary, &aid, told);
+                    self.ask_obituary(self.aid.clone(), aid, CameFrom::Here);
                 }
                 Command::EndSelf { canceller, grace } => self.end_self(canceller, grace),
                 Command::ParentLost => self.parent_lost(),
@@ -427,7 +433,11 @@ impl Thread {
                 }
             }
             Received::End { aid, canceller } => self.end_other(aid, canceller),
-            Received::Ended { to, aid, receipt } => self.tell(to, aid, receipt, CameFrom::Child(key)),
+            Received::Ended { to, aid, receipt } => self.tell(Word::Gone, to, aid, receipt, CameFrom::Child(key)),
+            Received::ObituaryAsked { to, aid } => self.ask_obituary(to, aid, CameFrom::Child(key)),
+            Received::Obituary { to, aid, receipt } => {
+                self.tell(Word::Obituary, to, aid, receipt, CameFrom::Child(key));
+            }
         }
     }
 
@@ -496,15 +506,57 @@ impl Thread {
         {
             self.end_self(canceller, actor.settings.grace);
         } else {
-            self.tell(canceller.aid, aid, None, CameFrom::Here);
+            self.tell(Word::Gone, canceller.aid, aid, None, CameFrom::Here);
         }
     }
 
-    /// Tells the actor that had asked for the end of `aid`, wherever in the tree it is. A word never goes
+    fn wait_for(&mut self, word: Word, aid: &Aid, told: oneshot::Sender<Option<Receipt>>) {
+        self.waiting.retain(|(.., told)| !told.is_closed());
+        self.waiting.push((word, aid.uuid(), told));
+    }
+
+    /// `to` has lost its dialogs with `aid`, whose process has ended: its parent knows how.
+    fn ask_obituary(&mut self, to: Aid, aid: Aid, from: CameFrom) {
+        let uuid = aid.uuid();
+        let is_it_or_above = |kid: &Kid| kid.child.aid.uuid() == uuid || kid.below.values().any(|below| below.is(uuid));
+        let living = self.kids.iter().find(|(_, kid)| is_it_or_above(kid)).map(|(key, _)| *key);
+        let key = match (living, self.obituaries.find(uuid)) {
+            (_, Some(Remembered::Child(receipt))) => {
+                let receipt = Some(receipt.clone());
+                return self.tell(Word::Obituary, to, aid, receipt, CameFrom::Here);
+            }
+            (Some(key), _) => key,
+            (None, Some(Remembered::Below(key))) => *key,
+            // It is not below. Whoever is above has asked because it thought so.
+            (None, None) if from == CameFrom::Parent || self.control.up.is_none() => {
+                return self.tell(Word::Obituary, to, aid, None, CameFrom::Here);
+            }
+            (None, None) => {
+                let asked = Frame::ObituaryAsked { to: to.clone(), aid: aid.clone() };
+                if self.control.send_up(&asked).is_err() {
+                    self.tell(Word::Obituary, to, aid, None, CameFrom::Parent); // that one is gone
+                }
+                return;
+            }
+        };
+        match self.kids.get_mut(&key) {
+            Some(kid) if kid.child.aid.uuid() == uuid => {
+                if !kid.mourners.contains(&to) {
+                    kid.mourners.push(to);
+                }
+            }
+            Some(Kid { line: Some((line, _)), .. }) => drop(line.send(&Frame::ObituaryAsked { to, aid })),
+            // Whoever knew it is gone too.
+            Some(_) | None => self.tell(Word::Obituary, to, aid, None, CameFrom::Here),
+        }
+    }
+
+    /// Tells the actor that had asked about `aid`, wherever in the tree it is. A word never goes
     /// back to where it came from: whoever sent it did not find that actor.
-    fn tell(&mut self, to: Aid, aid: Aid, receipt: Option<Box<Receipt>>, from: CameFrom) {
+    fn tell(&mut self, word: Word, to: Aid, aid: Aid, receipt: Option<Box<Receipt>>, from: CameFrom) {
         if to == self.aid {
-            for (_, told) in self.waiting.extract_if(.., |(whose, _)| *whose == aid.uuid()) {
+            let is_it = |waits: &mut (Word, Uuid, _)| (waits.0, waits.1) == (word, aid.uuid());
+            for (.., told) in self.waiting.extract_if(.., is_it) {
                 // Whoever no longer waits is not told.
                 let _ = told.send(receipt.as_deref().cloned());
             }
@@ -516,10 +568,10 @@ impl Thread {
         });
         // A line that is broken has ended whoever it led to.
         match below.map(|(_, kid)| &kid.line) {
-            Some(Some((line, _))) => drop(line.send(&Frame::Ended { to, aid, receipt })),
+            Some(Some((line, _))) => drop(line.send(&word.frame(to, aid, receipt))),
             Some(None) => {}
             None if from == CameFrom::Parent => {}
-            None => drop(self.control.send_up(&Frame::Ended { to, aid, receipt })),
+            None => drop(self.control.send_up(&word.frame(to, aid, receipt))),
         }
     }
 
@@ -595,6 +647,9 @@ impl Thread {
             if let (Some(names), Some(aid)) = (&self.names, &gone.aid) {
                 names.gone(aid);
             }
+            if let Some(aid) = gone.aid {
+                self.obituaries.remember(aid.uuid(), Remembered::Below(key));
+            }
         }
         self.settle(key, None);
     }
@@ -605,6 +660,7 @@ impl Thread {
         let Some(kid) = self.kids.get_mut(&key).filter(|kid| kid.is_reaped) else { return };
         kid.reap_orphans();
         let (child, is_gone) = (Arc::clone(&kid.child), kid.below.is_empty());
+        let mourners = std::mem::take(&mut kid.mourners);
         // The last descriptor of it is closed here, before anybody hears of the end.
         let askers = if is_gone { self.kids.remove(&key).map(|kid| kid.askers) } else { None };
         // Only this thread sets them, once each. Mostly both are set here, in the order in which whoever
@@ -613,13 +669,18 @@ impl Thread {
             let _ = child.gone.set(());
         }
         if let Some(ended) = ended {
+            let receipt = Box::new(ended.receipt.clone());
             let _ = child.reaped.set(ended);
+            for mourner in mourners {
+                self.tell(Word::Obituary, mourner, child.aid.clone(), Some(receipt.clone()), CameFrom::Here);
+            }
+            self.obituaries.remember(child.aid.uuid(), Remembered::Child(receipt));
         }
         let Some(askers) = askers else { return };
         self.control.one_gone();
         let receipt = child.reaped.get().map(|ended| Box::new(ended.receipt.clone()));
         for asker in askers {
-            self.tell(asker, child.aid.clone(), receipt.clone(), CameFrom::Here);
+            self.tell(Word::Gone, asker, child.aid.clone(), receipt.clone(), CameFrom::Here);
         }
     }
 
@@ -755,10 +816,14 @@ impl Thread {
                 Received::End { aid, canceller } => {
                     let is_below = self.end_below(&aid, &canceller);
                     if !is_below {
-                        self.tell(canceller.aid, aid, None, CameFrom::Here); // it has ended meanwhile
+                        self.tell(Word::Gone, canceller.aid, aid, None, CameFrom::Here); // it has ended meanwhile
                     }
                 }
-                Received::Ended { to, aid, receipt } => self.tell(to, aid, receipt, CameFrom::Parent),
+                Received::Ended { to, aid, receipt } => self.tell(Word::Gone, to, aid, receipt, CameFrom::Parent),
+                Received::ObituaryAsked { to, aid } => self.ask_obituary(to, aid, CameFrom::Parent),
+                Received::Obituary { to, aid, receipt } => {
+                    self.tell(Word::Obituary, to, aid, receipt, CameFrom::Parent);
+                }
                 _ => {} // the rest only climbs
             }
         }
@@ -799,6 +864,26 @@ enum Received {
     EndAsked { canceller: Canceller },
     End { aid: Aid, canceller: Canceller },
     Ended { to: Aid, aid: Aid, receipt: Option<Box<Receipt>> },
+    ObituaryAsked { to: Aid, aid: Aid },
+    Obituary { to: Aid, aid: Aid, receipt: Option<Box<Receipt>> },
+}
+
+/// What an actor is told of another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    /// It is gone, and all that it had started, as the actor has asked.
+    Gone,
+    /// How it ended.
+    Obituary,
+}
+
+impl Word {
+    fn frame(self, to: Aid, aid: Aid, receipt: Option<Box<Receipt>>) -> Frame<'static> {
+        match self {
+            Word::Gone => Frame::Ended { to, aid, receipt },
+            Word::Obituary => Frame::Obituary { to, aid, receipt },
+        }
+    }
 }
 
 /// Where a word on somebody's end came from.
@@ -822,6 +907,8 @@ impl Received {
             Frame::EndAsked { canceller } => Received::EndAsked { canceller },
             Frame::End { aid, canceller } => Received::End { aid, canceller },
             Frame::Ended { to, aid, receipt } => Received::Ended { to, aid, receipt },
+            Frame::ObituaryAsked { to, aid } => Received::ObituaryAsked { to, aid },
+            Frame::Obituary { to, aid, receipt } => Received::Obituary { to, aid, receipt },
             // Both ends are ours and of one build: anything else is a bug, not an event.
             _ => return None,
         })

@@ -372,7 +372,9 @@ impl<'a> Fields<'_, 'a> {
             kind::STARTED => self.started(),
             kind::OPEN => self.uint().map(|dialog| Frame::Open { dialog }),
             kind::STOP => self.stopped(),
-            kind::ENDED => self.ended(),
+            kind::ENDED => self.of_an_end().map(|(to, aid, receipt)| Frame::Ended { to, aid, receipt }),
+            kind::OBITUARY_ASKED => self.obituary_asked(),
+            kind::OBITUARY => self.of_an_end().map(|(to, aid, receipt)| Frame::Obituary { to, aid, receipt }),
             kind::LOG => Some(Frame::Log),
             unknown => return Err(FrameError::UnknownKind(unknown)),
         };
@@ -424,11 +426,15 @@ impl<'a> Fields<'_, 'a> {
         Some(Frame::End { aid: self.aid()?, canceller: self.canceller()? })
     }
 
-    fn ended(&mut self) -> Option<Frame<'a>> {
+    fn obituary_asked(&mut self) -> Option<Frame<'a>> {
+        Some(Frame::ObituaryAsked { to: self.aid()?, aid: self.aid()? })
+    }
+
+    fn of_an_end(&mut self) -> Option<(Aid, Aid, Option<Box<Receipt>>)> {
         let (to, aid) = (self.aid()?, self.aid()?);
         let whose = aid.clone();
         let receipt = self.option(|reader| nested(reader, |fields| fields.receipt(whose)))?;
-        Some(Frame::Ended { to, aid, receipt: receipt.map(Box::new) })
+        Some((to, aid, receipt.map(Box::new)))
     }
 
     fn receipt(&mut self, aid: Aid) -> Option<Receipt> {

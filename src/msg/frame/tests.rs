@@ -143,6 +143,11 @@ fn frame() -> impl Strategy<Value = Frame<'static>> {
             let receipt = receipt.map(|receipt| Box::new(Receipt { aid: aid.clone(), ..receipt }));
             Frame::Ended { to, aid, receipt }
         }),
+        (aid(), aid()).prop_map(|(to, aid)| Frame::ObituaryAsked { to, aid }),
+        (aid(), aid(), prop::option::of(receipt())).prop_map(|(to, aid, receipt)| {
+            let receipt = receipt.map(|receipt| Box::new(Receipt { aid: aid.clone(), ..receipt }));
+            Frame::Obituary { to, aid, receipt }
+        }),
         Just(Frame::Log),
         number().prop_map(|nonce| Frame::Ping { nonce }),
         number().prop_map(|nonce| Frame::Pong { nonce }),
@@ -352,7 +357,6 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         ("cancel_ack", Frame::CancelAck { dialog: 3, state: AckState::Asked }, b""),
         ("credit", Frame::Credit { dialog: 3, up_to: 32768 }, b""),
         ("part", Frame::Part { dialog: 3, left: 298 }, b"\x00\x00"),
-        ("spawning", Frame::Spawning, b""),
         ("spawn_record", Frame::SpawnRecord { aid: aid.clone(), start_ticks: 12345 }, b""),
         ("ready", Frame::Ready { aid: aid.clone(), addr }, b""),
         ("tasks_gone", Frame::TasksGone, b""),
@@ -361,6 +365,9 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         ("log", Frame::Log, b""),
         ("end", Frame::End { aid: aid.clone(), canceller: asked(CancelRequest::Actor) }, b""),
         ("ended", Frame::Ended { to: aid.clone(), aid: aid.clone(), receipt: Some(Box::new(receipt)) }, b""),
+        ("spawning", Frame::Spawning, b""),
+        ("obituary_asked", Frame::ObituaryAsked { to: aid.clone(), aid: aid.clone() }, b""),
+        ("obituary", Frame::Obituary { to: aid.clone(), aid: aid.clone(), receipt: None }, b""),
     ]
 }
 

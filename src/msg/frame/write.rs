@@ -219,6 +219,17 @@ fn encode_rare(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
             w.aid(aid);
             w.option(receipt.as_deref(), Writer::receipt);
         }
+        Frame::ObituaryAsked { to, aid } => {
+            w.open(3, kind::OBITUARY_ASKED);
+            w.aid(to);
+            w.aid(aid);
+        }
+        Frame::Obituary { to, aid, receipt } => {
+            w.open(4, kind::OBITUARY);
+            w.aid(to);
+            w.aid(aid);
+            w.option(receipt.as_deref(), Writer::receipt);
+        }
         Frame::Log => w.open(1, kind::LOG),
         Frame::Ping { nonce } => {
             w.open(2, kind::PING);
