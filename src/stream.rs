@@ -209,12 +209,10 @@ impl<S: Data, R: Data> MsgStream<S, R> {
 ///
 /// Written by hand, so that the compiler sees that most sends end in their first poll, well: an async block
 /// moves an `Ok` that has room for an error, which is a hundred bytes.
-enum Sending<'s, S> {
-    Refused(Box<Error>),
-    /// Its bytes lie in the half.
-    Encoded(&'s mut SendHalf<S>),
-    Waits(BoxFuture<'s, Result<(), Error>>),
-    Over,
+struct Sending<'s, S> {
+    /// Its bytes lie there. `None`: it is up to `rest`, or over.
+    half: Option<&'s mut SendHalf<S>>,
+    rest: Option<BoxFuture<'s, Result<(), Error>>>,
 }
 
 impl<S: Data> Future for Sending<'_, S> {
@@ -222,32 +220,30 @@ impl<S: Data> Future for Sending<'_, S> {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Sending::Encoded(half) = &mut *self
+        if let Some(half) = &mut self.half
             && half.push_reserved()
             && !half.is_turn_due()
         {
             return Poll::Ready(Ok(()));
         }
-        self.poll_slowly(cx)
+        self.poll_rest(cx)
     }
 }
 
-impl<'s, S: Data> Sending<'s, S> {
+impl<S: Data> Sending<'_, S> {
     #[cold]
-    fn poll_slowly(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let mut waits = match std::mem::replace(self, Sending::Over) {
-            Sending::Refused(error) => return Poll::Ready(Err(*error)),
-            Sending::Encoded(half) => match half.push() {
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if let Some(half) = self.half.take() {
+            let pushed = match half.push() {
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok(Pushed::Sent) if !half.is_turn_due() => return Poll::Ready(Ok(())),
-                Ok(pushed) => half.wait_behind(pushed).boxed(),
-            },
-            Sending::Waits(waits) => waits,
-            Sending::Over => return Poll::Ready(Ok(())),
-        };
-        let sent = waits.poll_unpin(cx);
-        if sent.is_pending() {
-            *self = Sending::Waits(waits);
+                Ok(pushed) => pushed,
+            };
+            self.rest = Some(half.wait_behind(pushed).boxed());
+        }
+        let sent = self.rest.as_mut().map_or(Poll::Ready(Ok(())), |rest| rest.poll_unpin(cx));
+        if sent.is_ready() {
+            self.rest = None;
         }
         sent
     }
@@ -290,8 +286,8 @@ impl<S: Data> SendHalf<S> {
     #[inline]
     fn send_encoded<'s>(&'s mut self, item: &S) -> Sending<'s, S> {
         match self.encode(item) {
-            Ok(()) => Sending::Encoded(self),
-            Err(refused) => Sending::Refused(Box::new(refused)),
+            Ok(()) => Sending { half: Some(self), rest: None },
+            Err(refused) => Sending { half: None, rest: Some(ready_with(refused)) },
         }
     }
 
@@ -505,6 +501,11 @@ impl<S: Data> SendHalf<S> {
             Some(_) => Err(self.core().closed().await),
         }
     }
+}
+
+#[cold]
+fn ready_with<'s>(refused: Error) -> BoxFuture<'s, Result<(), Error>> {
+    std::future::ready(Err(refused)).boxed()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

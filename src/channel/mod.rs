@@ -451,15 +451,28 @@ impl<S: Service> Channel<S> {
     /// runs after the tasks that are ready now, so that what they add shares one write.
     #[inline]
     pub(crate) fn flush_soon(&self, at_once: bool) {
-        if !at_once || matches!(self.try_flush(), Flush::Blocked | Flush::More) {
+        if !at_once || self.flush_now() {
             self.wake_driver();
         }
+    }
+
+    /// Whether the driver has to go on with it.
+    #[inline(never)]
+    fn flush_now(&self) -> bool {
+        matches!(self.try_flush(), Flush::Blocked | Flush::More)
     }
 
     #[inline]
     pub(crate) fn wake_driver(&self) {
         // A look costs less than a swap, and those of a burst find it set.
-        if !self.driver_is_due.load(Ordering::Acquire) && !self.driver_is_due.swap(true, Ordering::AcqRel) {
+        if !self.driver_is_due.load(Ordering::Acquire) {
+            self.wake_idle_driver();
+        }
+    }
+
+    #[inline(never)]
+    fn wake_idle_driver(&self) {
+        if !self.driver_is_due.swap(true, Ordering::AcqRel) {
             self.driver.wake();
         }
     }
