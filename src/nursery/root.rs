@@ -1,5 +1,6 @@
 //! Where does the tree begin? The root actor: booted by the first nursery, ended with the last.
 use std::collections::HashMap;
+use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -176,8 +177,7 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
         what: format!("booting the root actor: {what}"),
         reason: error.to_string(),
     };
-    let refused =
-        |error: FolderError| Error::Spawn { name: name.to_owned(), reason: SpawnReason::Other(error.to_string()) };
+    let refused = |error: FolderError| Error::Spawn { name: name.to_owned(), reason: no_folder(&error) };
     let base = Base::open().map_err(refused)?;
     base.sweep();
     let folder = base.make_root().map_err(refused)?;
@@ -217,6 +217,12 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
     current::add_root(id, &actor);
     let parts = RootParts { folder, registrar, listener: listening.abort_handle(), _hook: hook };
     Ok(Arc::new(Root { actor, runtime: id, users: Mutex::new(1), parts: Mutex::new(Some(parts)) }))
+}
+
+/// Where the system has refused, with its word beside the way out.
+fn no_folder(error: &FolderError) -> SpawnReason {
+    let said = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    SpawnReason::Folder { path: error.path().display().to_string(), error: format!("{error}{said}") }
 }
 
 /// The tree's names, filled by the control thread.

@@ -273,6 +273,18 @@ impl FolderError {
     pub(crate) fn system(action: &'static str, path: &Path, source: impl Into<io::Error>) -> FolderError {
         FolderError::System { action, path: path.to_owned(), source: Arc::new(source.into()) }
     }
+
+    /// The folder that was asked for, or what the system refused.
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            FolderError::Symlink { path, .. }
+            | FolderError::NotAFolder { path, .. }
+            | FolderError::Owner { path, .. }
+            | FolderError::WorldWritable { path, .. }
+            | FolderError::NotOurs { path }
+            | FolderError::System { path, .. } => path,
+        }
+    }
 }
 
 /// What the user can do about it.
