@@ -58,7 +58,10 @@ pub enum Error {
         /// Its number: 2 for SIGINT.
         signal: i32,
     },
-    /// An actor's process ended, and not because its parent had asked.
+    /// An actor's process ended, and nobody of the tree is known to have asked.
+    ///
+    /// Of a child the [`Death`] says how. Of another actor it says only that nobody is there any more, or
+    /// that somebody else is: the exit is [`ExitKind::Unknown`](crate::ExitKind).
     ActorDied(Death),
     /// The call never began over there, so it is safe to make it again.
     NotStarted {
@@ -89,7 +92,9 @@ pub enum Error {
         /// Whether it has acknowledged the cancel.
         heard: bool,
     },
-    /// The other side has not opened its stream, and what may wait there is full.
+    /// The other side has not opened its stream, what may wait there is full, and the sender has waited
+    /// for 1 s, or for what [`ContextCall::overrun_after`](crate::ContextCall::overrun_after) or
+    /// [`Context::overrun_after`](crate::Context::overrun_after) says.
     StreamOverrun {
         /// The context.
         endpoint: String,

@@ -80,11 +80,17 @@ impl Portal {
     ///
     /// # Errors
     ///
-    /// [`Error::Remote`] if the function failed or panicked, [`Error::Cancelled`] if it was cancelled
-    /// over there, [`Error::ActorDied`] if its process ended, [`Error::NotStarted`] if it is proved
-    /// that the call never began, [`Error::Unknown`] if the line was lost and that is not known,
-    /// [`Error::NotExposed`], [`Error::NoSuchEndpoint`] and [`Error::Codec`] if the other actor could
-    /// not make the call of it.
+    /// Of the function: [`Error::Remote`] if it failed or panicked ([`Error::Body`] if the portal leads to
+    /// this very actor), [`Error::Cancelled`] if it, or its whole actor, was cancelled,
+    /// [`Error::Deadline`] if the [deadline](crate::deadline) around the call passed over there first.
+    ///
+    /// Of the way there: [`Error::ActorDied`] if its process ended, or another actor lives at its address;
+    /// [`Error::Transport`] if it can't be connected to; [`Error::NotStarted`] if it is proved that the call
+    /// never began; [`Error::Unknown`] if the line was lost and that is not known.
+    ///
+    /// Of the call: [`Error::Codec`] if the arguments or the result can't be encoded or decoded, or are over the
+    /// limit of a message; [`Error::NotExposed`], [`Error::NoSuchEndpoint`] and [`Error::Ambiguous`] if
+    /// the other actor has no one function of that path to call; [`Error::Usage`] outside of every actor.
     ///
     /// # Cancel safety
     ///

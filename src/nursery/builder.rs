@@ -136,7 +136,8 @@ impl<'n> ActorBuilder<'n> {
         self
     }
 
-    /// Its file mode creation mask: umask(2).
+    /// Its file mode creation mask, umask(2): the permission bits that new files of it don't get, such as
+    /// `0o077`.
     pub fn umask(mut self, mask: u32) -> Self {
         self.options.umask = Some(mask);
         self
@@ -148,7 +149,8 @@ impl<'n> ActorBuilder<'n> {
         self
     }
 
-    /// Limits a resource of it: setrlimit(2). `u64::MAX` is no limit.
+    /// Limits a resource of it, setrlimit(2), in the unit that [`Resource`] names: bytes, seconds or a number.
+    /// It may raise the soft limit up to the hard one. `u64::MAX` is no limit.
     pub fn rlimit(mut self, resource: Resource, soft: u64, hard: u64) -> Self {
         self.options.limit(resource, soft, hard);
         self

@@ -297,9 +297,12 @@ impl RootBuilder {
         self
     }
 
-    /// Bytes of the largest message between actors of this tree: the arguments of one call, or its
-    /// result. Default, and at most: 1 GiB; at least 256 KiB. What is larger is an
-    /// [`Error::Codec`] of whoever would send it.
+    /// Bytes of the largest message between actors of this tree: the arguments of a call or a context, its
+    /// first word, one item of its stream, its result, one message of [`Topics`](crate::tasks::Topics). The
+    /// header counts too: some 40 bytes, and the endpoint's path.
+    ///
+    /// Default, and at most: 1 GiB; at least 256 KiB. What is larger is an [`Error::Codec`] of whoever
+    /// would send it.
     pub fn message_limit(mut self, bytes: u32) -> Self {
         self.settings.max_frame_bytes = bytes.clamp(MIN_FRAME_BYTES, MAX_FRAME_BYTES);
         self
