@@ -7,7 +7,7 @@
 //! anywhere climbs the tree as an [`Error`] with its remote traceback, and what is no longer wanted
 //! is cancelled at once.
 //!
-//! ```no_run
+//! ```
 //! use teamster::rpc;
 //!
 //! #[rpc] // callable from any actor of this program

@@ -8,6 +8,17 @@ use super::death::Death;
 use super::ident::Canceller;
 
 /// Why an actor could not be started. It prints with the way out.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// use teamster::{Error, SpawnReason, launch::Program};
+///
+/// let missing = an.actor("frank").launcher(Program::new("/no/such/app")).start().await;
+/// assert!(matches!(missing, Err(Error::Spawn { reason: SpawnReason::Exec { .. }, .. })));
+/// # Ok(()) }).await }
+/// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum SpawnReason {

@@ -193,6 +193,15 @@ pub(crate) enum Missing {
 }
 
 /// Why sockets can't be put where they belong.
+///
+/// # Examples
+///
+/// ```
+/// match teamster::discovery::trees() {
+///     Ok(trees) => println!("{} trees", trees.len()),
+///     Err(error) => println!("{error}"), // which folder, what is wrong with it, and the way out
+/// }
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FolderError {
