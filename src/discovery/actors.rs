@@ -23,8 +23,9 @@ use crate::portal::Portal;
 /// ```
 /// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
 /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
-/// an.start_actor("adder-to-be-found").await?;
-/// let adder = teamster::find_actor("adder-to-be-found").await?.expect("it lives");
+/// let name = format!("adder-{}", std::process::id()); // other trees have their own
+/// an.start_actor(&name).await?;
+/// let adder = teamster::find_actor(&name).await?.expect("it lives");
 /// assert_eq!(adder.run(add(1, 2)).await?, 3);
 /// # Ok(()) }).await }
 /// ```
