@@ -61,6 +61,18 @@ where
 }
 
 /// A stream that is fanned out: see [`broadcast`]. Cheap to clone.
+///
+/// # Examples
+///
+/// ```
+/// # use futures::{StreamExt, stream}; use teamster::tasks::broadcast;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let feed = broadcast(stream::iter(1..=3).map(Ok::<u32, teamster::Error>), 16);
+/// for mut reader in [feed.subscribe(), feed.clone().subscribe()] {
+///     assert_eq!(reader.recv().await.unwrap(), Some(1));
+/// }
+/// # }
+/// ```
 pub struct Broadcast<T, E = Error> {
     core: Arc<Core<T, E>>,
 }
@@ -69,6 +81,18 @@ impl<T: Clone + Send, E: Clone + Send> Broadcast<T, E> {
     /// A subscriber to all that arrives from now on, which is told when it lags.
     ///
     /// After the end of the source it hears of that end at once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use futures::{StreamExt, stream}; use teamster::tasks::broadcast;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let feed = broadcast(stream::iter(1..=3).map(Ok::<u32, teamster::Error>), 16);
+    /// let mut early = feed.subscribe();
+    /// assert_eq!(early.recv().await.unwrap(), Some(1));
+    /// assert_eq!(feed.subscribe().recv().await.unwrap(), Some(2)); // from now on
+    /// # }
+    /// ```
     pub fn subscribe(&self) -> Subscriber<T, E> {
         self.subscribe_with(Lag::Report)
     }
@@ -112,6 +136,20 @@ impl<T, E> fmt::Debug for Broadcast<T, E> {
 }
 
 /// What happens to a subscriber that is slower than the fastest by more than the capacity.
+///
+/// # Examples
+///
+/// ```
+/// # use futures::{StreamExt, stream}; use teamster::tasks::{Lag, RecvError, broadcast};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let feed = broadcast(stream::iter(1..=3).map(Ok::<u32, teamster::Error>), 1); // one item is kept
+/// let (mut fast, mut told, mut skips) =
+///     (feed.subscribe(), feed.subscribe_with(Lag::Report), feed.subscribe_with(Lag::Skip));
+/// while fast.recv().await.unwrap().is_some() {}
+/// assert!(matches!(told.recv().await, Err(RecvError::Lagged(2))));
+/// assert_eq!(skips.recv().await.unwrap(), Some(3));
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Lag {
@@ -129,6 +167,17 @@ pub enum Lag {
 /// # Cancel safety
 ///
 /// Dropping a `recv`, or the subscriber, loses nothing for anybody else, and a `recv` nothing at all.
+///
+/// # Examples
+///
+/// ```
+/// # use futures::{StreamExt, stream}; use teamster::tasks::broadcast;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let feed = broadcast(stream::iter(1..=3).map(Ok::<u32, teamster::Error>), 16);
+/// let all: Vec<u32> = feed.subscribe().map(Result::unwrap).collect().await;
+/// assert_eq!(all, [1, 2, 3]);
+/// # }
+/// ```
 pub struct Subscriber<T, E = Error> {
     core: Arc<Core<T, E>>,
     id: u64,
@@ -151,16 +200,53 @@ impl<T: Clone + Send, E: Clone + Send> Subscriber<T, E> {
     /// # Cancel safety
     ///
     /// Dropping the future loses nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use futures::{StreamExt, stream}; use teamster::tasks::broadcast;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let mut reader = broadcast(stream::iter([1]).map(Ok::<u32, teamster::Error>), 16).subscribe();
+    /// assert_eq!(reader.recv().await.unwrap(), Some(1));
+    /// assert_eq!(reader.recv().await.unwrap(), None);
+    /// assert_eq!(reader.recv().await.unwrap(), None); // said again
+    /// # }
+    /// ```
     pub async fn recv(&mut self) -> Result<Option<T>, RecvError<E>> {
         poll_fn(|cx| self.poll_recv(cx)).await
     }
 
     /// Another subscriber of the same source, to all that arrives from now on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use futures::{StreamExt, stream}; use teamster::tasks::broadcast;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let mut one = broadcast(stream::iter(1..=3).map(Ok::<u32, teamster::Error>), 16).subscribe();
+    /// assert_eq!(one.recv().await.unwrap(), Some(1));
+    /// let mut other = one.subscribe();
+    /// assert_eq!(other.recv().await.unwrap(), Some(2));
+    /// # }
+    /// ```
     pub fn subscribe(&self) -> Subscriber<T, E> {
         Broadcast { core: Arc::clone(&self.core) }.subscribe()
     }
 
     /// How many items it has lost so far.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use futures::{StreamExt, stream}; use teamster::tasks::{Lag, RecvError, broadcast};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let feed = broadcast(stream::iter(1..=3).map(Ok::<u32, teamster::Error>), 1);
+    /// let (mut fast, mut slow) = (feed.subscribe(), feed.subscribe_with(Lag::Skip));
+    /// while fast.recv().await.unwrap().is_some() {}
+    /// slow.recv().await.unwrap();
+    /// assert_eq!((fast.lost(), slow.lost()), (0, 2));
+    /// # }
+    /// ```
     pub fn lost(&self) -> u64 {
         self.lost
     }
@@ -208,6 +294,21 @@ impl<T, E> fmt::Debug for Subscriber<T, E> {
 }
 
 /// Why a subscriber got no item.
+///
+/// # Examples
+///
+/// ```
+/// # use futures::{StreamExt, stream}; use teamster::tasks::{Lag, RecvError, broadcast};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let failing = stream::iter([Err::<u32, _>("the line is down")]);
+/// let mut reader = broadcast(failing, 16).subscribe();
+/// match reader.recv().await {
+///     Err(RecvError::Lagged(items)) => println!("{items} items are lost"), // and it goes on
+///     Err(RecvError::Source(error)) => assert_eq!(error, "the line is down"),
+///     other => unreachable!("{other:?}"),
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecvError<E> {

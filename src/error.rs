@@ -18,6 +18,18 @@ use crate::report::Carried;
 /// Any error that a body of a scope may return by `?`.
 ///
 /// Strings convert to it too: `return Err("too big".into())`.
+///
+/// # Examples
+///
+/// ```
+/// fn check(row: u32) -> Result<u32, teamster::BoxError> {
+///     if row > 5 {
+///         return Err("there is no such row".into());
+///     }
+///     Ok(row)
+/// }
+/// assert_eq!(check(7).unwrap_err().to_string(), "there is no such row");
+/// ```
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What can go wrong in an actor tree. Cheap to clone.
@@ -59,6 +71,9 @@ pub enum Error {
         signal: i32,
     },
     /// An actor's process ended, and nobody of its tree had asked for that, as far as is known here.
+    ///
+    /// The [`Death`] says how. Of an actor of another tree, or if nobody is left who has seen it, it says only
+    /// that nobody is there any more, or that somebody else is: the exit is [`ExitKind::Unknown`](crate::ExitKind).
     ActorDied(Death),
     /// The call never began over there, so it is safe to make it again.
     NotStarted {
@@ -89,7 +104,9 @@ pub enum Error {
         /// Whether it has acknowledged the cancel.
         heard: bool,
     },
-    /// The other side has not opened its stream, and what may wait there is full.
+    /// The other side has not opened its stream, what may wait there is full, and the sender has waited
+    /// for 1 s, or for what [`ContextCall::overrun_after`](crate::ContextCall::overrun_after) or
+    /// [`Context::overrun_after`](crate::Context::overrun_after) says.
     StreamOverrun {
         /// The context.
         endpoint: String,
@@ -420,16 +437,54 @@ impl BodyError {
     }
 
     /// The error that the body returned.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::Error;
+    /// # #[teamster::rpc] async fn read() -> teamster::Result<String> { Ok(std::fs::read_to_string("/no/such/file")?) }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// let Err(Error::Body(body)) = read().await else { unreachable!() };
+    /// assert!(body.error().to_string().starts_with("No such file"));
+    /// # Ok(()) }
+    /// ```
     pub fn error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
         &*self.inner.error
     }
 
     /// The actor in which the body ran, where that is known.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::Error;
+    /// #[teamster::rpc]
+    /// async fn fail() -> Result<(), Error> {
+    ///     teamster::open_nursery(async |_an| Err("the body of a nursery over there".into())).await
+    /// }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let error = frank.run(fail()).await.unwrap_err();
+    /// let Some(Error::Body(body)) = error.downcast_ref::<Error>() else { unreachable!() };
+    /// assert_eq!(body.actor(), Some(frank.aid()));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn actor(&self) -> Option<&Aid> {
         self.inner.aid.as_ref()
     }
 
     /// `file:line:column`, where that is known: a [`Report`](crate::Report) knows it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::Error;
+    /// # #[teamster::rpc] async fn read() -> teamster::Result<String> { Ok(std::fs::read_to_string("/no/such/file")?) }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// let Err(Error::Body(body)) = read().await else { unreachable!() };
+    /// println!("it failed at {}", body.location().expect("a `teamster::Result` knows"));
+    /// # Ok(()) }
+    /// ```
     pub fn location(&self) -> Option<&str> {
         self.inner.location.as_deref()
     }
@@ -438,6 +493,18 @@ impl BodyError {
     ///
     /// An error that `anyhow` has boxed can be seen only from its sources on: match on
     /// [`error`](BodyError::error)'s text, or return the error itself from the body.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::Error;
+    /// # #[teamster::rpc] async fn read() -> teamster::Result<String> { Ok(std::fs::read_to_string("/no/such/file")?) }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// let Err(Error::Body(body)) = read().await else { unreachable!() };
+    /// let io: &std::io::Error = body.downcast_ref().expect("it is one");
+    /// assert_eq!(io.kind(), std::io::ErrorKind::NotFound);
+    /// # Ok(()) }
+    /// ```
     pub fn downcast_ref<T: std::error::Error + Send + Sync + 'static>(&self) -> Option<&T> {
         find_below(&*self.inner.error)
     }
@@ -511,21 +578,91 @@ impl Group {
     }
 
     /// The first cause.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::Error;
+    /// # async fn fails_twice() -> Result<(), Error> {
+    /// #     use teamster::tasks::{SharedContexts, context_fn};
+    /// #     let file = context_fn(async |hold| {
+    /// #         hold.until_exit(()).await; Err("and then it did not close".into())
+    /// #     });
+    /// #     SharedContexts::new().maybe_open_context("file", file, async |_| Err("it can't be written".into())).await
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// let Err(Error::Group(group)) = fails_twice().await else { unreachable!() };
+    /// assert_eq!(group.primary().to_string(), "it can't be written");
+    /// # Ok(()) }
+    /// ```
     pub fn primary(&self) -> &Error {
         &self.inner.primary
     }
 
     /// What else failed, in the order in which it was heard of.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::Error;
+    /// # async fn fails_twice() -> Result<(), Error> {
+    /// #     use teamster::tasks::{SharedContexts, context_fn};
+    /// #     let file = context_fn(async |hold| {
+    /// #         hold.until_exit(()).await; Err("and then it did not close".into())
+    /// #     });
+    /// #     SharedContexts::new().maybe_open_context("file", file, async |_| Err("it can't be written".into())).await
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// let Err(Error::Group(group)) = fails_twice().await else { unreachable!() };
+    /// assert_eq!(group.others()[0].to_string(), "and then it did not close");
+    /// # Ok(()) }
+    /// ```
     pub fn others(&self) -> &[Error] {
         &self.inner.others
     }
 
     /// All of them, the first cause first.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::Error;
+    /// # async fn fails_twice() -> Result<(), Error> {
+    /// #     use teamster::tasks::{SharedContexts, context_fn};
+    /// #     let file = context_fn(async |hold| {
+    /// #         hold.until_exit(()).await; Err("and then it did not close".into())
+    /// #     });
+    /// #     SharedContexts::new().maybe_open_context("file", file, async |_| Err("it can't be written".into())).await
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// let Err(Error::Group(group)) = fails_twice().await else { unreachable!() };
+    /// for error in group.iter() {
+    ///     println!("{error}");
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn iter(&self) -> impl Iterator<Item = &Error> + '_ {
         std::iter::once(&self.inner.primary).chain(&self.inner.others)
     }
 
     /// How many failures it holds: two at least.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::Error;
+    /// # async fn fails_twice() -> Result<(), Error> {
+    /// #     use teamster::tasks::{SharedContexts, context_fn};
+    /// #     let file = context_fn(async |hold| {
+    /// #         hold.until_exit(()).await; Err("and then it did not close".into())
+    /// #     });
+    /// #     SharedContexts::new().maybe_open_context("file", file, async |_| Err("it can't be written".into())).await
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// let Err(Error::Group(group)) = fails_twice().await else { unreachable!() };
+    /// assert_eq!(group.len(), 2);
+    /// # Ok(()) }
+    /// ```
     #[expect(clippy::len_without_is_empty, reason = "a group is never empty")]
     pub fn len(&self) -> usize {
         1 + self.inner.others.len()

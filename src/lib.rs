@@ -7,7 +7,7 @@
 //! anywhere climbs the tree as an [`Error`] with its remote traceback, and what is no longer wanted
 //! is cancelled at once.
 //!
-//! ```no_run
+//! ```
 //! use teamster::rpc;
 //!
 //! #[rpc] // callable from any actor of this program
@@ -118,10 +118,15 @@ pub mod __private {
     pub use linkme;
 }
 
-/// The programs of the guide: `cargo test` compiles them.
+/// The programs of the guide: `cargo test` runs them.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide.md")]
 struct Guide;
+
+/// The program of the README, too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

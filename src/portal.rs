@@ -30,9 +30,9 @@ use crate::proto::dialog::Overruns;
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
 /// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
-/// # async fn f() -> Result<(), teamster::Error> {
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> {
 /// teamster::open_nursery(async |an| {
 ///     let frank = an.start_actor("frank").await?;
 ///     assert_eq!(frank.run(add(1, 2)).await?, 3);
@@ -67,11 +67,28 @@ impl Portal {
     }
 
     /// Whom it leads to.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// assert_eq!(an.start_actor("frank").await?.aid().name(), "frank");
+    /// # Ok(()) }).await }
+    /// ```
     pub fn aid(&self) -> &Aid {
         &self.inner.aid
     }
 
     /// Where that actor listens, if it is known.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let frank = an.start_actor("frank").await?;
+    /// assert!(frank.addr().is_some_and(|addr| addr.to_string().starts_with("/uds/")));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn addr(&self) -> Option<&Addr> {
         self.inner.addr.as_ref()
     }
@@ -80,15 +97,31 @@ impl Portal {
     ///
     /// # Errors
     ///
-    /// [`Error::Remote`] if the function failed or panicked, [`Error::Cancelled`] if it was cancelled
-    /// over there, [`Error::ActorDied`] if its process ended, [`Error::NotStarted`] if it is proved
-    /// that the call never began, [`Error::Unknown`] if the line was lost and that is not known,
-    /// [`Error::NotExposed`], [`Error::NoSuchEndpoint`] and [`Error::Codec`] if the other actor could
-    /// not make the call of it.
+    /// Of the function: [`Error::Remote`] if it failed or panicked ([`Error::Body`] if the portal leads to
+    /// this very actor), [`Error::Cancelled`] if it, or its whole actor, was cancelled,
+    /// [`Error::Deadline`] if the [deadline](crate::deadline) around the call passed over there first.
+    ///
+    /// Of the way there: [`Error::ActorDied`] if its process ended, or another actor lives at its address;
+    /// [`Error::Transport`] if it can't be connected to; [`Error::NotStarted`] if it is proved that the call
+    /// never began; [`Error::Unknown`] if the line was lost and that is not known.
+    ///
+    /// Of the call: [`Error::Codec`] if the arguments or the result can't be encoded or decoded, or are over the
+    /// limit of a message; [`Error::NotExposed`], [`Error::NoSuchEndpoint`] and [`Error::Ambiguous`] if
+    /// the other actor has no one function of that path to call; [`Error::Usage`] outside of every actor.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future cancels the remote task, if it runs. It is not waited for.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let frank = an.start_actor("frank").await?;
+    /// assert_eq!(frank.run(add(1, 2)).await?, 3);
+    /// # Ok(()) }).await }
+    /// ```
     pub async fn run<E: Endpoint>(&self, call: Call<E>) -> Result<E::Output, Error> {
         let actor = self.actor()?;
         if actor.aid == self.inner.aid {
@@ -193,6 +226,16 @@ impl Portal {
     /// # Cancel safety
     ///
     /// The request is sent on the first poll. Dropping the future stops the waiting, not the cancel.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let frank = an.start_actor("frank").await?;
+    /// let receipt = frank.cancel_actor().await?; // its process has been reaped
+    /// assert!(receipt.was_graceful());
+    /// # Ok(()) }).await }
+    /// ```
     pub async fn cancel_actor(&self) -> Result<Receipt, Error> {
         match &self.inner.child {
             Some((actor, child)) => Ok(cancel_child(actor, child, child.grace).await),
@@ -212,6 +255,16 @@ impl Portal {
     /// # Cancel safety
     ///
     /// As [`Portal::cancel_actor`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let frank = an.start_actor("frank").await?;
+    /// let receipt = frank.kill_actor().await?;
+    /// assert_eq!(receipt.exit, teamster::ExitKind::Signal(9));
+    /// # Ok(()) }).await }
+    /// ```
     pub async fn kill_actor(&self) -> Result<Receipt, Error> {
         match &self.inner.child {
             Some((actor, child)) => Ok(cancel_child(actor, child, Duration::ZERO).await),

@@ -8,6 +8,19 @@ use crate::error::{BodyError, BoxError, Error};
 use crate::msg::printed;
 
 /// The result of an endpoint that may fail with anything: every error type passes `?`.
+///
+/// # Examples
+///
+/// ```
+/// #[teamster::rpc]
+/// async fn double(text: String) -> teamster::Result<u32> {
+///     Ok(2 * text.parse::<u32>()?)
+/// }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+/// assert_eq!(double("21".into()).await?, 42);
+/// assert_eq!(double("many".into()).await.unwrap_err().to_string(), "invalid digit found in string");
+/// # Ok(()) }
+/// ```
 pub type Result<T, E = Report> = std::result::Result<T, E>;
 
 /// An error of any type that knows the line of the `?` which made it.
@@ -62,21 +75,51 @@ impl Report {
     }
 
     /// The line of the `?`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let report: teamster::Report = "many".parse::<u16>().unwrap_err().into();
+    /// println!("it failed in line {}", report.location().line());
+    /// ```
     pub fn location(&self) -> &'static Location<'static> {
         self.inner.location
     }
 
     /// The stack at the `?`, if `RUST_BACKTRACE` is set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let report: teamster::Report = "many".parse::<u16>().unwrap_err().into();
+    /// if let Some(backtrace) = report.backtrace() {
+    ///     eprintln!("{backtrace}");
+    /// }
+    /// ```
     pub fn backtrace(&self) -> Option<&Backtrace> {
         (self.inner.backtrace.status() == BacktraceStatus::Captured).then_some(&self.inner.backtrace)
     }
 
     /// The error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let report: teamster::Report = "many".parse::<u16>().unwrap_err().into();
+    /// assert_eq!(report.error().to_string(), "invalid digit found in string");
+    /// ```
     pub fn error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
         &*self.inner.error
     }
 
     /// The error as the type that it is, or the first of that type among its sources.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let report: teamster::Report = "many".parse::<u16>().unwrap_err().into();
+    /// assert!(report.downcast_ref::<std::num::ParseIntError>().is_some());
+    /// ```
     pub fn downcast_ref<T: std::error::Error + Send + Sync + 'static>(&self) -> Option<&T> {
         crate::error::find_below(&*self.inner.error)
     }

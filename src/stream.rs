@@ -33,12 +33,63 @@ use crate::proto::dialog::{Found, Misuse, Role};
 /// has cancelled the context; the task's own error when it failed; [`Error::Cancelled`] when somebody
 /// else ended it; [`Error::ActorDied`] or [`Error::Unknown`] when it was lost. Each is said again as often as
 /// it is asked for.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::context] async fn echo(ctx: teamster::Context<(), u64, u64>) -> teamster::Result<()> {
+/// #     ctx.started(()).await?;
+/// #     let (sends, items) = ctx.open_stream().await?.split();
+/// #     Ok(futures::StreamExt::forward(items, sends).await?)
+/// # }
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # let frank = an.start_actor("frank").await?;
+/// # let ctx = frank.context(echo()).await?;
+/// let mut stream = ctx.open_stream().await?; // the other side sends back what it gets
+/// for number in 0..3 {
+///     stream.send(number).await?;
+/// }
+/// stream.finish().await?;
+/// let all: Vec<u64> = futures::TryStreamExt::try_collect(stream).await?;
+/// assert_eq!(all, [0, 1, 2]);
+/// # Ok(()) }).await }
+/// ```
 pub struct MsgStream<S, R> {
     sending: SendHalf<S>,
     receiving: RecvHalf<R>,
 }
 
 /// The sending half of a [`MsgStream`]. Dropped, it finishes.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::context] async fn echo(ctx: teamster::Context<(), u64, u64>) -> teamster::Result<()> {
+/// #     ctx.started(()).await?;
+/// #     let (sends, items) = ctx.open_stream().await?.split();
+/// #     Ok(futures::StreamExt::forward(items, sends).await?)
+/// # }
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # let frank = an.start_actor("frank").await?;
+/// # let ctx = frank.context(echo()).await?;
+/// let (mut sends, mut items) = ctx.open_stream().await?.split(); // the other side sends back what it gets
+/// let sending = async {
+///     for number in 0..1000 {
+///         sends.send(number).await?;
+///     }
+///     sends.finish().await
+/// };
+/// let receiving = async {
+///     let mut count = 0;
+///     while items.recv().await?.is_some() {
+///         count += 1;
+///     }
+///     Ok(count)
+/// };
+/// let ((), count) = tokio::try_join!(sending, receiving)?;
+/// assert_eq!(count, 1000);
+/// # Ok(()) }).await }
+/// ```
 pub struct SendHalf<S> {
     shared: Arc<Shared>,
     encoding: Encoding,
@@ -65,6 +116,25 @@ type Timer = Option<Pin<Box<tokio::time::Sleep>>>;
 
 /// The receiving half of a [`MsgStream`]. Dropped before the sending half, it goes on reading, and
 /// throws away what comes.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::context] async fn echo(ctx: teamster::Context<(), u64, u64>) -> teamster::Result<()> {
+/// #     ctx.started(()).await?;
+/// #     let (sends, items) = ctx.open_stream().await?.split();
+/// #     Ok(futures::StreamExt::forward(items, sends).await?)
+/// # }
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # let frank = an.start_actor("frank").await?;
+/// # let ctx = frank.context(echo()).await?;
+/// let (mut sends, mut items) = ctx.open_stream().await?.split(); // the other side sends back what it gets
+/// sends.send(7).await?;
+/// drop(sends); // it has finished
+/// assert_eq!(items.recv().await?, Some(7));
+/// assert_eq!(items.recv().await?, None);
+/// # Ok(()) }).await }
+/// ```
 pub struct RecvHalf<R> {
     shared: Arc<Shared>,
     /// Items that were taken from the line: `taken[at..]` are not decoded yet.
@@ -102,6 +172,27 @@ enum Outgoing {
 }
 
 /// Why an item was not sent at once.
+///
+/// # Examples
+///
+/// ```
+/// # use teamster::TrySendError;
+/// # #[teamster::context] async fn echo(ctx: teamster::Context<(), u64, u64>) -> teamster::Result<()> {
+/// #     ctx.started(()).await?;
+/// #     let (sends, items) = ctx.open_stream().await?.split();
+/// #     Ok(futures::StreamExt::forward(items, sends).await?)
+/// # }
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # let frank = an.start_actor("frank").await?;
+/// # let ctx = frank.context(echo()).await?;
+/// let mut stream = ctx.open_stream().await?; // the other side sends back what it gets
+/// match stream.try_send(7) {
+///     Ok(()) => println!("on its way"),
+///     Err(TrySendError::Full(number)) => println!("no room for {number} now"),
+///     Err(TrySendError::Failed(error)) => return Err(error.into()),
+/// }
+/// # Ok(()) }).await }
+/// ```
 #[derive(Debug)]
 pub enum TrySendError<S> {
     /// There is no room for it now. Here it is back.
@@ -152,6 +243,23 @@ impl<S: Data, R: Data> MsgStream<S, R> {
     ///
     /// Dropped before it was taken by the line, the item is not sent. An item that is longer than there is
     /// credit for is taken at once and sent piece by piece: it is sent whole, dropped or not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn echo(ctx: teamster::Context<(), u64, u64>) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?;
+    /// #     let (sends, items) = ctx.open_stream().await?.split();
+    /// #     Ok(futures::StreamExt::forward(items, sends).await?)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// # let ctx = frank.context(echo()).await?;
+    /// let mut stream = ctx.open_stream().await?; // the other side sends back what it gets
+    /// stream.send(7).await?;
+    /// # assert_eq!(stream.recv().await?, Some(7));
+    /// # Ok(()) }).await }
+    /// ```
     #[inline]
     pub fn send(&mut self, item: S) -> impl Future<Output = Result<(), Error>> + Send {
         self.sending.send_encoded(&item)
@@ -162,6 +270,23 @@ impl<S: Data, R: Data> MsgStream<S, R> {
     /// # Errors
     ///
     /// [`TrySendError::Full`] with the item; else as [`MsgStream::send`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn echo(ctx: teamster::Context<(), u64, u64>) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?;
+    /// #     let (sends, items) = ctx.open_stream().await?.split();
+    /// #     Ok(futures::StreamExt::forward(items, sends).await?)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// # let ctx = frank.context(echo()).await?;
+    /// let mut stream = ctx.open_stream().await?; // the other side sends back what it gets
+    /// stream.try_send(7)?;
+    /// assert_eq!(stream.recv().await?, Some(7));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn try_send(&mut self, item: S) -> Result<(), TrySendError<S>> {
         self.sending.try_send(item)
     }
@@ -176,6 +301,26 @@ impl<S: Data, R: Data> MsgStream<S, R> {
     /// # Cancel safety
     ///
     /// No item is lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn echo(ctx: teamster::Context<(), u64, u64>) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?;
+    /// #     let (sends, items) = ctx.open_stream().await?.split();
+    /// #     Ok(futures::StreamExt::forward(items, sends).await?)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// # let ctx = frank.context(echo()).await?;
+    /// let mut stream = ctx.open_stream().await?; // the other side sends back what it gets
+    /// stream.send(7).await?;
+    /// stream.finish().await?;
+    /// while let Some(number) = stream.recv().await? {
+    ///     assert_eq!(number, 7);
+    /// }
+    /// # Ok(()) }).await }
+    /// ```
     pub async fn recv(&mut self) -> Result<Option<R>, Error> {
         self.receiving.recv().await
     }
@@ -190,16 +335,68 @@ impl<S: Data, R: Data> MsgStream<S, R> {
     /// # Cancel safety
     ///
     /// It is sent on the first poll.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn echo(ctx: teamster::Context<(), u64, u64>) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?;
+    /// #     let (sends, items) = ctx.open_stream().await?.split();
+    /// #     Ok(futures::StreamExt::forward(items, sends).await?)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// # let ctx = frank.context(echo()).await?;
+    /// let mut stream = ctx.open_stream().await?; // the other side sends back what it gets
+    /// stream.finish().await?;
+    /// assert_eq!(stream.recv().await?, None); // the other side has heard it, and finished too
+    /// # Ok(()) }).await }
+    /// ```
     pub async fn finish(&mut self) -> Result<(), Error> {
         self.sending.finish().await
     }
 
     /// Two halves, for two tasks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn echo(ctx: teamster::Context<(), u64, u64>) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?;
+    /// #     let (sends, items) = ctx.open_stream().await?.split();
+    /// #     Ok(futures::StreamExt::forward(items, sends).await?)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// # let ctx = frank.context(echo()).await?;
+    /// let (mut sends, mut items) = ctx.open_stream().await?.split(); // the other side sends back what it gets
+    /// let (sent, received) = tokio::join!(sends.send(7), items.recv());
+    /// sent?;
+    /// assert_eq!(received?, Some(7));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn split(self) -> (SendHalf<S>, RecvHalf<R>) {
         (self.sending, self.receiving)
     }
 
     /// Items that this side has not read in time and that were dropped, where that is allowed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn echo(ctx: teamster::Context<(), u64, u64>) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?;
+    /// #     let (sends, items) = ctx.open_stream().await?.split();
+    /// #     Ok(futures::StreamExt::forward(items, sends).await?)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// # let ctx = frank.context(echo()).await?;
+    /// let mut stream = ctx.open_stream().await?; // the other side sends back what it gets
+    /// stream.send(7).await?;
+    /// assert_eq!(stream.dropped(), 0); // only `allow_overruns` lets items be dropped
+    /// # Ok(()) }).await }
+    /// ```
     pub fn dropped(&self) -> u64 {
         self.receiving.dropped()
     }
@@ -277,6 +474,23 @@ impl<S: Data> SendHalf<S> {
     /// # Cancel safety
     ///
     /// As there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn echo(ctx: teamster::Context<(), u64, u64>) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?;
+    /// #     let (sends, items) = ctx.open_stream().await?.split();
+    /// #     Ok(futures::StreamExt::forward(items, sends).await?)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// # let ctx = frank.context(echo()).await?;
+    /// let (mut sends, mut items) = ctx.open_stream().await?.split(); // the other side sends back what it gets
+    /// sends.send(7).await?;
+    /// # assert_eq!(items.recv().await?, Some(7));
+    /// # Ok(()) }).await }
+    /// ```
     #[inline]
     pub fn send(&mut self, item: S) -> impl Future<Output = Result<(), Error>> + Send {
         self.send_encoded(&item)
@@ -320,6 +534,23 @@ impl<S: Data> SendHalf<S> {
     /// # Errors
     ///
     /// As there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn echo(ctx: teamster::Context<(), u64, u64>) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?;
+    /// #     let (sends, items) = ctx.open_stream().await?.split();
+    /// #     Ok(futures::StreamExt::forward(items, sends).await?)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// # let ctx = frank.context(echo()).await?;
+    /// let (mut sends, mut items) = ctx.open_stream().await?.split(); // the other side sends back what it gets
+    /// sends.try_send(7)?;
+    /// # assert_eq!(items.recv().await?, Some(7));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn try_send(&mut self, item: S) -> Result<(), TrySendError<S>> {
         self.encode(&item).map_err(TrySendError::Failed)?;
         let pushed = self.push().map_err(TrySendError::Failed)?;
@@ -342,6 +573,23 @@ impl<S: Data> SendHalf<S> {
     /// # Cancel safety
     ///
     /// It is sent on the first poll.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn echo(ctx: teamster::Context<(), u64, u64>) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?;
+    /// #     let (sends, items) = ctx.open_stream().await?.split();
+    /// #     Ok(futures::StreamExt::forward(items, sends).await?)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// # let ctx = frank.context(echo()).await?;
+    /// let (mut sends, mut items) = ctx.open_stream().await?.split(); // the other side sends back what it gets
+    /// sends.finish().await?;
+    /// assert_eq!(items.recv().await?, None);
+    /// # Ok(()) }).await }
+    /// ```
     #[expect(clippy::unused_async, reason = "as `Sink::close`")]
     pub async fn finish(&mut self) -> Result<(), Error> {
         self.stop();
@@ -532,6 +780,23 @@ impl<R: Data> RecvHalf<R> {
     /// # Cancel safety
     ///
     /// No item is lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn echo(ctx: teamster::Context<(), u64, u64>) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?;
+    /// #     let (sends, items) = ctx.open_stream().await?.split();
+    /// #     Ok(futures::StreamExt::forward(items, sends).await?)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// # let ctx = frank.context(echo()).await?;
+    /// let (mut sends, mut items) = ctx.open_stream().await?.split(); // the other side sends back what it gets
+    /// sends.send(7).await?;
+    /// assert_eq!(items.recv().await?, Some(7));
+    /// # Ok(()) }).await }
+    /// ```
     pub async fn recv(&mut self) -> Result<Option<R>, Error> {
         poll_fn(|cx| self.poll_recv(cx)).await
     }
@@ -640,6 +905,23 @@ impl<R: Data> RecvHalf<R> {
     }
 
     /// As [`MsgStream::dropped`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn echo(ctx: teamster::Context<(), u64, u64>) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?;
+    /// #     let (sends, items) = ctx.open_stream().await?.split();
+    /// #     Ok(futures::StreamExt::forward(items, sends).await?)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// # let ctx = frank.context(echo()).await?;
+    /// let (mut sends, items) = ctx.open_stream().await?.split(); // the other side sends back what it gets
+    /// sends.send(7).await?;
+    /// assert_eq!(items.dropped(), 0);
+    /// # Ok(()) }).await }
+    /// ```
     pub fn dropped(&self) -> u64 {
         let lagged = self.fanned_out.as_ref().map_or(0, |fanned_out| fanned_out.lost());
         self.shared.core.link.dropped() + lagged

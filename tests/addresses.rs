@@ -13,7 +13,9 @@ use futures::poll;
 use rustix::process::{Pid, Signal, kill_process};
 use teamster::launch::Launcher;
 use teamster::testing::LeakCheck;
-use teamster::{Addr, CancelRequest, Error, Portal, find_actor, list_actors, open_nursery, rpc, wait_for_actor};
+use teamster::{
+    Addr, CancelRequest, Error, Portal, SpawnReason, find_actor, list_actors, open_nursery, rpc, wait_for_actor,
+};
 
 #[path = "support/partner.rs"]
 mod partner;
@@ -79,8 +81,12 @@ async fn tree() -> Result<(), Error> {
     });
     match ended.await {
         Err(error @ Error::Interrupted { .. }) => Err(error),
-        // Before libtest has its say.
-        ended => partner::exit(ended),
+        ended => {
+            if let Err(Error::Spawn { reason: SpawnReason::Folder { path, .. }, .. }) = &ended {
+                eprintln!("no folder at {path}");
+            }
+            partner::exit(ended) // before libtest has its say
+        }
     }
 }
 
@@ -174,6 +180,7 @@ async fn a_folder_that_others_could_change_is_refused() {
         (at("link"), "link is a symlink"),
         (at("link/below"), "link is a symlink"),
         (at("open/below"), "everybody may write to"),
+        (PathBuf::from("/proc/none"), "No such file or directory"), // the system's own word
     ];
     if rustix::process::geteuid().is_root() {
         chown(at("others"), Some(65534), None).expect("we are root");
@@ -183,6 +190,7 @@ async fn a_folder_that_others_could_change_is_refused() {
         let (status, errors) = ends(start_tree_in(&folder)).await;
         assert!(status.code() == Some(1) && errors.contains(wanted), "{wanted:?} is not in {errors}");
         assert!(errors.contains("TEAMSTER_DIR"), "the way out: {errors}");
+        assert!(errors.contains(&format!("no folder at {}", folder.display())), "as data too: {errors}");
     }
     let real = at("real").metadata().expect("it is there");
     assert_eq!(real.mode() & 0o777, 0o755, "the target of a link is untouched");

@@ -39,7 +39,7 @@ async fn a_killed_worker_is_a_death() {
     assert!(matches!(ended, Err(Error::ActorDied(death)) if death.signal() == Some(9)));
 }
 
-/// The others are compiled by rustdoc, which leaves tests out.
+/// The others are run by rustdoc, which leaves tests out.
 #[test]
 fn the_guide_shows_the_tests_above() {
     let guide = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guide.md")).expect("it is there");

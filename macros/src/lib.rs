@@ -124,7 +124,7 @@ pub fn error(options: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
 /// #[teamster::main(flavor = "multi_thread", worker_threads = 2)]
 /// async fn main() -> anyhow::Result<()> {
 ///     println!("hello");

@@ -17,11 +17,30 @@ use crate::msg::codec;
 use crate::msg::frame::Encoding;
 
 /// A future in a box, that may move to another thread.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+/// fn later(n: u32) -> teamster::BoxFuture<'static, u32> {
+///     Box::pin(async move { n + 1 })
+/// }
+/// assert_eq!(later(1).await, 2);
+/// # Ok(()) }
+/// ```
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A value that can travel between actors: an argument, a result, an item of a stream.
 ///
 /// Every owned type with serde's two traits is one.
+///
+/// # Examples
+///
+/// ```
+/// fn can_travel<T: teamster::Data>() {}
+///
+/// can_travel::<Vec<(String, Option<u32>)>>();
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't travel between actors",
     label = "this has to become bytes and come back in another process",
@@ -43,6 +62,22 @@ pub fn encodes<T: Data>(value: &T) -> bool {
 }
 
 /// What every function that other actors can reach has: arguments, a result, a path.
+///
+/// # Examples
+///
+/// ```
+/// use teamster::{Call, Endpoint, Function};
+///
+/// #[teamster::rpc]
+/// async fn add(a: i64, b: i64) -> i64 {
+///     a + b
+/// }
+///
+/// fn path<E: Endpoint + Function<Args = (i64, i64)>>(call: &Call<E>) -> &'static str {
+///     call.endpoint()
+/// }
+/// assert!(path(&add(1, 2)).ends_with("::add"));
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a function that actors can call",
     note = "put `#[teamster::rpc]` or `#[teamster::context]` on it"
@@ -74,6 +109,25 @@ pub trait Function: Send + Sync + 'static {
 }
 
 /// A function that can be called from every actor of its program. [`#[rpc]`](macro@crate::rpc) makes one.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # let frank = an.start_actor("frank").await?;
+/// use teamster::{Call, Endpoint, Error, Portal};
+///
+/// /// Asks again where it is proved that nothing ran.
+/// async fn insist<E: Endpoint>(portal: &Portal, call: impl Fn() -> Call<E>) -> Result<E::Output, Error> {
+///     match portal.run(call()).await {
+///         Err(Error::NotStarted { .. }) => portal.run(call()).await,
+///         ended => ended,
+///     }
+/// }
+/// assert_eq!(insist(&frank, || add(1, 2)).await?, 3);
+/// # Ok(()) }).await }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a function that actors can call",
     note = "put `#[teamster::rpc]` on it"
@@ -172,6 +226,17 @@ impl Arg {
 }
 
 /// The `Result` that an endpoint returns, under whichever name.
+///
+/// # Examples
+///
+/// ```
+/// use teamster::Fallible;
+///
+/// fn value<R: Fallible>(result: R) -> Option<R::Ok> {
+///     result.into_result().ok()
+/// }
+/// assert_eq!(value(std::io::Result::Ok(1)), Some(1));
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is called `Result`, but it is none",
     note = "a return type whose last part is `Result` has to be `std::result::Result`, or an alias of it"
@@ -183,6 +248,14 @@ pub trait Fallible {
     type Err;
 
     /// Itself, as the type that it is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use teamster::Fallible;
+    ///
+    /// assert_eq!(std::io::Result::Ok(1).into_result().unwrap(), 1);
+    /// ```
     #[expect(clippy::missing_errors_doc, reason = "the error is the value's own")]
     fn into_result(self) -> Result<Self::Ok, Self::Err>;
 }
@@ -228,6 +301,13 @@ impl<E: Endpoint> Call<E> {
     }
 
     /// The endpoint's path, as errors and logs name it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
+    /// assert!(add(1, 2).endpoint().ends_with("::add"));
+    /// ```
     pub fn endpoint(&self) -> &'static str {
         path_of::<E>()
     }

@@ -500,11 +500,14 @@ impl std::fmt::Debug for Actor {
 ///
 /// # Examples
 ///
-/// ```no_run
-/// # fn main() -> Result<(), teamster::Error> {
-/// teamster::on_exit(async || println!("the last word"))?;
-/// # Ok(())
-/// # }
+/// ```
+/// #[teamster::rpc]
+/// async fn serve() -> Result<(), teamster::Error> {
+///     teamster::on_exit(async || println!("the last word of this actor"))
+/// }
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// an.actor("frank").call(serve()).await?;
+/// # Ok(()) }).await }
 /// ```
 pub fn on_exit<F, Fut>(hook: F) -> Result<(), crate::Error>
 where

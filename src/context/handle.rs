@@ -28,6 +28,23 @@ pub fn current_context() -> Option<CurrentContext> {
 }
 
 /// The current context, whatever its types.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::context] async fn hold(ctx: teamster::Context) -> teamster::Result<()> {
+/// #     ctx.started(()).await?; Ok(std::future::pending().await)
+/// # }
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # let frank = an.start_actor("frank").await?;
+/// frank.open_context(hold(), async |_ctx, ()| {
+///     let ctx = teamster::current_context().expect("we are in one");
+///     println!("{} with {}", ctx.endpoint(), ctx.peer());
+///     ctx.cancel();
+///     Ok(())
+/// }).await?;
+/// # Ok(()) }).await }
+/// ```
 #[derive(Clone, Debug)]
 pub struct CurrentContext {
     core: Arc<ContextCore>,
@@ -35,26 +52,108 @@ pub struct CurrentContext {
 
 impl CurrentContext {
     /// The actor on the other side.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn hold(ctx: teamster::Context) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?; Ok(std::future::pending().await)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// frank.open_context(hold(), async |_ctx, ()| {
+    ///     let ctx = teamster::current_context().expect("we are in one");
+    ///     assert_eq!(ctx.peer().name(), "frank");
+    ///     # ctx.cancel();
+    ///     Ok(())
+    /// }).await?;
+    /// # Ok(()) }).await }
+    /// ```
     pub fn peer(&self) -> &Aid {
         &self.core.peer
     }
 
     /// The endpoint's path.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn hold(ctx: teamster::Context) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?; Ok(std::future::pending().await)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// frank.open_context(hold(), async |_ctx, ()| {
+    ///     let ctx = teamster::current_context().expect("we are in one");
+    ///     assert!(ctx.endpoint().ends_with("::hold"));
+    ///     # ctx.cancel();
+    ///     Ok(())
+    /// }).await?;
+    /// # Ok(()) }).await }
+    /// ```
     pub fn endpoint(&self) -> &'static str {
         self.core.link.path
     }
 
     /// Whether this is the side that has opened it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn hold(ctx: teamster::Context) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?; Ok(std::future::pending().await)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// frank.open_context(hold(), async |_ctx, ()| {
+    ///     let ctx = teamster::current_context().expect("we are in one");
+    ///     assert!(ctx.is_opener());
+    ///     # ctx.cancel();
+    ///     Ok(())
+    /// }).await?;
+    /// # Ok(()) }).await }
+    /// ```
     pub fn is_opener(&self) -> bool {
         matches!(self.core.side, Side::Opener { .. })
     }
 
     /// Asks for the end of the remote task, from the opener's side, or of this very task.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn hold(ctx: teamster::Context) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?; Ok(std::future::pending().await)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// frank.open_context(hold(), async |_ctx, ()| {
+    ///     teamster::current_context().expect("we are in one").cancel(); // it ends, this body goes on
+    ///     Ok(())
+    /// }).await?;
+    /// # Ok(()) }).await }
+    /// ```
     pub fn cancel(&self) {
         self.core.cancel();
     }
 
     /// By this, any actor can ask for the end of this context.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn hold(ctx: teamster::Context) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?; Ok(std::future::pending().await)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// frank.open_context(hold(), async |_ctx, ()| {
+    ///     let handle = teamster::current_context().expect("we are in one").handle();
+    ///     handle.cancel().await?; // or any actor that it was sent to
+    ///     Ok(())
+    /// }).await?;
+    /// # Ok(()) }).await }
+    /// ```
     pub fn handle(&self) -> ContextHandle {
         ContextHandle::to(&self.core)
     }
@@ -102,6 +201,20 @@ impl ContextHandle {
     /// # Cancel safety
     ///
     /// Dropping the future stops the waiting, and the request itself if it has not left.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn hold(ctx: teamster::Context) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?; Ok(std::future::pending().await)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let job = frank.context(hold()).await?;
+    /// job.handle().cancel().await?;
+    /// assert!(job.has_ended());
+    /// # Ok(()) }).await }
+    /// ```
     pub async fn cancel(&self) -> Result<(), Error> {
         let actor = current::actor()?;
         let canceller = canceller(&actor.aid, CancelRequest::Context);

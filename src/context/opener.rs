@@ -27,6 +27,25 @@ use crate::stream::MsgStream;
 ///
 /// Cheap to clone. The body of [`Portal::open_context`] gets one by reference; [`Portal::context`] gives
 /// an owned one, which cancels the task when its last clone is dropped.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::context] async fn hold(ctx: teamster::Context) -> teamster::Result<()> {
+/// #     ctx.started(()).await?; Ok(std::future::pending().await)
+/// # }
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # let frank = an.start_actor("frank").await?;
+/// use teamster::PortalContext;
+///
+/// /// Kept in a struct: dropped with it, the task is cancelled.
+/// struct Holder {
+///     job: PortalContext<hold>,
+/// }
+/// let holder = Holder { job: frank.context(hold()).await? };
+/// assert!(!holder.job.has_ended());
+/// # Ok(()) }).await }
+/// ```
 pub struct PortalContext<E: ContextEndpoint> {
     opened: Arc<Opened>,
     _endpoint: PhantomData<fn() -> E>,
@@ -47,14 +66,14 @@ impl Drop for Opened {
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
 /// # #[teamster::context] async fn job(ctx: teamster::Context) -> u32 { let _ = ctx.started(()).await; 1 }
-/// # async fn f(frank: teamster::Portal) -> Result<(), teamster::Error> {
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # let frank = an.start_actor("frank").await?;
 /// let job = frank.context(job()).await?;
 /// job.cancel().await?;
 /// assert!(matches!(job.outcome().await, teamster::Outcome::CancelledByUs | teamster::Outcome::Returned(1)));
-/// # Ok(())
-/// # }
+/// # Ok(()) }).await }
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -93,6 +112,18 @@ impl<E: ContextEndpoint> PortalContext<E> {
     /// # Errors
     ///
     /// [`Error::Codec`] if that is no such value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn job(ctx: teamster::Context<u32>) -> teamster::Result<u32> {
+    /// #     ctx.started(7).await?; Ok(1)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// assert_eq!(frank.context(job()).await?.first()?, 7);
+    /// # Ok(()) }).await }
+    /// ```
     pub fn first(&self) -> Result<E::Started, Error> {
         let bytes = self.core().link.first().unwrap_or_default();
         codec::decode(&bytes)
@@ -109,6 +140,23 @@ impl<E: ContextEndpoint> PortalContext<E> {
     /// # Cancel safety
     ///
     /// It is opened on the first poll.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn echo(ctx: teamster::Context<(), u64, u64>) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?;
+    /// #     let (sends, items) = ctx.open_stream().await?.split();
+    /// #     Ok(futures::StreamExt::forward(items, sends).await?)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let job = frank.context(echo()).await?;
+    /// let mut stream = job.open_stream().await?;
+    /// stream.send(7).await?;
+    /// assert_eq!(stream.recv().await?, Some(7));
+    /// # Ok(()) }).await }
+    /// ```
     #[expect(clippy::unused_async, reason = "as on the callee's side")]
     pub async fn open_stream(&self) -> Result<MsgStream<E::In, E::Out>, Error> {
         MsgStream::open(self.core(), layout::<E, E::In>(self.core().line.encoding, Travelling::In))
@@ -124,6 +172,20 @@ impl<E: ContextEndpoint> PortalContext<E> {
     /// # Cancel safety
     ///
     /// Dropping it stops the waiting only.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn job(ctx: teamster::Context<u32>) -> teamster::Result<u32> {
+    /// #     ctx.started(7).await?; Ok(1)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let job = frank.context(job()).await?;
+    /// assert_eq!(job.result().await?, 1);
+    /// assert_eq!(job.result().await?, 1); // and again
+    /// # Ok(()) }).await }
+    /// ```
     pub async fn result(&self) -> Result<E::Output, Error> {
         match self.core().ending().await {
             Ending::Returned(bytes) => decode_output::<E>(&bytes).map_err(Error::Codec),
@@ -136,6 +198,21 @@ impl<E: ContextEndpoint> PortalContext<E> {
     /// # Cancel safety
     ///
     /// Dropping it stops the waiting only.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn hold(ctx: teamster::Context) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?; Ok(std::future::pending().await)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// # use teamster::Outcome;
+    /// let job = frank.context(hold()).await?;
+    /// job.cancel().await?;
+    /// assert!(matches!(job.outcome().await, Outcome::CancelledByUs));
+    /// # Ok(()) }).await }
+    /// ```
     pub async fn outcome(&self) -> Outcome<E::Output> {
         match self.result().await {
             Ok(value) => Outcome::Returned(value),
@@ -158,6 +235,22 @@ impl<E: ContextEndpoint> PortalContext<E> {
     /// # Cancel safety
     ///
     /// The request is sent on the first poll. Dropping the future stops the waiting, not the cancel.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn hold(ctx: teamster::Context) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?; Ok(std::future::pending().await)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let stopped = frank.open_context(hold(), async |ctx, ()| {
+    ///     ctx.cancel().await?; // returns when the task has ended
+    ///     Ok("the body goes on")
+    /// });
+    /// assert_eq!(stopped.await?, "the body goes on");
+    /// # Ok(()) }).await }
+    /// ```
     pub async fn cancel(&self) -> Result<(), Error> {
         self.core().cancel();
         self.core().known_to_have_stopped().await
@@ -165,31 +258,115 @@ impl<E: ContextEndpoint> PortalContext<E> {
 
     /// How long after the first cancel of this side the other actor had acknowledged it. A busy, or stuck,
     /// runtime over there does not hold that up, where the two are parent and child.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn hold(ctx: teamster::Context) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?; Ok(std::future::pending().await)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let job = frank.context(hold()).await?;
+    /// job.cancel().await?;
+    /// println!("heard after {:?}", job.heard());
+    /// # Ok(()) }).await }
+    /// ```
     pub fn heard(&self) -> Option<Duration> {
         self.core().link.heard()
     }
 
     /// Whether this side has cancelled it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn hold(ctx: teamster::Context) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?; Ok(std::future::pending().await)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let job = frank.context(hold()).await?;
+    /// assert!(!job.is_cancelled());
+    /// job.cancel().await?;
+    /// assert!(job.is_cancelled());
+    /// # Ok(()) }).await }
+    /// ```
     pub fn is_cancelled(&self) -> bool {
         self.core().link.is_cancelled()
     }
 
     /// Whether the task has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn job(ctx: teamster::Context<u32>) -> teamster::Result<u32> {
+    /// #     ctx.started(7).await?; Ok(1)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let job = frank.context(job()).await?;
+    /// job.result().await?;
+    /// assert!(job.has_ended());
+    /// # Ok(()) }).await }
+    /// ```
     pub fn has_ended(&self) -> bool {
         self.core().link.end().is_some()
     }
 
     /// The actor that the task runs in.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn job(ctx: teamster::Context<u32>) -> teamster::Result<u32> {
+    /// #     ctx.started(7).await?; Ok(1)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// assert_eq!(frank.context(job()).await?.peer(), frank.aid());
+    /// # Ok(()) }).await }
+    /// ```
     pub fn peer(&self) -> &Aid {
         &self.core().peer
     }
 
     /// The endpoint's path.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn job(ctx: teamster::Context<u32>) -> teamster::Result<u32> {
+    /// #     ctx.started(7).await?; Ok(1)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// assert!(frank.context(job()).await?.endpoint().ends_with("::job"));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn endpoint(&self) -> &'static str {
         self.core().link.path
     }
 
     /// By this, any actor can ask for the end of this context.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn hold(ctx: teamster::Context) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?; Ok(std::future::pending().await)
+    /// # }
+    /// # use teamster::{ContextHandle, Error};
+    /// # #[teamster::rpc] async fn stop(job: ContextHandle) -> Result<(), Error> { job.cancel().await }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// # let guard = an.start_actor("guard").await?;
+    /// let job = frank.context(hold()).await?;
+    /// guard.run(stop(job.handle())).await?; // over there: `job.cancel().await`
+    /// assert!(job.has_ended());
+    /// # Ok(()) }).await }
+    /// ```
     pub fn handle(&self) -> ContextHandle {
         ContextHandle::to(self.core())
     }
@@ -254,14 +431,20 @@ impl Portal {
     ///
     /// # Examples
     ///
-    /// ```no_run
+    /// ```
     /// # use teamster::{Context, context};
     /// # #[context]
     /// # async fn count(ctx: Context<u64, String, u64>, from: u64) -> teamster::Result<u64> {
     /// #     ctx.started(from).await?;
-    /// #     Ok(from)
+    /// #     let (mut stream, mut letters) = (ctx.open_stream().await?, from);
+    /// #     while let Some(word) = stream.recv().await? {
+    /// #         letters += word.len() as u64;
+    /// #         stream.send(letters).await?;
+    /// #     }
+    /// #     Ok(letters)
     /// # }
-    /// # async fn f(frank: teamster::Portal) -> Result<(), teamster::Error> {
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
     /// let total = frank
     ///     .open_context(count(10), async |ctx, first| {
     ///         let mut stream = ctx.open_stream().await?;
@@ -271,8 +454,8 @@ impl Portal {
     ///         Ok(ctx.result().await?)
     ///     })
     ///     .await?;
-    /// # Ok(())
-    /// # }
+    /// assert_eq!(total, 13);
+    /// # Ok(()) }).await }
     /// ```
     pub async fn open_context<E, T, F>(&self, call: ContextCall<E>, body: F) -> Result<T, Error>
     where
@@ -322,14 +505,14 @@ impl Portal {
     ///
     /// # Examples
     ///
-    /// ```no_run
+    /// ```
     /// # #[teamster::context] async fn job(ctx: teamster::Context<u32>) -> u32 { let _ = ctx.started(7).await; 1 }
-    /// # async fn f(frank: teamster::Portal) -> Result<(), teamster::Error> {
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
     /// let job = frank.context(job()).await?;
     /// assert_eq!(job.first()?, 7);
     /// assert_eq!(job.result().await?, 1);
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }).await }
     /// ```
     #[expect(clippy::missing_panics_doc, reason = "whoever asks for a context gets one")]
     pub async fn context<E: ContextEndpoint>(&self, call: ContextCall<E>) -> Result<PortalContext<E>, Error> {

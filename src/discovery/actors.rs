@@ -20,14 +20,14 @@ use crate::portal::Portal;
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
 /// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
-/// # async fn f() -> Result<(), teamster::Error> {
-/// if let Some(frank) = teamster::find_actor("frank").await? {
-///     println!("{}", frank.run(add(1, 2)).await?);
-/// }
-/// # Ok(())
-/// # }
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// let name = format!("adder-{}", std::process::id()); // other trees have their own
+/// an.start_actor(&name).await?;
+/// let adder = teamster::find_actor(&name).await?.expect("it lives");
+/// assert_eq!(adder.run(add(1, 2)).await?, 3);
+/// # Ok(()) }).await }
 /// ```
 pub async fn find_actor(name: &str) -> Result<Option<Portal>, Error> {
     let found = client::find(&registrar()?, name).await.map_err(|error| failed(name, &error))?;
@@ -46,11 +46,11 @@ pub async fn find_actor(name: &str) -> Result<Option<Portal>, Error> {
 ///
 /// # Examples
 ///
-/// ```no_run
-/// # async fn f() -> Result<(), teamster::Error> {
-/// println!("{} workers", teamster::find_actors("worker").await?.len());
-/// # Ok(())
-/// # }
+/// ```
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// an.start_actors(["twin", "twin"]).await?;
+/// assert!(teamster::find_actors("twin").await?.len() >= 2);
+/// # Ok(()) }).await }
 /// ```
 pub async fn find_actors(name: &str) -> Result<Vec<Portal>, Error> {
     let found = client::find_all(&registrar()?, name).await.map_err(|error| failed(name, &error))?;
@@ -69,13 +69,13 @@ pub async fn find_actors(name: &str) -> Result<Vec<Portal>, Error> {
 ///
 /// # Examples
 ///
-/// ```no_run
-/// # async fn f() -> Result<(), teamster::Error> {
+/// ```
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// an.start_actor("frank").await?;
 /// for actor in teamster::list_actors().await? {
 ///     println!("{}", actor.aid());
 /// }
-/// # Ok(())
-/// # }
+/// # Ok(()) }).await }
 /// ```
 pub async fn list_actors() -> Result<Vec<Portal>, Error> {
     let found = client::list(&registrar()?).await.map_err(|error| failed("all actors", &error))?;
@@ -96,12 +96,12 @@ pub async fn list_actors() -> Result<Vec<Portal>, Error> {
 ///
 /// # Examples
 ///
-/// ```no_run
-/// # async fn f() -> Result<(), teamster::Error> {
-/// let frank = teamster::wait_for_actor("frank").await?;
-/// println!("{} is there", frank.aid());
-/// # Ok(())
-/// # }
+/// ```
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// let (waited, started) = tokio::join!(teamster::wait_for_actor("latecomer"), an.start_actor("latecomer"));
+/// println!("{} is there", waited?.aid());
+/// # started?;
+/// # Ok(()) }).await }
 /// ```
 pub async fn wait_for_actor(name: &str) -> Result<Portal, Error> {
     let found = client::wait(&registrar()?, name).await.map_err(|error| failed(name, &error))?;

@@ -14,6 +14,16 @@ use crate::msg::ident::{Addr, Aid};
 use crate::transport::folder::{Base, FolderError};
 
 /// A running tree.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// let trees = teamster::discovery::trees()?;
+/// let own = trees.iter().find(|tree| tree.pid == std::process::id()).expect("it runs");
+/// println!("{} actors below {}", own.actors.len(), own.folder.display());
+/// # Ok(()) }).await }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Tree {
@@ -28,6 +38,16 @@ pub struct Tree {
 }
 
 /// An actor of a running tree.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// for actor in teamster::discovery::trees()?.iter().flat_map(|tree| &tree.actors) {
+///     println!("{}, pid {}, for {:?}", actor.aid, actor.aid.pid(), actor.age);
+/// }
+/// # Ok(()) }).await }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TreeActor {
@@ -46,6 +66,18 @@ pub struct TreeActor {
 }
 
 /// How far an actor has come.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// use teamster::discovery::{ActorState, trees};
+///
+/// let trees = trees()?;
+/// let actors = trees.iter().flat_map(|tree| &tree.actors);
+/// println!("{} actors serve", actors.filter(|actor| actor.state == ActorState::Ready).count());
+/// # Ok(()) }).await }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ActorState {

@@ -37,6 +37,20 @@ struct CodecData {
 }
 
 /// Which of the two went wrong.
+///
+/// # Examples
+///
+/// ```
+/// # use std::time::{Duration, SystemTime};
+/// # use teamster::{CodecStep, Error};
+/// # #[teamster::rpc] async fn note(at: SystemTime) -> SystemTime { at }
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # let frank = an.start_actor("frank").await?;
+/// let too_early = SystemTime::UNIX_EPOCH - Duration::from_secs(1); // serde refuses it
+/// let Err(Error::Codec(error)) = frank.run(note(too_early)).await else { unreachable!() };
+/// assert_eq!(error.step(), CodecStep::Encode);
+/// # Ok(()) }).await }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum CodecStep {
@@ -109,36 +123,148 @@ impl CodecError {
     }
 
     /// Whether it happened on the way to bytes or back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::{Duration, SystemTime};
+    /// # use teamster::{CodecStep, Error};
+    /// # #[teamster::rpc] async fn note(at: SystemTime) -> SystemTime { at }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let too_early = SystemTime::UNIX_EPOCH - Duration::from_secs(1); // serde refuses it
+    /// let Err(Error::Codec(error)) = frank.run(note(too_early)).await else { unreachable!() };
+    /// assert_eq!(error.step(), CodecStep::Encode);
+    /// # Ok(()) }).await }
+    /// ```
     pub fn step(&self) -> CodecStep {
         self.inner.step
     }
 
     /// The path of the endpoint whose call it was.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::{Duration, SystemTime};
+    /// # use teamster::{CodecStep, Error};
+    /// # #[teamster::rpc] async fn note(at: SystemTime) -> SystemTime { at }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let too_early = SystemTime::UNIX_EPOCH - Duration::from_secs(1); // serde refuses it
+    /// let Err(Error::Codec(error)) = frank.run(note(too_early)).await else { unreachable!() };
+    /// assert!(error.endpoint().ends_with("::note"));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn endpoint(&self) -> &str {
         &self.inner.endpoint
     }
 
     /// Which value: "the argument `a`", "the result".
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::{Duration, SystemTime};
+    /// # use teamster::{CodecStep, Error};
+    /// # #[teamster::rpc] async fn note(at: SystemTime) -> SystemTime { at }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let too_early = SystemTime::UNIX_EPOCH - Duration::from_secs(1); // serde refuses it
+    /// let Err(Error::Codec(error)) = frank.run(note(too_early)).await else { unreachable!() };
+    /// assert_eq!(error.value(), "the argument `at`");
+    /// # Ok(()) }).await }
+    /// ```
     pub fn value(&self) -> &str {
         &self.inner.value
     }
 
     /// The type that the reading side wanted, where that is known.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::Error;
+    /// # use serde::{Deserialize, Serialize};
+    /// /// It writes a `u32` and wants to read a `u8`.
+    /// #[derive(Clone, Serialize, Deserialize)]
+    /// #[serde(into = "u32", from = "u8")]
+    /// struct Small(u32);
+    /// # impl From<Small> for u32 { fn from(small: Small) -> u32 { small.0 } }
+    /// # impl From<u8> for Small { fn from(byte: u8) -> Small { Small(byte.into()) } }
+    ///
+    /// #[teamster::rpc]
+    /// async fn take(small: Small) {}
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let Err(Error::Codec(error)) = frank.run(take(Small(300))).await else { unreachable!() };
+    /// assert!(error.reader_type().is_some_and(|name| name.contains("Small")));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn reader_type(&self) -> Option<&str> {
         self.inner.reads.as_deref()
     }
 
     /// The type that the writing side had, where that is known.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::{Duration, SystemTime};
+    /// # use teamster::{CodecStep, Error};
+    /// # #[teamster::rpc] async fn note(at: SystemTime) -> SystemTime { at }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let too_early = SystemTime::UNIX_EPOCH - Duration::from_secs(1); // serde refuses it
+    /// let Err(Error::Codec(error)) = frank.run(note(too_early)).await else { unreachable!() };
+    /// assert!(error.writer_type().is_some_and(|name| name.contains("SystemTime")));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn writer_type(&self) -> Option<&str> {
         self.inner.writes.as_deref()
     }
 
     /// Where in the value: `items[3].name`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::Error;
+    /// # use serde::{Deserialize, Serialize};
+    /// /// It writes a `u32` and wants to read a `u8`.
+    /// #[derive(Clone, Serialize, Deserialize)]
+    /// #[serde(into = "u32", from = "u8")]
+    /// struct Small(u32);
+    /// # impl From<Small> for u32 { fn from(small: Small) -> u32 { small.0 } }
+    /// # impl From<u8> for Small { fn from(byte: u8) -> Small { Small(byte.into()) } }
+    ///
+    /// #[teamster::rpc]
+    /// async fn take(all: Vec<Small>) {}
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let Err(Error::Codec(error)) = frank.run(take(vec![Small(1), Small(300)])).await else { unreachable!() };
+    /// assert_eq!(error.path(), Some("[1]"));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn path(&self) -> Option<&str> {
         self.inner.path.as_deref()
     }
 
     /// What the codec said.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::{Duration, SystemTime};
+    /// # use teamster::{CodecStep, Error};
+    /// # #[teamster::rpc] async fn note(at: SystemTime) -> SystemTime { at }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let too_early = SystemTime::UNIX_EPOCH - Duration::from_secs(1); // serde refuses it
+    /// let Err(Error::Codec(error)) = frank.run(note(too_early)).await else { unreachable!() };
+    /// assert!(error.message().contains("UNIX_EPOCH"));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn message(&self) -> &str {
         &self.inner.message
     }

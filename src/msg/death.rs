@@ -9,6 +9,17 @@ use uuid::Uuid;
 use super::ident::{Aid, Canceller};
 
 /// How the operating system says that a process ended.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # use teamster::ExitKind;
+/// let killed = an.start_actor("frank").await?.kill_actor().await?;
+/// assert_eq!(killed.exit, ExitKind::Signal(9));
+/// assert_eq!(killed.exit.to_string(), "signal 9 (SIGKILL)");
+/// # Ok(()) }).await }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ExitKind {
@@ -34,6 +45,18 @@ impl fmt::Display for ExitKind {
 }
 
 /// What it took to end an actor that was asked to end.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # use teamster::Rung;
+/// let ended = an.start_actor("frank").await?.cancel_actor().await?;
+/// assert_eq!(ended.rung, Some(Rung::Cancel)); // by itself
+/// let killed = an.start_actor("carl").await?.kill_actor().await?;
+/// assert_eq!(killed.rung, Some(Rung::Sigkill));
+/// # Ok(()) }).await }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Rung {
@@ -56,6 +79,17 @@ impl fmt::Display for Rung {
 }
 
 /// The end of one actor's process, as its parent saw it. Cheap to clone.
+///
+/// # Examples
+///
+/// ```
+/// # use teamster::{Error, ExitKind, Rung};
+/// # #[teamster::rpc] async fn give_up() { eprintln!("no more"); std::process::exit(3) }
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// let Err(Error::ActorDied(death)) = an.actor("frank").call(give_up()).await else { unreachable!() };
+/// println!("{death}"); // who, how, in which call, and the end of its stderr
+/// # Ok(()) }).await }
+/// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Death {
     inner: Arc<DeathData>,
@@ -84,16 +118,49 @@ impl Death {
     }
 
     /// Whose process ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::{Error, ExitKind, Rung};
+    /// # #[teamster::rpc] async fn give_up() { eprintln!("no more"); std::process::exit(3) }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let Err(Error::ActorDied(death)) = an.actor("frank").call(give_up()).await else { unreachable!() };
+    /// assert_eq!(death.aid().name(), "frank");
+    /// # Ok(()) }).await }
+    /// ```
     pub fn aid(&self) -> &Aid {
         &self.inner.aid
     }
 
     /// The operating system's word.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::{Error, ExitKind, Rung};
+    /// # #[teamster::rpc] async fn give_up() { eprintln!("no more"); std::process::exit(3) }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let Err(Error::ActorDied(death)) = an.actor("frank").call(give_up()).await else { unreachable!() };
+    /// assert_eq!(death.exit(), ExitKind::Status(3));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn exit(&self) -> ExitKind {
         self.inner.exit
     }
 
     /// The exit status, if it exited.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::{Error, ExitKind, Rung};
+    /// # #[teamster::rpc] async fn give_up() { eprintln!("no more"); std::process::exit(3) }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let Err(Error::ActorDied(death)) = an.actor("frank").call(give_up()).await else { unreachable!() };
+    /// assert_eq!(death.status(), Some(3));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn status(&self) -> Option<i32> {
         match self.inner.exit {
             ExitKind::Status(code) => Some(code),
@@ -102,6 +169,17 @@ impl Death {
     }
 
     /// The signal, if one killed it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::{Error, ExitKind, Rung};
+    /// # #[teamster::rpc] async fn give_up() { eprintln!("no more"); std::process::exit(3) }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let Err(Error::ActorDied(death)) = an.actor("frank").call(give_up()).await else { unreachable!() };
+    /// assert_eq!(death.signal(), None); // it exited
+    /// # Ok(()) }).await }
+    /// ```
     pub fn signal(&self) -> Option<i32> {
         match self.inner.exit {
             ExitKind::Signal(number) => Some(number),
@@ -110,26 +188,81 @@ impl Death {
     }
 
     /// Who asked for this end, if anybody of the tree did.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::{Error, ExitKind, Rung};
+    /// # #[teamster::rpc] async fn give_up() { eprintln!("no more"); std::process::exit(3) }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let Err(Error::ActorDied(death)) = an.actor("frank").call(give_up()).await else { unreachable!() };
+    /// assert!(death.asked().is_none()); // nobody did
+    /// # Ok(()) }).await }
+    /// ```
     pub fn asked(&self) -> Option<&Canceller> {
         self.inner.asked.as_ref()
     }
 
     /// What it took, if the end was asked for.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::{Error, ExitKind, Rung};
+    /// # #[teamster::rpc] async fn give_up() { eprintln!("no more"); std::process::exit(3) }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let Err(Error::ActorDied(death)) = an.actor("frank").call(give_up()).await else { unreachable!() };
+    /// assert_eq!(death.rung(), None); // nobody had asked
+    /// # Ok(()) }).await }
+    /// ```
     pub fn rung(&self) -> Option<Rung> {
         self.inner.rung
     }
 
     /// What the actor itself reported before its end, such as a signal from outside.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::{Error, ExitKind, Rung};
+    /// # #[teamster::rpc] async fn give_up() { eprintln!("no more"); std::process::exit(3) }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let Err(Error::ActorDied(death)) = an.actor("frank").call(give_up()).await else { unreachable!() };
+    /// assert_eq!(death.said(), None); // a signal from outside it would have reported
+    /// # Ok(()) }).await }
+    /// ```
     pub fn said(&self) -> Option<&str> {
         self.inner.said.as_deref()
     }
 
     /// The endpoints of the calls from this actor that it was serving.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::{Error, ExitKind, Rung};
+    /// # #[teamster::rpc] async fn give_up() { eprintln!("no more"); std::process::exit(3) }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let Err(Error::ActorDied(death)) = an.actor("frank").call(give_up()).await else { unreachable!() };
+    /// assert!(death.in_service()[0].ends_with("::give_up"));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn in_service(&self) -> &[String] {
         &self.inner.in_service
     }
 
     /// The end of what it had written to stderr: at most 16 KiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::{Error, ExitKind, Rung};
+    /// # #[teamster::rpc] async fn give_up() { eprintln!("no more"); std::process::exit(3) }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let Err(Error::ActorDied(death)) = an.actor("frank").call(give_up()).await else { unreachable!() };
+    /// assert_eq!(death.stderr_tail(), "no more\n");
+    /// # Ok(()) }).await }
+    /// ```
     pub fn stderr_tail(&self) -> &str {
         &self.inner.stderr_tail
     }
@@ -190,6 +323,15 @@ fn signal_name(number: i32) -> Option<&'static str> {
 /// request. Of an actor of another tree, and of one whose parent is gone too, only
 /// [`reaped`](Receipt::reaped) is known, counted from where it was asked: its exit is
 /// [`ExitKind::Unknown`].
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// let receipt = an.start_actor("frank").await?.cancel_actor().await?;
+/// println!("heard after {:?}, reaped after {:?}", receipt.heard, receipt.reaped);
+/// # Ok(()) }).await }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Receipt {
@@ -211,6 +353,15 @@ pub struct Receipt {
 
 impl Receipt {
     /// It ended by itself, or after the cancel alone: no signal was sent to it, as far as is known.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// assert!(an.start_actor("frank").await?.cancel_actor().await?.was_graceful());
+    /// assert!(!an.start_actor("carl").await?.kill_actor().await?.was_graceful());
+    /// # Ok(()) }).await }
+    /// ```
     pub fn was_graceful(&self) -> bool {
         matches!(self.rung, None | Some(Rung::Cancel))
     }

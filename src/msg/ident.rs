@@ -13,6 +13,16 @@ use uuid::Uuid;
 ///
 /// Equality, order and hash look at the uuid alone. It prints as `name` followed by the first
 /// eight digits of the uuid: `frank@1f0c9a2b`.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # let frank = an.start_actor("frank").await?;
+/// let aid = frank.aid();
+/// assert!(aid.to_string().starts_with("frank@"));
+/// # Ok(()) }).await }
+/// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Aid {
     name: Arc<str>,
@@ -27,21 +37,54 @@ impl Aid {
     }
 
     /// The name that the user gave it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// assert_eq!(an.start_actor("frank").await?.aid().name(), "frank");
+    /// # Ok(()) }).await }
+    /// ```
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// What sets it apart from every other actor that ever ran.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let [one, other] = an.start_actors(["frank", "frank"]).await?.try_into().expect("two");
+    /// assert_ne!(one.aid().uuid(), other.aid().uuid());
+    /// # Ok(()) }).await }
+    /// ```
     pub fn uuid(&self) -> Uuid {
         self.uuid
     }
 
     /// Its process id, on its own host. 0 where the process had not been started.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// assert_eq!(teamster::this_actor()?.aid().pid(), std::process::id());
+    /// # Ok(()) }).await }
+    /// ```
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
     /// The name of the machine that it runs on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// println!("it runs on {}", teamster::this_actor()?.aid().host());
+    /// # Ok(()) }).await }
+    /// ```
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -71,6 +114,15 @@ impl fmt::Display for Aid {
 }
 
 /// Where an actor listens. Prints and parses as a path: `/uds/run/user/1000/teamster/…`.
+///
+/// # Examples
+///
+/// ```
+/// use teamster::Addr;
+///
+/// let addr = Addr::Uds("/run/user/1000/teamster/a.s".into());
+/// assert_eq!(addr.to_string(), "/uds/run/user/1000/teamster/a.s");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Addr {
@@ -114,6 +166,13 @@ impl FromStr for Addr {
 }
 
 /// A text that is no address.
+///
+/// # Examples
+///
+/// ```
+/// let error = "/uds".parse::<teamster::Addr>().unwrap_err();
+/// assert_eq!(error.to_string(), "\"/uds\" is no address: it has no path");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is no address: {what}")]
 pub struct AddrError {
@@ -132,6 +191,21 @@ enum AddrProblem {
 }
 
 /// Who asked for a cancel, and how.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::rpc] async fn hold() { std::future::pending().await }
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # let frank = an.start_actor("frank").await?;
+/// # use teamster::{CancelRequest, Error};
+/// let (called, ended) = tokio::join!(frank.run(hold()), frank.cancel_actor());
+/// ended?;
+/// if let Err(Error::Cancelled { canceller }) = called {
+///     assert_eq!(canceller.aid, *teamster::this_actor()?.aid()); // it was us
+/// }
+/// # Ok(()) }).await }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Canceller {
@@ -148,6 +222,21 @@ impl fmt::Display for Canceller {
 }
 
 /// What kind of request a cancel came from.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::rpc] async fn hold() { std::future::pending().await }
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # let frank = an.start_actor("frank").await?;
+/// # use teamster::{CancelRequest, Error};
+/// let (called, ended) = tokio::join!(frank.run(hold()), frank.cancel_actor());
+/// ended?;
+/// if let Err(Error::Cancelled { canceller }) = called {
+///     assert_eq!(canceller.request, CancelRequest::Actor);
+/// }
+/// # Ok(()) }).await }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum CancelRequest {

@@ -167,11 +167,35 @@ impl RemoteError {
     }
 
     /// The actor in which it happened.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::Error;
+    /// # #[teamster::rpc] async fn read() -> teamster::Result<String> { Ok(std::fs::read_to_string("/no/such/file")?) }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let Err(Error::Remote(error)) = frank.run(read()).await else { unreachable!() };
+    /// assert_eq!(error.actor(), frank.aid());
+    /// # Ok(()) }).await }
+    /// ```
     pub fn actor(&self) -> &Aid {
         &self.path[0]
     }
 
     /// The actors that it climbed through, the one where it happened first.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::Error;
+    /// # #[teamster::rpc] async fn read() -> teamster::Result<String> { Ok(std::fs::read_to_string("/no/such/file")?) }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let Err(Error::Remote(error)) = frank.run(read()).await else { unreachable!() };
+    /// assert_eq!(error.path(), [frank.aid().clone()]); // it came straight to us
+    /// # Ok(()) }).await }
+    /// ```
     pub fn path(&self) -> &[Aid] {
         &self.path
     }
@@ -180,16 +204,55 @@ impl RemoteError {
     /// `std::io::error::Error`.
     ///
     /// "panic" for a panic.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::Error;
+    /// # #[teamster::rpc] async fn read() -> teamster::Result<String> { Ok(std::fs::read_to_string("/no/such/file")?) }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let Err(Error::Remote(error)) = frank.run(read()).await else { unreachable!() };
+    /// assert_eq!(error.type_name(), "std::io::error::Error");
+    /// # Ok(()) }).await }
+    /// ```
     pub fn type_name(&self) -> &str {
         &self.origin.type_name
     }
 
     /// What it said: at most 256 KiB, and marked if it was longer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::Error;
+    /// # #[teamster::rpc] async fn read() -> teamster::Result<String> { Ok(std::fs::read_to_string("/no/such/file")?) }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let Err(Error::Remote(error)) = frank.run(read()).await else { unreachable!() };
+    /// assert!(error.message().starts_with("No such file"));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn message(&self) -> &str {
         &self.origin.message
     }
 
     /// What its sources said, the nearest first, down to the deepest actor.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::Error;
+    /// # #[teamster::rpc] async fn read() -> anyhow::Result<String> {
+    /// #     use anyhow::Context;
+    /// #     std::fs::read_to_string("/no/such/file").context("reading")
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let Err(Error::Remote(error)) = frank.run(read()).await else { unreachable!() };
+    /// assert!(error.message() == "reading" && error.chain()[0].starts_with("No such file"));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn chain(&self) -> &[String] {
         let origin = &*self.origin;
         if origin.cause.is_none() && self.ours().is_none() {
@@ -210,16 +273,55 @@ impl RemoteError {
     }
 
     /// Where it happened, as `file:line:column`, or where the endpoint that failed is defined.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::Error;
+    /// # #[teamster::rpc] async fn read() -> teamster::Result<String> { Ok(std::fs::read_to_string("/no/such/file")?) }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let Err(Error::Remote(error)) = frank.run(read()).await else { unreachable!() };
+    /// println!("{} at {}", error.message(), error.location().unwrap_or("an unknown place"));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn location(&self) -> Option<&str> {
         self.origin.location.as_deref()
     }
 
     /// The backtrace over there: of a panic, or where `RUST_BACKTRACE` is set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::Error;
+    /// # #[teamster::rpc] async fn read() -> teamster::Result<String> { Ok(std::fs::read_to_string("/no/such/file")?) }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let Err(Error::Remote(error)) = frank.run(read()).await else { unreachable!() };
+    /// if let Some(backtrace) = error.backtrace() {
+    ///     eprintln!("{backtrace}"); // it has one where RUST_BACKTRACE is set
+    /// }
+    /// # Ok(()) }).await }
+    /// ```
     pub fn backtrace(&self) -> Option<&str> {
         self.origin.backtrace.as_deref()
     }
 
     /// Whether it was a panic and not a returned error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::Error;
+    /// # #[teamster::rpc] async fn index(numbers: Vec<u32>, at: usize) -> u32 { numbers[at] }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let Err(Error::Remote(error)) = frank.run(index(vec![], 3)).await else { unreachable!() };
+    /// assert!(error.is_panic());
+    /// frank.run(index(vec![1], 0)).await?; // the actor goes on
+    /// # Ok(()) }).await }
+    /// ```
     pub fn is_panic(&self) -> bool {
         self.origin.panic
     }
@@ -229,6 +331,29 @@ impl RemoteError {
     ///
     /// Looks through what wraps it, also in actors further down. With `T = teamster::Error` it is
     /// what the other actor saw: a death, a group, its entries intact.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::Error;
+    /// # use serde::{Deserialize, Serialize};
+    /// #[teamster::error]
+    /// #[derive(Debug, thiserror::Error, Serialize, Deserialize)]
+    /// #[error("no seat in row {row}")]
+    /// struct Full {
+    ///     row: u32,
+    /// }
+    ///
+    /// #[teamster::rpc]
+    /// async fn book(row: u32) -> Result<u32, Full> {
+    ///     Err(Full { row })
+    /// }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let shop = an.start_actor("shop").await?;
+    /// let Err(Error::Remote(error)) = shop.run(book(7)).await else { unreachable!() };
+    /// assert_eq!(error.downcast_ref::<Full>().map(|full| full.row), Some(7));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn downcast_ref<T: StdError + Send + Sync + 'static>(&self) -> Option<&T> {
         if let Some(found) = self.decoded().and_then(|value| find_below(value)) {
             return Some(found);
@@ -237,6 +362,28 @@ impl RemoteError {
     }
 
     /// What an actor further down had failed with, if this error wraps it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::{Error, Portal};
+    /// # use anyhow::Context;
+    /// #[teamster::rpc]
+    /// async fn pay() -> Result<(), String> {
+    ///     Err("the till is empty".to_owned())
+    /// }
+    ///
+    /// #[teamster::rpc]
+    /// async fn sell(till: Portal) -> anyhow::Result<()> {
+    ///     till.run(pay()).await.context("selling")
+    /// }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let [shop, till] = an.start_actors(["shop", "till"]).await?.try_into().expect("two");
+    /// let Err(Error::Remote(error)) = shop.run(sell(till.clone())).await else { unreachable!() };
+    /// assert_eq!(error.message(), "selling");
+    /// assert!(matches!(error.cause(), Some(Error::Remote(cause)) if cause.actor() == till.aid()));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn cause(&self) -> Option<&Error> {
         self.origin.cause.as_ref()
     }

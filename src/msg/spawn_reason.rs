@@ -8,6 +8,17 @@ use super::death::Death;
 use super::ident::Canceller;
 
 /// Why an actor could not be started. It prints with the way out.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// use teamster::{Error, SpawnReason, launch::Program};
+///
+/// let missing = an.actor("frank").launcher(Program::new("/no/such/app")).start().await;
+/// assert!(matches!(missing, Err(Error::Spawn { reason: SpawnReason::Exec { .. }, .. })));
+/// # Ok(()) }).await }
+/// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum SpawnReason {
@@ -39,11 +50,11 @@ pub enum SpawnReason {
         /// Its number, such as 24 for EMFILE.
         errno: i32,
     },
-    /// The folder for the tree's sockets could not be made.
+    /// The folder of the tree's sockets could not be made, or is refused since others could change it.
     Folder {
-        /// Its path.
+        /// Its path, or that of the part of it that is in the way.
         path: String,
-        /// What the operating system said.
+        /// What is wrong with it, and the way out.
         error: String,
     },
     /// It was cancelled before it had started.
@@ -78,11 +89,7 @@ impl fmt::Display for SpawnReason {
                     None => Ok(()),
                 }
             }
-            SpawnReason::Folder { path, error } => write!(
-                f,
-                "the socket folder {path} can't be made: {error}; set XDG_RUNTIME_DIR or TMPDIR \
-                 to a folder that is short and writable"
-            ),
+            SpawnReason::Folder { error, .. } => f.write_str(error), // it names the path
             SpawnReason::Cancelled(canceller) => {
                 write!(f, "it was cancelled before it had started, by {canceller}")
             }

@@ -27,9 +27,10 @@ use crate::spawn::{Options, Output, Resource};
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
 /// use std::time::Duration;
-/// # async fn f(an: &teamster::ActorNursery) -> Result<(), teamster::Error> {
+/// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
 /// let worker = an
 ///     .actor("worker")
 ///     .threads(4)
@@ -38,8 +39,8 @@ use crate::spawn::{Options, Output, Resource};
 ///     .expose([module_path!()])
 ///     .start()
 ///     .await?;
-/// # Ok(())
-/// # }
+/// assert_eq!(worker.run(add(1, 2)).await?, 3);
+/// # Ok(()) }).await }
 /// ```
 #[must_use = "nothing is started before `start`, `call` or `run_in_actor`"]
 #[derive(Clone, Debug)]
@@ -56,12 +57,30 @@ impl<'n> ActorBuilder<'n> {
 
     /// How long it may take to end once it was asked, and all below it; zero: they are killed at once.
     /// Default: this actor's own grace, 1 s at the root.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # use std::time::Duration;
+    /// an.actor("worker").grace(Duration::from_secs(3)).start().await?;
+    /// # Ok(()) }).await }
+    /// ```
     pub fn grace(mut self, grace: Duration) -> Self {
         self.options.grace = Some(bounded(grace));
         self
     }
 
     /// How long it may take from its start until it has connected. Default: 10 s.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # use std::time::Duration;
+    /// an.actor("worker").boot_timeout(Duration::from_secs(30)).start().await?;
+    /// # Ok(()) }).await }
+    /// ```
     pub fn boot_timeout(mut self, within: Duration) -> Self {
         self.options.boot_within = Some(bounded(within));
         self
@@ -69,6 +88,18 @@ impl<'n> ActorBuilder<'n> {
 
     /// Lets only these endpoints be called in it: paths, or modules with all below them. Default:
     /// every endpoint of the program.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let none = an.actor("worker").expose(["no::such::module"]).start().await?;
+    /// assert!(matches!(none.run(add(1, 2)).await, Err(teamster::Error::NotExposed { .. })));
+    /// let all_of_here = an.actor("worker").expose([module_path!()]).start().await?;
+    /// assert_eq!(all_of_here.run(add(1, 2)).await?, 3);
+    /// # Ok(()) }).await }
+    /// ```
     pub fn expose<P: Into<String>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
         self.options.expose = Some(paths.into_iter().map(Into::into).collect());
         self
@@ -76,6 +107,14 @@ impl<'n> ActorBuilder<'n> {
 
     /// Gives it a runtime of so many worker threads. Default, and with 1: one thread that does
     /// everything (tokio's `current_thread`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// an.actor("worker").threads(4).start().await?;
+    /// # Ok(()) }).await }
+    /// ```
     pub fn threads(mut self, threads: u32) -> Self {
         self.options.threads = threads;
         self
@@ -83,72 +122,183 @@ impl<'n> ActorBuilder<'n> {
 
     /// Which of its log lines travel up: directives such as `info` or `warn,my_crate=debug`. Those of
     /// the variable `TEAMSTER_LOG` go before them, in the whole tree.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// an.actor("worker").log("warn,my_crate=debug").start().await?;
+    /// # Ok(()) }).await }
+    /// ```
     pub fn log(mut self, directives: impl Into<String>) -> Self {
         self.options.log = Some(directives.into());
         self
     }
 
     /// How its process comes to be. Default: [`launch::Local`](crate::launch::Local).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # use teamster::launch::Program;
+    /// let copy = Program::new(std::env::current_exe()?); // some executable of this build
+    /// an.actor("worker").launcher(copy).start().await?;
+    /// # Ok(()) }).await }
+    /// ```
     pub fn launcher(mut self, launcher: impl Launcher + 'static) -> Self {
         self.options.launcher = Some(Arc::new(launcher));
         self
     }
 
     /// Sets an environment variable; it inherits all others.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn var(key: String) -> Option<String> { std::env::var(key).ok() }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let worker = an.actor("worker").env("MODE", "fast").start().await?;
+    /// assert_eq!(worker.run(var("MODE".into())).await?.as_deref(), Some("fast"));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.options.env.push((key.as_ref().to_owned(), Some(value.as_ref().to_owned())));
         self
     }
 
     /// Takes an environment variable away.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn var(key: String) -> Option<String> { std::env::var(key).ok() }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let worker = an.actor("worker").env_remove("HOME").start().await?;
+    /// assert_eq!(worker.run(var("HOME".into())).await?, None);
+    /// # Ok(()) }).await }
+    /// ```
     pub fn env_remove(mut self, key: impl AsRef<OsStr>) -> Self {
         self.options.env.push((key.as_ref().to_owned(), None));
         self
     }
 
     /// Begins with an empty environment instead of this process's own.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # #[teamster::rpc] async fn var(key: String) -> Option<String> { std::env::var(key).ok() }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let worker = an.actor("worker").env_clear().env("MODE", "fast").start().await?;
+    /// assert_eq!(worker.run(var("PATH".into())).await?, None);
+    /// # Ok(()) }).await }
+    /// ```
     pub fn env_clear(mut self) -> Self {
         self.options.env_clear = true;
         self
     }
 
     /// Gives it other command-line arguments than this process's own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn args() -> Vec<String> { std::env::args().skip(1).collect() }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let worker = an.actor("worker").args(["--quiet"]).start().await?;
+    /// assert_eq!(worker.run(args()).await?, ["--quiet"]);
+    /// # Ok(()) }).await }
+    /// ```
     pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.options.args = Some(args.into_iter().map(Into::into).collect());
         self
     }
 
     /// Its working directory.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn folder() -> std::io::Result<std::path::PathBuf> { std::env::current_dir() }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let worker = an.actor("worker").current_dir("/").start().await?;
+    /// assert_eq!(worker.run(folder()).await?, std::path::Path::new("/"));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn current_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.options.current_dir = Some(folder.into());
         self
     }
 
     /// Where its stdout goes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// an.actor("quiet").stdout(teamster::Output::Null).start().await?;
+    /// # Ok(()) }).await }
+    /// ```
     pub fn stdout(mut self, output: Output) -> Self {
         self.options.stdout = output;
         self
     }
 
     /// Where its stderr goes. What is not relayed is not kept for its death either.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// an.actor("quiet").stderr(teamster::Output::Null).start().await?;
+    /// # Ok(()) }).await }
+    /// ```
     pub fn stderr(mut self, output: Output) -> Self {
         self.options.stderr = output;
         self
     }
 
-    /// Its file mode creation mask: umask(2).
+    /// Its file mode creation mask, umask(2): the permission bits that new files of it don't get, such as
+    /// `0o077`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// an.actor("private").umask(0o077).start().await?; // files of its own are nobody else's
+    /// # Ok(()) }).await }
+    /// ```
     pub fn umask(mut self, mask: u32) -> Self {
         self.options.umask = Some(mask);
         self
     }
 
     /// Its nice value, -20 to 19: setpriority(2).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// an.actor("background").nice(10).start().await?;
+    /// # Ok(()) }).await }
+    /// ```
     pub fn nice(mut self, nice: i32) -> Self {
         self.options.nice = Some(nice);
         self
     }
 
-    /// Limits a resource of it: setrlimit(2). `u64::MAX` is no limit.
+    /// Limits a resource of it, setrlimit(2), in the unit that [`Resource`] names: bytes, seconds or a number.
+    /// It may raise the soft limit up to the hard one. `u64::MAX` is no limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # use teamster::Resource;
+    /// an.actor("worker").rlimit(Resource::Cpu, 60, u64::MAX).start().await?; // SIGXCPU after a minute of work
+    /// # Ok(()) }).await }
+    /// ```
     pub fn rlimit(mut self, resource: Resource, soft: u64, hard: u64) -> Self {
         self.options.limit(resource, soft, hard);
         self
@@ -163,6 +313,16 @@ impl<'n> ActorBuilder<'n> {
     /// # Cancel safety
     ///
     /// Dropping the future ends the child that was being started.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let worker = an.actor("worker").threads(2).start().await?;
+    /// assert_eq!(worker.run(add(1, 2)).await?, 3);
+    /// # Ok(()) }).await }
+    /// ```
     pub async fn start(self) -> Result<Portal, Error> {
         let started = start(&self.nursery.nursery, &self.name, self.options, Care::OfNursery).await?;
         let portal = started.portal();
@@ -180,6 +340,15 @@ impl<'n> ActorBuilder<'n> {
     /// # Cancel safety
     ///
     /// Dropping the future ends the actor.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// assert_eq!(an.actor("adder").call(add(1, 2)).await?, 3); // and it is gone
+    /// # Ok(()) }).await }
+    /// ```
     pub async fn call<E: Endpoint>(self, call: Call<E>) -> Result<E::Output, Error> {
         let nursery = &self.nursery.nursery;
         let prepared = Prepared::for_child(&nursery.actor, &call)?;
@@ -188,6 +357,16 @@ impl<'n> ActorBuilder<'n> {
     }
 
     /// Starts it now for one call, supervised by the nursery; see [`ActorNursery::run_in_actor`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let sum = an.actor("adder").nice(10).run_in_actor(add(1, 2));
+    /// assert_eq!(sum.await?, 3);
+    /// # Ok(()) }).await }
+    /// ```
     pub fn run_in_actor<E: Endpoint>(self, call: Call<E>) -> OneShot<E> {
         OneShot::start(&self.nursery.nursery, self.name, self.options, call)
     }

@@ -88,10 +88,28 @@ const BLOCKING_WITHIN: Duration = Duration::from_millis(100);
 )]
 pub trait MainOutcome {
     /// The signal that ended the tree, if one did: the process should die by it too.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use teamster::MainOutcome;
+    ///
+    /// assert_eq!(().interrupted_by(), None);
+    /// assert_eq!(Err::<(), _>(teamster::Error::Interrupted { signal: 2 }).interrupted_by(), Some(2));
+    /// ```
     fn interrupted_by(&self) -> Option<i32>;
 
     /// Whether it is a failure: then blocking closures (`spawn_blocking`, tokio's stdin) get the grace to end
     /// in, and the program ends without those that don't.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use teamster::MainOutcome;
+    ///
+    /// assert!(Err::<(), _>("no").has_failed());
+    /// assert!(std::process::ExitCode::FAILURE.has_failed());
+    /// ```
     fn has_failed(&self) -> bool {
         false
     }

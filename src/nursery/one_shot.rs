@@ -22,6 +22,17 @@ use crate::spawn::Options;
 /// # Cancel safety
 ///
 /// Dropping its future stops the waiting only.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// let sum = an.run_in_actor(add(1, 2)); // it runs already
+/// let again = sum.clone();
+/// assert_eq!((sum.await?, again.await?), (3, 3));
+/// # Ok(()) }).await }
+/// ```
 #[must_use = "its failure reaches the nursery also if nobody awaits it; to ignore the value, drop it"]
 pub struct OneShot<E: Endpoint> {
     outcome: Arc<SetOnce<Result<Vec<u8>, Error>>>,

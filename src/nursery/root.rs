@@ -1,5 +1,6 @@
 //! Where does the tree begin? The root actor: booted by the first nursery, ended with the last.
 use std::collections::HashMap;
+use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -176,8 +177,7 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
         what: format!("booting the root actor: {what}"),
         reason: error.to_string(),
     };
-    let refused =
-        |error: FolderError| Error::Spawn { name: name.to_owned(), reason: SpawnReason::Other(error.to_string()) };
+    let refused = |error: FolderError| Error::Spawn { name: name.to_owned(), reason: no_folder(&error) };
     let base = Base::open().map_err(refused)?;
     base.sweep();
     let folder = base.make_root().map_err(refused)?;
@@ -219,6 +219,12 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
     Ok(Arc::new(Root { actor, runtime: id, users: Mutex::new(1), parts: Mutex::new(Some(parts)) }))
 }
 
+/// Where the system has refused, with its word beside the way out.
+fn no_folder(error: &FolderError) -> SpawnReason {
+    let said = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    SpawnReason::Folder { path: error.path().display().to_string(), error: format!("{error}{said}") }
+}
+
 /// The tree's names, filled by the control thread.
 struct Sink(Arc<Names>);
 
@@ -242,9 +248,9 @@ impl NameSink for Sink {
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
 /// use std::time::Duration;
-/// # async fn f() -> Result<(), teamster::Error> {
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> {
 /// teamster::root().grace(Duration::from_secs(5)).open(async |an| {
 ///     an.start_actor("frank").await?;
 ///     Ok(())
@@ -260,12 +266,32 @@ pub struct RootBuilder {
 }
 
 /// Begins the settings of a root actor; [`open_nursery`](crate::open_nursery) takes the defaults.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> {
+/// teamster::root().name("shop").open(async |an| {
+///     assert_eq!(teamster::this_actor()?.aid().name(), "shop");
+///     an.start_actor("till").await?;
+///     Ok(())
+/// }).await
+/// # }
+/// ```
 pub fn root() -> RootBuilder {
     RootBuilder { name: "root".to_owned(), settings: Settings::default() }
 }
 
 impl RootBuilder {
     /// Its name. Default: `root`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> {
+    /// teamster::root().name("shop").open(async |_an| Ok(())).await
+    /// # }
+    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
@@ -273,12 +299,30 @@ impl RootBuilder {
 
     /// How long actors of this tree may take to end once they were asked. Default: 1 s, or what
     /// `TEAMSTER_GRACE_MS` says.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> {
+    /// # use std::time::Duration;
+    /// teamster::root().grace(Duration::from_secs(5)).open(async |_an| Ok(())).await
+    /// # }
+    /// ```
     pub fn grace(mut self, grace: Duration) -> Self {
         self.settings.grace = bounded(grace);
         self
     }
 
     /// How long a child may take from its start until it has connected. Default: 10 s.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> {
+    /// # use std::time::Duration;
+    /// teamster::root().boot_timeout(Duration::from_secs(30)).open(async |_an| Ok(())).await
+    /// # }
+    /// ```
     pub fn boot_timeout(mut self, within: Duration) -> Self {
         self.settings.boot_within = bounded(within);
         self
@@ -286,14 +330,40 @@ impl RootBuilder {
 
     /// Which log lines of its actors travel up, where an actor is given no directives of its own.
     /// The variable `TEAMSTER_LOG` goes before it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> {
+    /// teamster::root().log("warn,my_crate=debug").open(async |_an| Ok(())).await
+    /// # }
+    /// ```
     pub fn log(mut self, directives: impl Into<String>) -> Self {
         self.settings.log = Some(directives.into());
         self
     }
 
-    /// Bytes of the largest message between actors of this tree: the arguments of one call, or its
-    /// result. Default, and at most: 1 GiB; at least 256 KiB. What is larger is an
-    /// [`Error::Codec`] of whoever would send it.
+    /// Bytes of the largest message between actors of this tree: the arguments of a call or a context, its
+    /// first word, one item of its stream, its result, one message of [`Topics`](crate::tasks::Topics). The
+    /// header counts too: some 40 bytes, and the endpoint's path.
+    ///
+    /// Default, and at most: 1 GiB; at least 256 KiB. What is larger is an [`Error::Codec`] of whoever
+    /// would send it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn echo(text: String) -> String { text }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> {
+    /// teamster::root().message_limit(1 << 20).open(async |an| {
+    ///     let frank = an.start_actor("frank").await?;
+    ///     let too_long = frank.run(echo(" ".repeat(2 << 20))).await;
+    ///     assert!(matches!(too_long, Err(teamster::Error::Codec(_)))); // the line stays up
+    ///     frank.run(echo("short".into())).await?;
+    ///     Ok(())
+    /// }).await
+    /// # }
+    /// ```
     pub fn message_limit(mut self, bytes: u32) -> Self {
         self.settings.max_frame_bytes = bytes.clamp(MIN_FRAME_BYTES, MAX_FRAME_BYTES);
         self
@@ -313,6 +383,17 @@ impl RootBuilder {
     /// # Cancel safety
     ///
     /// As `open_nursery`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> {
+    /// let sum = teamster::root().open(async |an| Ok(an.actor("adder").call(add(1, 2)).await?)).await?;
+    /// assert_eq!(sum, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn open<T, F>(self, body: F) -> Result<T, Error>
     where
         F: AsyncFnOnce(&ActorNursery) -> Result<T, BoxError>,
@@ -400,10 +481,14 @@ impl Drop for User {
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
 /// let _guard = teamster::init();
 /// let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-/// runtime.block_on(teamster::open_nursery(async |_an| Ok(()))).expect("an empty nursery ends well");
+/// let ended = runtime.block_on(teamster::open_nursery(async |an| {
+///     an.start_actor("frank").await?;
+///     Ok(())
+/// }));
+/// # ended.expect("it starts, and ends well");
 /// ```
 #[must_use = "dropped at once, it waits for nothing"]
 pub fn init() -> Guard {
@@ -412,6 +497,14 @@ pub fn init() -> Guard {
 }
 
 /// What [`init`] returns: its drop waits, blocking, for what dropped nurseries have left.
+///
+/// # Examples
+///
+/// ```
+/// let guard = teamster::init(); // first in `main`
+/// // … a runtime, nurseries …
+/// drop(guard); // waits for what dropped nurseries have left
+/// ```
 #[derive(Debug)]
 pub struct Guard(());
 

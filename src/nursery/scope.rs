@@ -47,7 +47,7 @@ use crate::spawn::Options;
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
 /// #[teamster::rpc]
 /// async fn add(a: i64, b: i64) -> i64 {
 ///     a + b
@@ -165,6 +165,18 @@ impl Drop for Abandon<'_> {
 /// The handle to an open nursery: what starts actors. Cheap to clone.
 ///
 /// It may be kept beyond its block; then it starts nothing any more.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # use teamster::{ActorNursery, Error, Portal};
+/// async fn pair(an: &ActorNursery) -> Result<(Portal, Portal), Error> {
+///     tokio::try_join!(an.start_actor("left"), an.start_actor("right"))
+/// }
+/// pair(an).await?;
+/// # Ok(()) }).await }
+/// ```
 #[derive(Clone)]
 pub struct ActorNursery {
     pub(crate) nursery: Arc<Nursery>,
@@ -184,6 +196,16 @@ impl ActorNursery {
     /// # Cancel safety
     ///
     /// Dropping the future ends the child that was being started.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let frank = an.start_actor("frank").await?;
+    /// assert_eq!(frank.run(add(1, 2)).await?, 3);
+    /// # Ok(()) }).await }
+    /// ```
     pub async fn start_actor(&self, name: &str) -> Result<Portal, Error> {
         self.actor(name).start().await
     }
@@ -200,12 +222,11 @@ impl ActorNursery {
     ///
     /// # Examples
     ///
-    /// ```no_run
-    /// # async fn f(an: &teamster::ActorNursery) -> Result<(), teamster::Error> {
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
     /// let pair = an.start_actors(["left", "right"]).await?;
     /// assert_eq!(pair.len(), 2);
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }).await }
     /// ```
     pub async fn start_actors<N: AsRef<str>>(&self, names: impl IntoIterator<Item = N>) -> Result<Vec<Portal>, Error> {
         let names: Vec<N> = names.into_iter().collect();
@@ -226,13 +247,11 @@ impl ActorNursery {
     ///
     /// # Examples
     ///
-    /// ```no_run
-    /// # async fn f(an: &teamster::ActorNursery) -> Result<(), teamster::Error> {
-    /// let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    /// let cluster = an.start_cluster(cores).await?;
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let cluster = an.start_cluster(2).await?;
     /// assert!(cluster.contains_key("worker-0"));
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }).await }
     /// ```
     pub async fn start_cluster(&self, cluster: impl Cluster) -> Result<BTreeMap<String, Portal>, Error> {
         let names = cluster.names();
@@ -247,6 +266,16 @@ impl ActorNursery {
     }
 
     /// Describes an actor before it is started.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let frank = an.actor("frank").threads(2).start().await?;
+    /// assert_eq!(frank.run(add(1, 2)).await?, 3);
+    /// # Ok(()) }).await }
+    /// ```
     pub fn actor(&self, name: &str) -> ActorBuilder<'_> {
         ActorBuilder::new(self, name, Options::default())
     }
@@ -257,13 +286,12 @@ impl ActorNursery {
     ///
     /// # Examples
     ///
-    /// ```no_run
+    /// ```
     /// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
-    /// # async fn f(an: &teamster::ActorNursery) -> Result<(), teamster::Error> {
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
     /// let answer = an.run_in_actor(add(40, 2));
     /// assert_eq!(answer.await?, 42);
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }).await }
     /// ```
     pub fn run_in_actor<E: Endpoint>(&self, call: Call<E>) -> OneShot<E> {
         let path = call.endpoint();
@@ -280,6 +308,18 @@ impl ActorNursery {
     /// # Cancel safety
     ///
     /// The request is sent on the first poll. Dropping the future stops the waiting, not the cancel.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// an.start_actors(["left", "right"]).await?;
+    /// for receipt in an.cancel().await {
+    ///     println!("{} is gone after {:?}", receipt.aid, receipt.reaped);
+    /// }
+    /// assert!(an.start_actor("late").await.is_err());
+    /// # Ok(()) }).await }
+    /// ```
     pub async fn cancel(&self) -> Vec<Receipt> {
         let canceller = canceller(&self.nursery.actor.aid, CancelRequest::Nursery);
         let children = self.nursery.children();
@@ -301,11 +341,30 @@ impl ActorNursery {
     /// # Cancel safety
     ///
     /// Dropping it stops the waiting only.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let (_, ended) = tokio::join!(an.wait(), frank.cancel_actor()); // as long as frank lives
+    /// ended?;
+    /// # Ok(()) }).await }
+    /// ```
     pub async fn wait(&self) {
         self.nursery.idle().await;
     }
 
     /// The actors that it holds now, those that are still starting left out.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// an.start_actors(["left", "right"]).await?;
+    /// assert_eq!(an.portals().len(), 2);
+    /// # Ok(()) }).await }
+    /// ```
     pub fn portals(&self) -> Vec<Portal> {
         let actor: &Arc<Actor> = &self.nursery.actor;
         let living = self.nursery.children().into_iter().filter(|child| child.reaped.get().is_none());
@@ -320,8 +379,23 @@ impl fmt::Debug for ActorNursery {
 }
 
 /// What a cluster is made of: a number of actors, or their names.
+///
+/// # Examples
+///
+/// ```
+/// use teamster::Cluster;
+///
+/// assert_eq!(2.names(), ["worker-0", "worker-1"]);
+/// assert_eq!(["left", "right"].names(), ["left", "right"]);
+/// ```
 pub trait Cluster {
     /// One name for each actor.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert_eq!(teamster::Cluster::names(vec!["left", "right"]), ["left", "right"]);
+    /// ```
     fn names(self) -> Vec<String>;
 }
 

@@ -11,6 +11,16 @@ use std::time::Duration;
 use self::launcher::Launcher;
 
 /// Where a child's stdout or stderr goes.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # use teamster::Output;
+/// an.actor("quiet").stdout(Output::Null).start().await?;
+/// an.actor("screen").stdout(Output::Inherit).start().await?;
+/// # Ok(()) }).await }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Output {
@@ -25,6 +35,15 @@ pub enum Output {
 }
 
 /// A resource that a child may be limited in: setrlimit(2).
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # use teamster::Resource;
+/// an.actor("small").rlimit(Resource::OpenFiles, 256, 256).rlimit(Resource::Core, 0, 0).start().await?;
+/// # Ok(()) }).await }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Resource {

@@ -13,6 +13,27 @@ use crate::portal::Portal;
 
 /// A function whose results are a stream. [`#[rpc]`](macro@crate::rpc) makes one of a function that returns
 /// `impl Stream<Item = T>`.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::rpc] async fn numbers(until: u64) -> impl futures::Stream<Item = u64> {
+/// #     futures::stream::iter(0..until)
+/// # }
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # let frank = an.start_actor("frank").await?;
+/// use teamster::{Error, Portal, StreamCall, StreamEndpoint};
+///
+/// async fn count<E: StreamEndpoint>(portal: &Portal, call: StreamCall<E>) -> Result<u64, Error> {
+///     let (mut items, mut count) = (portal.stream(call).await?, 0);
+///     while items.recv().await?.is_some() {
+///         count += 1;
+///     }
+///     Ok(count)
+/// }
+/// assert_eq!(count(&frank, numbers(3)).await?, 3);
+/// # Ok(()) }).await }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not give a stream",
     note = "`portal.stream` takes a `#[rpc]` function that returns `impl Stream<Item = T>`"
@@ -20,6 +41,20 @@ use crate::portal::Portal;
 pub trait StreamEndpoint: ContextEndpoint<Started = (), In = (), Output = ()> {}
 
 /// A call that gives a stream, and has not been made yet. See [`Portal::stream`].
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::rpc] async fn numbers(until: u64) -> impl futures::Stream<Item = u64> {
+/// #     futures::stream::iter(0..until)
+/// # }
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # let frank = an.start_actor("frank").await?;
+/// let call = numbers(3); // nothing runs yet
+/// let mut items = frank.stream(call).await?;
+/// assert_eq!(items.recv().await?, Some(0));
+/// # Ok(()) }).await }
+/// ```
 #[must_use = "a call does nothing until it is handed to an actor"]
 pub struct StreamCall<E: StreamEndpoint> {
     call: ContextCall<E>,
@@ -33,6 +68,15 @@ impl<E: StreamEndpoint> StreamCall<E> {
     }
 
     /// The endpoint's path, as errors and logs name it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn numbers(until: u64) -> impl futures::Stream<Item = u64> {
+    /// #     futures::stream::iter(0..until)
+    /// # }
+    /// assert!(numbers(3).endpoint().ends_with("::numbers"));
+    /// ```
     pub fn endpoint(&self) -> &'static str {
         self.call.endpoint()
     }
@@ -47,6 +91,21 @@ impl<E: StreamEndpoint> fmt::Debug for StreamCall<E> {
 /// The results of a call as they come. Dropped, it cancels the call.
 ///
 /// It is a `futures::Stream` of `Result<T, Error>`: an error is the last item.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::rpc] async fn numbers(until: u64) -> impl futures::Stream<Item = u64> {
+/// #     futures::stream::iter(0..until)
+/// # }
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # let frank = an.start_actor("frank").await?;
+/// use futures::TryStreamExt;
+///
+/// let all: Vec<u64> = frank.stream(numbers(3)).await?.try_collect().await?;
+/// assert_eq!(all, [0, 1, 2]);
+/// # Ok(()) }).await }
+/// ```
 pub struct ItemStream<E: StreamEndpoint> {
     items: RecvHalf<E::Out>,
     ctx: PortalContext<E>,
@@ -62,6 +121,20 @@ impl<E: StreamEndpoint> ItemStream<E> {
     /// # Cancel safety
     ///
     /// No item is lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn numbers(until: u64) -> impl futures::Stream<Item = u64> {
+    /// #     futures::stream::iter(0..until)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let mut items = frank.stream(numbers(1)).await?;
+    /// assert_eq!(items.recv().await?, Some(0));
+    /// assert_eq!(items.recv().await?, None);
+    /// # Ok(()) }).await }
+    /// ```
     pub async fn recv(&mut self) -> Result<Option<E::Out>, Error> {
         self.items.recv().await
     }
@@ -75,6 +148,20 @@ impl<E: StreamEndpoint> ItemStream<E> {
     /// # Cancel safety
     ///
     /// The request is sent on the first poll. Dropping the future stops the waiting, not the cancel.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn numbers(until: u64) -> impl futures::Stream<Item = u64> {
+    /// #     futures::stream::iter(0..until)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// let mut items = frank.stream(numbers(u64::MAX)).await?;
+    /// assert_eq!(items.recv().await?, Some(0));
+    /// items.cancel().await?; // its task has ended
+    /// # Ok(()) }).await }
+    /// ```
     pub async fn cancel(&self) -> Result<(), Error> {
         self.ctx.cancel().await
     }
@@ -109,7 +196,7 @@ impl Portal {
     ///
     /// # Examples
     ///
-    /// ```no_run
+    /// ```
     /// use futures::{Stream, stream};
     ///
     /// #[teamster::rpc]
@@ -117,13 +204,13 @@ impl Portal {
     ///     stream::iter(0..until)
     /// }
     ///
-    /// # async fn f(frank: teamster::Portal) -> Result<(), teamster::Error> {
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
     /// let mut numbers = frank.stream(numbers(3)).await?;
     /// while let Some(number) = numbers.recv().await? {
     ///     println!("{number}");
     /// }
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) }).await }
     /// ```
     pub async fn stream<E: StreamEndpoint>(&self, call: StreamCall<E>) -> Result<ItemStream<E>, Error> {
         let ctx = self.context(call.call).await?;

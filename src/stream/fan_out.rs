@@ -45,11 +45,47 @@ impl<R: Data + Clone> FannedOut<R> for Own<R> {
 
 impl<R: Data + Clone> RecvHalf<R> {
     /// As [`MsgStream::subscribe`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn echo(ctx: teamster::Context<(), u64, u64>) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?;
+    /// #     let (sends, items) = ctx.open_stream().await?.split();
+    /// #     Ok(futures::StreamExt::forward(items, sends).await?)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// # let ctx = frank.context(echo()).await?;
+    /// let (mut sends, mut items) = ctx.open_stream().await?.split(); // the other side sends back what it gets
+    /// let (mut one, mut two) = (items.subscribe(), items.subscribe());
+    /// sends.send(7).await?;
+    /// assert_eq!((one.recv().await?, two.recv().await?), (Some(7), Some(7)));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn subscribe(&mut self) -> Subscriber<R> {
         self.fan_out(CAPACITY).subscribe()
     }
 
     /// As [`MsgStream::fan_out`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn echo(ctx: teamster::Context<(), u64, u64>) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?;
+    /// #     let (sends, items) = ctx.open_stream().await?.split();
+    /// #     Ok(futures::StreamExt::forward(items, sends).await?)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// # let ctx = frank.context(echo()).await?;
+    /// let (mut sends, mut items) = ctx.open_stream().await?.split(); // the other side sends back what it gets
+    /// let mut reader = items.fan_out(10).subscribe();
+    /// sends.send(7).await?;
+    /// assert_eq!(reader.recv().await?, Some(7));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn fan_out(&mut self, capacity: usize) -> Broadcast<R> {
         let known = self.fanned_out.as_ref().and_then(|fanned_out| fanned_out.as_any().downcast_ref::<Own<R>>());
         if let Some(own) = known {
@@ -74,12 +110,20 @@ impl<S: Data, R: Data + Clone> MsgStream<S, R> {
     ///
     /// # Examples
     ///
-    /// ```no_run
-    /// # async fn f(stream: &mut teamster::MsgStream<(), u64>) -> anyhow::Result<()> {
-    /// let (mut one, mut two) = (stream.subscribe(), stream.subscribe());
-    /// assert_eq!(one.recv().await?, two.recv().await?);
-    /// # Ok(())
+    /// ```
+    /// # #[teamster::context] async fn echo(ctx: teamster::Context<(), u64, u64>) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?;
+    /// #     let (sends, items) = ctx.open_stream().await?.split();
+    /// #     Ok(futures::StreamExt::forward(items, sends).await?)
     /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// # let ctx = frank.context(echo()).await?;
+    /// let mut stream = ctx.open_stream().await?; // the other side sends back what it gets
+    /// let (mut one, mut two) = (stream.subscribe(), stream.subscribe());
+    /// stream.send(7).await?;
+    /// assert_eq!(one.recv().await?, two.recv().await?);
+    /// # Ok(()) }).await }
     /// ```
     pub fn subscribe(&mut self) -> Subscriber<R> {
         self.receiving.subscribe()
@@ -87,6 +131,24 @@ impl<S: Data, R: Data + Clone> MsgStream<S, R> {
 
     /// The same, with the number of items that are kept for slow subscribers; of several calls the
     /// first one's counts.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::context] async fn echo(ctx: teamster::Context<(), u64, u64>) -> teamster::Result<()> {
+    /// #     ctx.started(()).await?;
+    /// #     let (sends, items) = ctx.open_stream().await?.split();
+    /// #     Ok(futures::StreamExt::forward(items, sends).await?)
+    /// # }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # let frank = an.start_actor("frank").await?;
+    /// # let ctx = frank.context(echo()).await?;
+    /// let mut stream = ctx.open_stream().await?; // the other side sends back what it gets
+    /// let mut reader = stream.fan_out(10).subscribe();
+    /// stream.send(7).await?;
+    /// assert_eq!(reader.recv().await?, Some(7));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn fan_out(&mut self, capacity: usize) -> Broadcast<R> {
         self.receiving.fan_out(capacity)
     }

@@ -58,6 +58,16 @@ struct Core {
 
 impl CancelScope {
     /// A scope without a deadline.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::CancelScope;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// let scope = CancelScope::new();
+    /// assert_eq!(scope.run(async { 1 }).await, Some(1));
+    /// # Ok(()) }
+    /// ```
     pub fn new() -> Self {
         let core = Core {
             ground: Ground::here(),
@@ -103,27 +113,85 @@ impl CancelScope {
     ///
     /// A deadline that has cancelled it can't be taken back. Code with a deadline runs on a tokio
     /// runtime whose timer is on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::CancelScope; use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// let scope = CancelScope::new();
+    /// scope.set_deadline(Some(tokio::time::Instant::now() + Duration::from_millis(5)));
+    /// assert_eq!(scope.run(std::future::pending::<()>()).await, None);
+    /// # Ok(()) }
+    /// ```
     pub fn set_deadline(&self, at: Option<Instant>) {
         self.core.deadline.send_replace(at);
     }
 
     /// When it is cancelled by itself.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::CancelScope; use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// let scope = CancelScope::new();
+    /// assert_eq!(scope.deadline(), None);
+    /// let noon = tokio::time::Instant::now() + Duration::from_secs(3600);
+    /// scope.set_deadline(Some(noon));
+    /// assert_eq!(scope.deadline(), Some(noon));
+    /// # Ok(()) }
+    /// ```
     pub fn deadline(&self) -> Option<Instant> {
         *self.core.deadline.borrow()
     }
 
     /// Cancels what runs in it, now or later. Asking twice is asking once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::CancelScope;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// let scope = CancelScope::new();
+    /// scope.cancel();
+    /// assert_eq!(scope.run(async { 1 }).await, None); // not even begun
+    /// # Ok(()) }
+    /// ```
     pub fn cancel(&self) {
         self.core.cancel(CancelRequest::Dropped);
     }
 
     /// Whether it has been cancelled, by a handle or by its deadline.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::CancelScope;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// let scope = CancelScope::new();
+    /// assert!(!scope.is_cancelled());
+    /// scope.clone().cancel();
+    /// assert!(scope.is_cancelled());
+    /// # Ok(()) }
+    /// ```
     pub fn is_cancelled(&self) -> bool {
         self.core.token.is_cancelled()
     }
 
     /// Whether its cancel has cut something off. What ended by itself before it could be dropped was
     /// not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::CancelScope;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// let scope = CancelScope::new();
+    /// scope.run(async { scope.cancel() }).await; // it ends before it can be cut off
+    /// assert!(scope.is_cancelled() && !scope.cancelled_caught());
+    /// # Ok(()) }
+    /// ```
     pub fn cancelled_caught(&self) -> bool {
         self.core.has_caught.load(Ordering::Acquire)
     }
@@ -140,6 +208,17 @@ impl CancelScope {
     /// # Cancel safety
     ///
     /// Dropping it drops `future`, shield or not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::CancelScope;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// let scope = CancelScope::new();
+    /// let (one, two) = tokio::join!(scope.run(async { 1 }), scope.run(async { 2 }));
+    /// assert_eq!((one, two), (Some(1), Some(2)));
+    /// # Ok(()) }
+    /// ```
     pub async fn run<F: Future>(&self, future: F) -> Option<F::Output> {
         let future = Box::pin(future);
         match self.is_shielded {

@@ -66,6 +66,26 @@ pub trait AsyncContext: Sized + Send {
     ///
     /// Until it waits there, a cancel drops it at its next await; from there on it runs to its end. An error
     /// that it returns before its exit was due cancels the body.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use teamster::BoxError;
+    /// use teamster::tasks::{AsyncContext, Hold, gather_contexts};
+    ///
+    /// struct Two;
+    ///
+    /// impl AsyncContext for Two {
+    ///     type Value = u32;
+    ///     async fn open(self, hold: Hold<u32>) -> Result<(), BoxError> {
+    ///         hold.until_exit(2).await;
+    ///         Ok(())
+    ///     }
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// assert_eq!(gather_contexts([Two], async |values| Ok(values)).await?, [2]);
+    /// # Ok(()) }
+    /// ```
     fn open(self, hold: Hold<Self::Value>) -> impl Future<Output = Result<(), BoxError>> + Send;
 
     /// Hides its type, so that contexts of different kinds fit in one list.
@@ -92,6 +112,19 @@ pub trait AsyncContext: Sized + Send {
 }
 
 /// Where a context hands over its value and waits for its exit.
+///
+/// # Examples
+///
+/// ```
+/// # use teamster::tasks::{Exit, Hold, context_fn, gather_contexts};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+/// let two = context_fn(async |hold: Hold<u32>| {
+///     hold.until_exit(2).await; // stands still here while the body runs
+///     Ok(())
+/// });
+/// assert_eq!(gather_contexts([two], async |values| Ok(values[0])).await?, 2);
+/// # Ok(()) }
+/// ```
 pub struct Hold<V> {
     value: oneshot::Sender<V>,
     exit: oneshot::Receiver<()>,
@@ -106,6 +139,21 @@ impl<V> Hold<V> {
     /// [`shield`](crate::shield). Code that waits for something that may never come looks at
     /// [`cancelled`](crate::cancelled) there. A scope that the context has opened itself, and waits in here,
     /// is cancelled like any other.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::{Exit, Hold, context_fn, gather_contexts};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// let two = context_fn(async |hold| {
+    ///     println!("opened");
+    ///     hold.until_exit(2).await;
+    ///     println!("closed");
+    ///     Ok(())
+    /// });
+    /// assert_eq!(gather_contexts([two], async |values| Ok(values[0])).await?, 2);
+    /// # Ok(()) }
+    /// ```
     pub async fn until_exit(self, value: V) -> Exit {
         self.entered.enter();
         let is_wanted = self.value.send(value).is_ok();
@@ -126,6 +174,22 @@ impl<V> fmt::Debug for Hold<V> {
 ///
 /// Most contexts exit in the same way for both. One that stands on a scope with a body passes the
 /// difference on by `hold.until_exit(value).await.ok()?`.
+///
+/// # Examples
+///
+/// ```
+/// # use teamster::tasks::{Exit, Hold, context_fn, gather_contexts};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+/// let file = context_fn(async |hold| {
+///     match hold.until_exit("a file").await {
+///         Exit::Done => println!("kept"),
+///         Exit::Cut(canceller) => println!("thrown away, because of {canceller}"),
+///     }
+///     Ok(())
+/// });
+/// gather_contexts([file], async |_files| Ok(())).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// The body ended well.
@@ -141,6 +205,22 @@ impl Exit {
     ///
     /// [`Error::Cancelled`] if the body did not end well. Who opened the context knows that already: as
     /// the context's own error it is not counted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::{Exit, Hold, context_fn, gather_contexts};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// let nested = context_fn(async |hold| {
+    ///     let opened = teamster::tasks::open_nursery(async |_tn| {
+    ///         hold.until_exit("a nursery that stays open").await.ok()?;
+    ///         Ok(())
+    ///     });
+    ///     Ok(opened.await?)
+    /// });
+    /// gather_contexts([nested], async |_| Ok(())).await?;
+    /// # Ok(()) }
+    /// ```
     pub fn ok(self) -> Result<(), Error> {
         match self {
             Exit::Done => Ok(()),
@@ -253,6 +333,16 @@ where
 }
 
 /// What [`context_fn`] returns.
+///
+/// # Examples
+///
+/// ```
+/// # use teamster::tasks::{Exit, Hold, context_fn, gather_contexts};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+/// let two = context_fn(async |hold| Ok(drop(hold.until_exit(2).await))); // an `FnContext`
+/// assert_eq!(gather_contexts([two], async |values| Ok(values)).await?, [2]);
+/// # Ok(()) }
+/// ```
 pub struct FnContext<V, F> {
     open: F,
     value: PhantomData<fn() -> V>,
@@ -278,6 +368,20 @@ impl<V, F> fmt::Debug for FnContext<V, F> {
 }
 
 /// A context whose type is hidden: see [`AsyncContext::boxed`].
+///
+/// # Examples
+///
+/// ```
+/// # use teamster::tasks::{Exit, Hold, context_fn, gather_contexts};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+/// use teamster::tasks::{AsyncContext, BoxedContext};
+///
+/// let mut all: Vec<BoxedContext<'_, u32>> = Vec::new();
+/// all.push(context_fn(async |hold| Ok(drop(hold.until_exit(1).await))).boxed());
+/// all.push(context_fn(async |hold| Ok(drop(hold.until_exit(2).await))).boxed());
+/// assert_eq!(gather_contexts(all, async |values| Ok(values)).await?, [1, 2]);
+/// # Ok(()) }
+/// ```
 pub struct BoxedContext<'a, V> {
     open: Box<dyn Open<'a, V> + 'a>,
 }

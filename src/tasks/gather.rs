@@ -35,7 +35,7 @@ use crate::error::{BoxError, Error};
 ///
 /// Three actors that start at once and end with the block:
 ///
-/// ```no_run
+/// ```
 /// # #[teamster::rpc] async fn square(n: u64) -> u64 { n * n }
 /// use teamster::tasks::gather_contexts;
 ///
@@ -59,9 +59,9 @@ use crate::error::{BoxError, Error};
 ///
 /// A linked task in each of them, all with a stream: if one fails, all end.
 ///
-/// ```no_run
+/// ```
 /// use teamster::tasks::gather_contexts;
-/// use teamster::{Context, Portal, context};
+/// use teamster::{Context, context};
 ///
 /// #[context]
 /// async fn count(ctx: Context<(), String, ()>) -> teamster::Result<usize> {
@@ -73,7 +73,8 @@ use crate::error::{BoxError, Error};
 ///     Ok(letters)
 /// }
 ///
-/// # async fn f(actors: Vec<Portal>) -> Result<(), teamster::Error> {
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// # let actors = an.start_actors(["a", "b"]).await?;
 /// let counts = actors.into_iter().map(|actor| (actor, count()));
 /// let letters = gather_contexts(counts, async |contexts| {
 ///     let mut letters = 0;
@@ -84,8 +85,8 @@ use crate::error::{BoxError, Error};
 ///     Ok(letters)
 /// })
 /// .await?;
-/// # Ok(())
-/// # }
+/// assert_eq!(letters, 6);
+/// # Ok(()) }).await }
 /// ```
 pub fn gather_contexts<'env, C, V, T, F, B>(
     contexts: impl IntoIterator<Item = C>,

@@ -120,6 +120,26 @@ const ENDS_A_POLL: usize = 64;
 /// The handle to an open nursery of tasks. Cheap to clone; a task that starts others holds a clone.
 ///
 /// It may be kept beyond its block; then it starts nothing any more.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+/// use teamster::tasks::{TaskNursery, open_nursery};
+///
+/// fn count_down<'env>(tn: &TaskNursery<'env>, from: u32) {
+///     let next = tn.clone();
+///     tn.start_soon(async move {
+///         match from {
+///             0 => println!("go"),
+///             from => count_down(&next, from - 1), // a task that starts the next one
+///         }
+///         Ok(())
+///     });
+/// }
+/// open_nursery(async |tn| Ok(count_down(&tn, 3))).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct TaskNursery<'env> {
     inner: Arc<Inner<'env>>,
@@ -288,6 +308,20 @@ impl<'env> TaskNursery<'env> {
     }
 
     /// Whether it has been cancelled: by [`TaskNursery::cancel`], from around it, or by a failure in it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// teamster::tasks::open_nursery(async |tn| {
+    ///     assert!(!tn.is_cancelled());
+    ///     tn.cancel();
+    ///     assert!(tn.is_cancelled());
+    ///     Ok(())
+    /// })
+    /// .await?;
+    /// # Ok(()) }
+    /// ```
     pub fn is_cancelled(&self) -> bool {
         self.inner.book.canceller().is_some()
     }
@@ -382,12 +416,48 @@ where
 type Starter<V> = Mutex<Option<oneshot::Sender<Result<V, Error>>>>;
 
 /// With this a task says that it is ready: see [`TaskNursery::start`].
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+/// use teamster::tasks::{TaskStatus, open_nursery};
+///
+/// async fn serve(status: TaskStatus<u16>) -> Result<(), teamster::BoxError> {
+///     status.started(8080);
+///     Ok(())
+/// }
+/// open_nursery(async |tn| {
+///     assert_eq!(tn.start(serve).await?, 8080);
+///     Ok(())
+/// })
+/// .await?;
+/// # Ok(()) }
+/// ```
 pub struct TaskStatus<V> {
     starter: Arc<Starter<V>>,
 }
 
 impl<V> TaskStatus<V> {
     /// The task is ready: its starter goes on, with `value`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// teamster::tasks::open_nursery(async |tn| {
+    ///     let word = tn
+    ///         .start(async |status| {
+    ///             status.started("ready"); // the starter goes on, and so does this
+    ///             Ok(())
+    ///         })
+    ///         .await?;
+    ///     assert_eq!(word, "ready");
+    ///     Ok(())
+    /// })
+    /// .await?;
+    /// # Ok(()) }
+    /// ```
     pub fn started(self, value: V) {
         if let Some(starter) = self.starter.lock().take() {
             // A starter that waits no more has cancelled the task.
@@ -438,11 +508,38 @@ pub struct Task<T> {
 
 impl<T> Task<T> {
     /// Cancels this task alone: it is dropped at its next await, or when it leaves its shield.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// teamster::tasks::open_nursery(async |tn| {
+    ///     let endless = tn.start_soon(std::future::pending::<Result<(), _>>());
+    ///     endless.cancel(); // else the nursery would wait for it
+    ///     Ok(())
+    /// })
+    /// .await?;
+    /// # Ok(()) }
+    /// ```
     pub fn cancel(&self) {
         self.scope.cancel(&self.book.ground.canceller(CancelRequest::Dropped));
     }
 
     /// Whether it has ended, however it did.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// teamster::tasks::open_nursery(async |tn| {
+    ///     let task = tn.start_soon(async { Ok(1) });
+    ///     assert!(!task.is_finished());
+    ///     assert_eq!(task.await?, 1);
+    ///     Ok(())
+    /// })
+    /// .await?;
+    /// # Ok(()) }
+    /// ```
     pub fn is_finished(&self) -> bool {
         !self.outcome.is_empty() || self.outcome.is_terminated()
     }

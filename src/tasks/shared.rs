@@ -69,6 +69,14 @@ pub struct SharedContexts<K, V> {
 
 impl<K, V> SharedContexts<K, V> {
     /// A table with nothing in it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use teamster::tasks::SharedContexts;
+    ///
+    /// static LINES: SharedContexts<String, u32> = SharedContexts::new();
+    /// ```
     pub const fn new() -> Self {
         SharedContexts { table: LazyLock::new(|| Arc::new(Table { slots: Mutex::new(HashMap::new()) })) }
     }
@@ -98,6 +106,21 @@ where
     ///
     /// Dropping it is leaving. If that leaves nobody, the context closes on its own: the end of the scope
     /// around waits for it, else a task of the runtime sees to it. Its error is logged then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::{Lease, SharedContexts, context_fn};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// let files = SharedContexts::new();
+    /// let open = || context_fn(async |hold| Ok(drop(hold.until_exit(String::from("a file")).await)));
+    /// let both = tokio::join!(
+    ///     files.maybe_open_context("log", open(), async |file| Ok(file.len())), // this one opens
+    ///     files.maybe_open_context("log", open(), async |file| Ok(file.len())),
+    /// );
+    /// assert_eq!((both.0?, both.1?), (6, 6));
+    /// # Ok(()) }
+    /// ```
     pub async fn maybe_open_context<C, T, F, B>(&self, key: K, context: C, body: F) -> Result<T, Error>
     where
         C: AsyncContext<Value = V> + 'static,
@@ -236,6 +259,19 @@ impl<K, V> fmt::Debug for SharedContexts<K, V> {
 ///
 /// Dropping it is leaving; see [`SharedContexts::maybe_open_context`] for what becomes of the context if
 /// that leaves nobody.
+///
+/// # Examples
+///
+/// ```
+/// # use teamster::tasks::{Lease, SharedContexts, context_fn};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+/// let files = SharedContexts::new();
+/// let open = || context_fn(async |hold| Ok(drop(hold.until_exit(String::from("a file")).await)));
+/// let file: Lease<&str, String> = files.lease("log", open()).await?;
+/// assert_eq!(file.len(), 6); // it is the value, by `Deref`
+/// file.close().await?;
+/// # Ok(()) }
+/// ```
 #[must_use = "it is closed when nobody uses it: dropped at once, it may be opened for nothing"]
 pub struct Lease<K: Eq + Hash, V> {
     value: Option<Arc<V>>,
@@ -246,6 +282,20 @@ pub struct Lease<K: Eq + Hash, V> {
 
 impl<K: Eq + Hash, V> Lease<K, V> {
     /// Whether somebody else had opened it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::{Lease, SharedContexts, context_fn};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// let files = SharedContexts::new();
+    /// let open = || context_fn(async |hold| Ok(drop(hold.until_exit(String::from("a file")).await)));
+    /// let (first, second) = (files.lease("log", open()).await?, files.lease("log", open()).await?);
+    /// assert!(!first.was_open() && second.was_open());
+    /// # first.close().await?;
+    /// # second.close().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn was_open(&self) -> bool {
         self.was_open
     }
@@ -263,6 +313,18 @@ impl<K: Eq + Hash, V> Lease<K, V> {
     /// # Cancel safety
     ///
     /// It has left on the first poll. Dropping the future leaves the closing to what is around.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::{Lease, SharedContexts, context_fn};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), teamster::Error> {
+    /// let files = SharedContexts::new();
+    /// let open = || context_fn(async |hold| Ok(drop(hold.until_exit(String::from("a file")).await)));
+    /// let file = files.lease("log", open()).await?;
+    /// file.close().await?; // nobody else has it: it is closed
+    /// # Ok(()) }
+    /// ```
     pub async fn close(mut self) -> Result<(), Error> {
         self.leave().await.map_err(Broken::into_error)
     }

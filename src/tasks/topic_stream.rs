@@ -24,6 +24,22 @@ use crate::portal::Portal;
 /// A subscriber to topics of a hub: see [`Topics::subscribe`](super::Topics::subscribe).
 ///
 /// A `futures::Stream` too, whose last item is the error, if there is one. Dropped, it has unsubscribed.
+///
+/// # Examples
+///
+/// ```
+/// # use teamster::tasks::{TopicStream, Topics};
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// use futures::TryStreamExt;
+///
+/// let news = Topics::<u32>::open("news")?;
+/// let reader: TopicStream<u32> = Topics::subscribe(&teamster::this_actor()?, "news", ["sport"]).await?;
+/// news.publish("sport", &1)?;
+/// drop(news); // closed
+/// let all: Vec<_> = reader.try_collect().await?;
+/// assert_eq!(all, [("sport".into(), 1)]);
+/// # Ok(()) }).await }
+/// ```
 pub struct TopicStream<T> {
     station: Arc<Station<T>>,
     id: u64,
@@ -74,6 +90,19 @@ impl<T: Data + Clone> TopicStream<T> {
     /// # Cancel safety
     ///
     /// It is asked for on the first poll. Dropping the future stops the waiting.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::{TopicStream, Topics};
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let news = Topics::<u32>::open("news")?;
+    /// let mut reader = Topics::<u32>::subscribe(&teamster::this_actor()?, "news", ["sport"]).await?;
+    /// reader.subscribe(["weather"]).await?; // the publisher knows it now
+    /// news.publish("weather", &1)?;
+    /// assert_eq!(reader.recv().await?, Some(("weather".into(), 1)));
+    /// # Ok(()) }).await }
+    /// ```
     pub async fn subscribe<S: Into<Arc<str>>>(&mut self, topics: impl IntoIterator<Item = S>) -> Result<(), Error> {
         let topics: Vec<Arc<str>> = topics.into_iter().map(Into::into).collect();
         let shared = &self.station.shared;
@@ -83,6 +112,20 @@ impl<T: Data + Clone> TopicStream<T> {
     }
 
     /// Wants these topics no more: no message of theirs is received after this, also none that waits.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::{TopicStream, Topics};
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let news = Topics::<u32>::open("news")?;
+    /// let mut reader = Topics::<u32>::subscribe(&teamster::this_actor()?, "news", ["sport"]).await?;
+    /// news.publish("sport", &1)?;
+    /// reader.unsubscribe(["sport"]); // also what waits
+    /// drop(news);
+    /// assert_eq!(reader.recv().await?, None);
+    /// # Ok(()) }).await }
+    /// ```
     pub fn unsubscribe<S: AsRef<str>>(&mut self, topics: impl IntoIterator<Item = S>) {
         let shared = &self.station.shared;
         for topic in topics {
@@ -104,12 +147,45 @@ impl<T: Data + Clone> TopicStream<T> {
     /// # Cancel safety
     ///
     /// No message is lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::{TopicStream, Topics};
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let news = Topics::<u32>::open("news")?;
+    /// let mut reader = Topics::<u32>::subscribe(&teamster::this_actor()?, "news", ["sport"]).await?;
+    /// news.publish("sport", &1)?;
+    /// drop(news);
+    /// assert_eq!(reader.recv().await?, Some(("sport".into(), 1)));
+    /// assert_eq!(reader.recv().await?, None); // the hub was closed
+    /// # Ok(()) }).await }
+    /// ```
     pub async fn recv(&mut self) -> Result<Option<(Arc<str>, T)>, Error> {
         poll_fn(|cx| self.poll_recv(cx)).await
     }
 
     /// How many messages of its topics it has lost so far, because it, its actor or the way there was too
     /// slow.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::{TopicStream, Topics};
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let news = Topics::<u32>::open("news")?;
+    /// let mut reader = Topics::<u32>::subscribe(&teamster::this_actor()?, "news", ["sport"]).await?;
+    /// for number in 0..5_000 {
+    ///     news.publish("sport", &number)?; // it never waits: 1,024 are kept
+    /// }
+    /// drop(news);
+    /// let mut received = 0;
+    /// while reader.recv().await?.is_some() {
+    ///     received += 1;
+    /// }
+    /// assert_eq!(received + reader.lost(), 5_000);
+    /// # Ok(()) }).await }
+    /// ```
     pub fn lost(&self) -> u64 {
         self.station.shared.state.lock().readers.get(&self.id).map_or(0, |reader| reader.lost)
     }

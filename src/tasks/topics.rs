@@ -39,7 +39,7 @@ use crate::portal::Portal;
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
 /// use teamster::tasks::Topics;
 /// use teamster::rpc;
 ///
@@ -102,6 +102,17 @@ impl<T: Data + Clone> Topics<T> {
     /// # Errors
     ///
     /// [`Error::Usage`] if this actor has one of this name, or outside of every actor.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::Topics;
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let news = Topics::<String>::open("news")?;
+    /// assert!(Topics::<String>::open("news").is_err()); // one publisher
+    /// # drop(news);
+    /// # Ok(()) }).await }
+    /// ```
     pub fn open(name: impl Into<String>) -> Result<Self, Error> {
         Self::open_with(name, CAPACITY)
     }
@@ -112,6 +123,20 @@ impl<T: Data + Clone> Topics<T> {
     /// # Errors
     ///
     /// As [`Topics::open`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::Topics;
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let prices = Topics::<f64>::open_with("prices", 1)?; // only the newest is kept
+    /// let mut reader = Topics::<f64>::subscribe(&teamster::this_actor()?, "prices", ["oats"]).await?;
+    /// for price in [1.0, 2.0, 3.0] {
+    ///     prices.publish("oats", &price)?;
+    /// }
+    /// assert_eq!(reader.recv().await?, Some(("oats".into(), 3.0)));
+    /// # Ok(()) }).await }
+    /// ```
     pub fn open_with(name: impl Into<String>, capacity: usize) -> Result<Self, Error> {
         let hubs = current::actor()?.table::<Hubs>();
         let hub = Arc::new(Hub {
@@ -139,6 +164,19 @@ impl<T: Data + Clone> Topics<T> {
     ///
     /// [`Error::Codec`] if the message can't be encoded, or is over the limit of a message: nobody gets it
     /// then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::Topics;
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let news = Topics::<u32>::open("news")?;
+    /// let mut reader = Topics::<u32>::subscribe(&teamster::this_actor()?, "news", ["sport"]).await?;
+    /// assert_eq!(news.publish("sport", &1)?, 1); // to one actor
+    /// assert_eq!(news.publish("weather", &2)?, 0); // nobody wants that
+    /// # reader.recv().await?;
+    /// # Ok(()) }).await }
+    /// ```
     pub fn publish(&self, topic: &str, message: &T) -> Result<usize, Error> {
         let hub = &self.open.hub;
         if !hub.is_wanted(topic) {
@@ -171,6 +209,18 @@ impl<T: Data + Clone> Topics<T> {
     /// # Cancel safety
     ///
     /// Dropping the future is not to subscribe.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::Topics;
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let news = Topics::<u32>::open("news")?;
+    /// let mut reader = Topics::<u32>::subscribe(&teamster::this_actor()?, "news", ["sport"]).await?;
+    /// news.publish("sport", &1)?;
+    /// assert_eq!(reader.recv().await?, Some(("sport".into(), 1)));
+    /// # Ok(()) }).await }
+    /// ```
     pub async fn subscribe<S: Into<Arc<str>>>(
         portal: &Portal,
         name: &str,
@@ -180,6 +230,18 @@ impl<T: Data + Clone> Topics<T> {
     }
 
     /// How many actors subscribe to something here.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use teamster::tasks::Topics;
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let news = Topics::<u32>::open("news")?;
+    /// let mut reader = Topics::<u32>::subscribe(&teamster::this_actor()?, "news", ["sport"]).await?;
+    /// assert_eq!(news.actors(), 1); // this one is its own subscriber
+    /// # reader.unsubscribe(["sport"]);
+    /// # Ok(()) }).await }
+    /// ```
     pub fn actors(&self) -> usize {
         self.open.hub.state.lock().outboxes.len()
     }

@@ -75,6 +75,13 @@ pub struct KillAtRandom {
 
 impl KillAtRandom {
     /// Begins at this seed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut chance = teamster::testing::KillAtRandom::new(7);
+    /// println!("{}", chance.below(10));
+    /// ```
     pub fn new(seed: u64) -> KillAtRandom {
         KillAtRandom { state: seed }
     }
@@ -84,12 +91,26 @@ impl KillAtRandom {
     /// # Panics
     ///
     /// If `end` is 0.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert!(teamster::testing::KillAtRandom::new(7).below(6) < 6);
+    /// ```
     pub fn below(&mut self, end: u64) -> u64 {
         assert!(end > 0, "there is no number below 0");
         self.next() % end // the bias is below end / 2^64
     }
 
     /// One of them. `None`: there is none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut chance = teamster::testing::KillAtRandom::new(7);
+    /// assert!(chance.pick(&["stop", "kill"]).is_some());
+    /// assert_eq!(chance.pick::<u32>(&[]), None);
+    /// ```
     pub fn pick<'a, T>(&mut self, choices: &'a [T]) -> Option<&'a T> {
         let index = self.below(choices.len().max(1) as u64);
         choices.get(index as usize) // it is below a usize
@@ -98,6 +119,15 @@ impl KillAtRandom {
     /// Kills one of these processes with SIGKILL, and says which.
     ///
     /// `None`: there was none to kill, or the chosen one had ended and been reaped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn()?;
+    /// assert_eq!(teamster::testing::KillAtRandom::new(7).kill(&[child.id()]), Some(child.id()));
+    /// child.wait()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn kill(&mut self, pids: &[u32]) -> Option<u32> {
         let pid = *self.pick(pids)?;
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw)?;

@@ -35,6 +35,14 @@ pub struct LeakCheck {
 
 impl LeakCheck {
     /// Remembers what there is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let check = teamster::testing::LeakCheck::new();
+    /// // … what must leave nothing behind …
+    /// check.assert_clean();
+    /// ```
     #[expect(clippy::new_without_default, reason = "it reads the whole of /proc: nothing to happen by default")]
     pub fn new() -> LeakCheck {
         LeakCheck { before: Snapshot::take(), folders: Vec::new() }
@@ -42,6 +50,16 @@ impl LeakCheck {
 
     /// Takes a folder in too, which must hold no socket, file or folder at the end. The registrar's
     /// lock file (`registrar.lock`) may stay.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let folder = tempfile::tempdir()?;
+    /// let check = teamster::testing::LeakCheck::new().folder(folder.path());
+    /// std::fs::write(folder.path().join("a.s"), "")?;
+    /// assert_eq!(check.left().len(), 1);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn folder(mut self, path: impl Into<PathBuf>) -> LeakCheck {
         self.folders.push(path.into());
@@ -49,6 +67,16 @@ impl LeakCheck {
     }
 
     /// What is there that was not there before, one line each. Looks once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let check = teamster::testing::LeakCheck::new();
+    /// let file = std::fs::File::open("/proc/self/stat")?;
+    /// assert_eq!(check.left().len(), 1);
+    /// # drop(file);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn left(&self) -> Vec<String> {
         let mut left = Snapshot::take().beyond(&self.before);
         left.extend(self.folders.iter().flat_map(|folder| files_left(folder)));
@@ -63,6 +91,15 @@ impl LeakCheck {
     /// # Panics
     ///
     /// With a list of all that is left.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let check = teamster::testing::LeakCheck::new();
+    /// drop(std::fs::File::open("/proc/self/stat")?);
+    /// check.assert_clean();
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[track_caller]
     pub fn assert_clean(&self) {
         let left = self.left_in_the_end();

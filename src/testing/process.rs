@@ -11,6 +11,18 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::actor::process::ProcessStat;
 
 /// What a process is doing, as `/proc/PID/stat` says.
+///
+/// # Examples
+///
+/// ```
+/// use teamster::testing::{ProcessState, state};
+///
+/// let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn()?;
+/// assert_ne!(state(child.id()), Some(ProcessState::Stopped));
+/// # child.kill()?;
+/// # child.wait()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProcessState {

@@ -193,6 +193,15 @@ pub(crate) enum Missing {
 }
 
 /// Why sockets can't be put where they belong.
+///
+/// # Examples
+///
+/// ```
+/// match teamster::discovery::trees() {
+///     Ok(trees) => println!("{} trees", trees.len()),
+///     Err(error) => println!("{error}"), // which folder, what is wrong with it, and the way out
+/// }
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FolderError {
@@ -272,6 +281,18 @@ impl FolderError {
     /// A failed system call, with what the user can do about it.
     pub(crate) fn system(action: &'static str, path: &Path, source: impl Into<io::Error>) -> FolderError {
         FolderError::System { action, path: path.to_owned(), source: Arc::new(source.into()) }
+    }
+
+    /// The folder that was asked for, or what the system refused.
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            FolderError::Symlink { path, .. }
+            | FolderError::NotAFolder { path, .. }
+            | FolderError::Owner { path, .. }
+            | FolderError::WorldWritable { path, .. }
+            | FolderError::NotOurs { path }
+            | FolderError::System { path, .. } => path,
+        }
     }
 }
 
