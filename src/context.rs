@@ -242,8 +242,7 @@ impl<S: Data, I: Data, O: Data> Context<S, I, O> {
     ///
     /// # Cancel safety
     ///
-    /// It is queued on the first poll, and leaves when its runtime has its next turn: a task that then computes
-    /// without an await holds it back.
+    /// It is sent on the first poll. In a burst of words on one line it leaves when its runtime has its next turn.
     ///
     /// # Examples
     ///
@@ -272,7 +271,8 @@ impl<S: Data, I: Data, O: Data> Context<S, I, O> {
     ///
     /// # Errors
     ///
-    /// [`Error::Usage`] before [`Context::started`], the second time, and when the context was cancelled.
+    /// [`Error::Usage`] before [`Context::started`], the second time, and inside of a [`shield`](crate::shield)
+    /// when the context was cancelled: without one the task ends here then.
     ///
     /// # Cancel safety
     ///
@@ -298,9 +298,12 @@ impl<S: Data, I: Data, O: Data> Context<S, I, O> {
     /// # assert_eq!(stream.recv().await?, Some(42));
     /// # Ok(()) }).await }
     /// ```
-    #[expect(clippy::unused_async, reason = "as on the opener's side")]
     pub async fn open_stream(&self) -> Result<MsgStream<O, I>, Error> {
-        MsgStream::open(&self.core, self.items)
+        let opened = MsgStream::open(&self.core, self.items);
+        if opened.is_err() && self.core.is_ending_here() {
+            yield_once().await;
+        }
+        opened
     }
 
     /// Cancels this context's own task: its opener gets [`Error::Cancelled`] with this actor as the

@@ -353,6 +353,28 @@ async fn each_misuse_is_told_at_the_callees_own_line() {
     .await;
 }
 
+/// Says its first word, and then keeps its thread until it is killed.
+#[context]
+async fn say_and_spin(ctx: Context<u8>) -> teamster::Result<()> {
+    ctx.started(7).await?;
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+#[teamster::test(exclusive)]
+async fn a_first_word_arrives_also_from_a_task_that_keeps_its_thread() {
+    let ended = teamster::open_nursery(async |an| {
+        let frank = an.start_actor("frank").await?;
+        let ctx = at_once("the first word", frank.context(say_and_spin())).await?;
+        assert_eq!(ctx.first()?, 7);
+        frank.kill_actor().await?;
+        Ok(())
+    })
+    .await;
+    ended.expect("it was killed as it was asked");
+}
+
 #[teamster::test(exclusive)]
 async fn a_callee_that_fails_interrupts_the_body_at_once() {
     with_one(async |frank| {

@@ -78,8 +78,10 @@ impl<S: Service> Channel<S> {
                 shared.out.queue_long(Long::first_word(link, first));
             }
         }
+        // Its opener goes on by it, whatever the task does next.
+        let at_once = shared.is_lone_item();
         drop(shared);
-        self.flush_soon(false);
+        self.flush_soon(at_once);
         Ok(())
     }
 
@@ -148,10 +150,7 @@ impl<S: Service> Channel<S> {
     pub(crate) fn send_reserved(&self, dialog: u64, encoding: Encoding, item: &[u8]) {
         let mut shared = self.shared.lock();
         shared.out.queue_item(dialog, encoding, item);
-        // A lone item leaves at once; those of a burst share a write.
-        shared.items_sent += 1;
-        let is_alone = shared.items_sent == 1 && !shared.is_burst;
-        let at_once = is_alone || shared.out.waiting_bytes() >= WRITE_AT_BYTES;
+        let at_once = shared.is_lone_item() || shared.out.waiting_bytes() >= WRITE_AT_BYTES;
         drop(shared);
         self.flush_soon(at_once);
     }

@@ -531,6 +531,13 @@ impl<S: Service> Shared<S> {
         self.dialogs.slot(dialog).and_then(|waiting| waiting.link.clone())
     }
 
+    /// Whether an item that is sent now leaves at once: those of a burst share a write.
+    #[inline]
+    fn is_lone_item(&mut self) -> bool {
+        self.items_sent += 1;
+        self.items_sent == 1 && !self.is_burst
+    }
+
     /// The driver runs: were the items since its last run a burst?
     fn note_items(&mut self) {
         self.is_burst = self.items_sent > 1;
