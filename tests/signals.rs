@@ -68,6 +68,23 @@ async fn run(scene: &str) -> Result<(), Error> {
             drop_nursery().await;
             Ok(()) // what it has left is waited for
         }
+        "left open" => {
+            let ready = std::sync::Arc::new(tokio::sync::Notify::new());
+            let told = std::sync::Arc::clone(&ready);
+            let task = async move {
+                let nursery = teamster::open_nursery(async |an| {
+                    let frank = an.start_actor("frank").await?;
+                    an.start_actor("ann").await?;
+                    told.notify_one();
+                    Ok(frank.run(block()).await?)
+                });
+                nursery.await
+            };
+            let task = tokio::spawn(task);
+            ready.notified().await;
+            drop(task); // it goes on
+            Ok(())
+        }
         "reading" => {
             // A thread that nothing ends but the end of its input.
             let reading = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
@@ -310,6 +327,16 @@ fn sigint_while_a_dropped_nursery_ends_still_ends_the_program() {
         program.gone_within(Duration::ZERO);
         program.assert_no_files();
     }
+}
+
+/// It returns well, with a nursery open in a task that nobody awaits.
+#[test]
+fn a_main_that_returns_ends_what_its_tasks_have_open() {
+    let mut program = Program::start("left open");
+    let ended = program.ends_within(GRACE + KERNEL);
+    assert!(ended.status.success(), "{:?}: {}", ended.status, ended.stderr);
+    program.gone_within(Duration::ZERO);
+    program.assert_no_files();
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::channel::line::LineInbox;
 use crate::discovery::{Names, Registrar};
 use crate::error::{BoxError, Error, SpawnReason};
 use crate::msg::frame::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
-use crate::msg::ident::{Addr, Aid};
+use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
 use crate::transport::folder::{Base, FolderError, RootFolder, socket_path};
 use crate::transport::uds::{Listener, bind_at};
 
@@ -161,6 +161,8 @@ pub(crate) fn finish_roots() {
     let mut roots: Vec<Arc<Root>> = std::mem::take(&mut *LEAVING.lock());
     roots.extend(ROOTS.lock().iter().flat_map(HashMap::values).cloned());
     for root in roots {
+        // A nursery may still be open, in a task that nobody polls any more.
+        root.actor.cancel_self(Canceller { aid: root.actor.aid.clone(), request: CancelRequest::Dropped });
         root.actor.control.wait_none_living();
         root.finish();
         forget(&root);
