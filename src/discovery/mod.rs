@@ -28,18 +28,8 @@ pub use trees::{ActorState, Tree, TreeActor, trees};
 pub use crate::transport::folder::FolderError;
 
 /// Why a lookup has no answer. That nobody has the name is an answer, and no error.
-///
-/// # Examples
-///
-/// ```
-/// use teamster::discovery::DiscoveryError;
-///
-/// let error = DiscoveryError::NameTooLong { bytes: 300, limit: 255 };
-/// assert_eq!(error.to_string(), "a name of 300 bytes can't be looked up: 255 are allowed");
-/// ```
 #[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DiscoveryError {
+pub(crate) enum DiscoveryError {
     /// No registrar answered in time. It may be stopped, or just be replaced: ask again.
     #[error("no registrar answered within {waited:?}")]
     NoAnswer {
