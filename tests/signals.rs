@@ -80,6 +80,7 @@ async fn run(scene: &str) -> Result<(), Error> {
                 });
                 nursery.await
             };
+            #[expect(clippy::disallowed_methods, reason = "a task that nobody awaits is what this is about")]
             let task = tokio::spawn(task);
             ready.notified().await;
             drop(task); // it goes on
