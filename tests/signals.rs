@@ -1,4 +1,5 @@
 //! A signal to the root cancels the tree from the top; one to a child is a death that nobody asked for.
+#![allow(unsafe_code, reason = "a program that is started with a signal ignored")]
 use std::future::pending;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
@@ -26,6 +27,11 @@ fn play(scene: String) -> Result<(), Error> {
     #[teamster::main]
     async fn main() -> Result<(), Error> {
         run(&program::scene().expect("it is set")).await
+    }
+    if scene == "nohup" {
+        // As the one who starts it does.
+        // SAFETY: a plain call.
+        unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
     }
     if scene != "panics" {
         return main();
@@ -151,7 +157,7 @@ async fn in_nursery(scene: String) -> Result<(), Error> {
         let frank = an.start_actor("frank").await?;
         println!("pid {}", frank.aid().pid());
         match scene.as_str() {
-            "idle" => {
+            "idle" | "nohup" => {
                 println!("ready");
                 pending().await
             }
@@ -321,10 +327,13 @@ fn a_failure_is_told_whatever_a_blocking_thread_does() {
 #[test]
 fn sigint_while_a_dropped_nursery_ends_still_ends_the_program() {
     for scene in ["dropped", "dropped early"] {
-        let mut program = Program::start(scene);
+        // Long enough to be there still when the signal comes, on a busy machine too.
+        let mut program = Program::start_with(scene, |command| {
+            command.env("TEAMSTER_GRACE_MS", "1000");
+        });
         program.says("dropped");
         program.signal(Signal::INT);
-        program.ends_within(GRACE + KERNEL).assert_quietly_by(2);
+        program.ends_within(Duration::from_secs(1) + KERNEL).assert_quietly_by(2);
         program.gone_within(Duration::ZERO);
         program.assert_no_files();
     }
@@ -349,6 +358,19 @@ fn sigint_reaches_a_nursery_in_another_task() {
 fn sigterm_and_sighup_are_a_cancel_too() {
     check("tree", Signal::TERM, KERNEL);
     check("tree", Signal::HUP, KERNEL);
+}
+
+#[test]
+fn a_signal_that_was_ignored_when_the_program_began_is_ignored() {
+    let mut program = Program::start("nohup");
+    program.says("ready");
+    for _ in 0..10 {
+        program.signal_all(Signal::HUP);
+    }
+    // Of two that had come, the kernel would have told the first one first.
+    program.signal(Signal::TERM);
+    program.ends_within(GRACE + KERNEL).assert_quietly_by(15);
+    program.gone_within(Duration::ZERO);
 }
 
 #[test]

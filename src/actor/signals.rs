@@ -150,15 +150,22 @@ pub(crate) fn hand_back(signal: i32) {
 }
 
 /// Installs our handler; what was there before.
+///
+/// A program that was started to ignore SIGHUP (`nohup`) or SIGINT (a background job of a script) goes on ignoring
+/// it, as every well-behaved one does: sh(1), signal(7).
 fn set_handler(signal: i32) -> libc::sigaction {
     // SAFETY: both structures are plain data that sigaction reads and fills; zero is a valid mask.
     unsafe {
+        let mut before: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut before);
+        if before.sa_sigaction == libc::SIG_IGN && signal != libc::SIGTERM {
+            return before;
+        }
         let mut ours: libc::sigaction = std::mem::zeroed();
         ours.sa_sigaction = handler as extern "C" fn(libc::c_int) as usize;
         ours.sa_flags = libc::SA_RESTART;
         libc::sigemptyset(&raw mut ours.sa_mask);
-        let mut before: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(signal, &raw const ours, &raw mut before);
+        libc::sigaction(signal, &raw const ours, std::ptr::null_mut());
         before
     }
 }

@@ -63,6 +63,9 @@ impl Program {
             .stdout(Stdio::piped())
             .stderr(stderr);
         change(&mut command);
+        // In the background of a script, tests are started to ignore it, and what they start would be.
+        // SAFETY: a plain call; a test process has no handler of its own.
+        unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
         let mut child = command.spawn().expect("it starts");
         let stdout = Some(BufReader::new(child.stdout.take().expect("it is piped")));
         Program { child, stdout, mark: format!("{MARK}={mark}"), folder }
@@ -145,7 +148,13 @@ impl Program {
     #[track_caller]
     pub(crate) fn ends_within(&mut self, within: Duration) -> Ended {
         let pidfd = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()).expect("it is our child");
-        assert!(ends_before(&pidfd, Instant::now() + within), "it has not ended within {within:?}: {}", self.stderr());
+        let began = Instant::now();
+        if !ends_before(&pidfd, began + within) {
+            // A machine that stood still is told from a program that hangs.
+            let is_late = ends_before(&pidfd, began + within + LATE);
+            let what = if is_late { "it has ended, but late" } else { "it hangs" };
+            panic!("not within {within:?}: {what}, {:?}: {}", began.elapsed(), self.stderr());
+        }
         let status = self.child.wait().expect("it is our child");
         // A process that is left may hold the pipe: those are judged by `gone_within`.
         let mut stdout = Vec::new();
@@ -254,6 +263,9 @@ fn ends_before(pidfd: &OwnedFd, deadline: Instant) -> bool {
 
 /// The grace of its actors.
 pub(crate) const GRACE: Duration = Duration::from_millis(300);
+
+/// How long it is looked whether one that is late ends at all.
+const LATE: Duration = Duration::from_secs(10);
 
 /// What an end by force may take beyond the grace, at most.
 pub(crate) const KERNEL: Duration = Duration::from_secs(1);
