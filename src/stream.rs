@@ -321,8 +321,9 @@ impl<S: Data, R: Data> MsgStream<S, R> {
     /// }
     /// # Ok(()) }).await }
     /// ```
-    pub async fn recv(&mut self) -> Result<Option<R>, Error> {
-        self.receiving.recv().await
+    #[inline]
+    pub fn recv(&mut self) -> impl Future<Output = Result<Option<R>, Error>> + Send {
+        self.receiving.recv()
     }
 
     /// Sends no more: the other side's `recv` gives `None` when it has read what was sent. This side
@@ -766,6 +767,18 @@ enum Pushed {
     Nobody,
 }
 
+/// The next item. Written by hand for the same reason as [`Sending`].
+struct Receiving<'r, R>(&'r mut RecvHalf<R>);
+
+impl<R: Data> Future for Receiving<'_, R> {
+    type Output = Result<Option<R>, Error>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll_recv(cx)
+    }
+}
+
 impl<R: Data> RecvHalf<R> {
     fn new(shared: Arc<Shared>) -> Self {
         RecvHalf { shared, taken: Bytes::new(), at: 0, ending: None, end: None, fanned_out: None, _items: PhantomData }
@@ -797,8 +810,9 @@ impl<R: Data> RecvHalf<R> {
     /// assert_eq!(items.recv().await?, Some(7));
     /// # Ok(()) }).await }
     /// ```
-    pub async fn recv(&mut self) -> Result<Option<R>, Error> {
-        poll_fn(|cx| self.poll_recv(cx)).await
+    #[inline]
+    pub fn recv(&mut self) -> impl Future<Output = Result<Option<R>, Error>> + Send {
+        Receiving(self)
     }
 
     /// The next item, if it is here: `recv` without waiting.
@@ -810,6 +824,7 @@ impl<R: Data> RecvHalf<R> {
         }
     }
 
+    #[inline(never)]
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<R>, Error>> {
         // Where something is left of what was taken, we have asked for the end: this is it.
         (self.taken, self.at) = (Bytes::new(), 0);

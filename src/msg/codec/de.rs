@@ -351,17 +351,21 @@ impl<'de> Deserializer<'de> {
     }
 
     fn fields<V: Visitor<'de>>(&mut self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
-        if let [marker @ 0x90..=0x9f, rest @ ..] = self.bytes
-            && usize::from(marker & 0x0f) == fields.len()
-            && self.unsent.is_none()
-        {
-            self.bytes = rest;
-            return self.seq(fields.len(), fields, visitor);
-        }
-        match self.layout(fields, &visitor)? {
-            Layout::Positional(len) => self.seq(len, fields, visitor),
-            Layout::Named(len) => self.map(len, visitor),
-        }
+        let len = match self.bytes {
+            [marker @ 0x90..=0x9f, rest @ ..]
+                if usize::from(marker & 0x0f) == fields.len() && self.unsent.is_none() =>
+            {
+                self.bytes = rest;
+                fields.len()
+            }
+            _ => match self.layout(fields, &visitor)? {
+                Layout::Positional(len) => len,
+                Layout::Named(len) => return self.map(len, visitor),
+            },
+        };
+        // The one place where it is called for a type: so it is compiled into whoever wants the value, which is
+        // not moved from hand to hand then.
+        self.seq(len, fields, visitor)
     }
 
     /// Reads the beginning of a struct.
