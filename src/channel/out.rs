@@ -24,6 +24,12 @@ pub(crate) const LONG_BYTES: usize = 32 * 1024;
 /// Bytes of one piece: what a small call may have to wait for, besides the kernel's own buffer.
 const PIECE_BYTES: usize = 128 * 1024;
 
+/// The same beside calls: each answer waits for one, and a call that goes on is likely to be followed by another.
+const PIECE_BYTES_BESIDE_CALLS: usize = 32 * 1024;
+
+/// Pieces that are so small behind each call or answer: a few milliseconds' worth.
+const PIECES_BESIDE_CALLS: u32 = 64;
+
 /// Items that share one frame, in bytes: what their reader is given at once.
 const YIELD_BYTES: usize = 64 * 1024;
 
@@ -125,6 +131,8 @@ pub(super) struct Out {
     last_yield: Option<LastYield>,
     /// Long payloads take turns, a piece each, when all else has left.
     long: VecDeque<Long>,
+    /// Pieces that are to be small, since there are calls beside them.
+    small_pieces: u32,
     /// Handed to the socket from `written` on, then `piece`; its first `urgent_len` bytes were urgent.
     leaving: BytesMut,
     piece: Bytes,
@@ -203,6 +211,10 @@ impl Out {
     pub(super) fn queue(&mut self, frame: &Frame<'_>, payload: &[u8]) -> u64 {
         if self.is_dead {
             return u64::MAX; // it never leaves
+        }
+        if matches!(frame, Frame::Start { left: 0, .. } | Frame::Return { left: 0, .. } | Frame::Error { left: 0, .. })
+        {
+            self.small_pieces = PIECES_BESIDE_CALLS;
         }
         let before = self.waiting.len();
         frame::encode(frame, payload, &mut self.waiting);
@@ -364,10 +376,12 @@ impl Out {
 
     /// One piece of the first long payload that may send one goes behind what leaves now.
     fn next_piece(&mut self, woken: &mut Woken) {
+        let most = if self.small_pieces > 0 { PIECE_BYTES_BESIDE_CALLS } else { PIECE_BYTES };
+        self.small_pieces = self.small_pieces.saturating_sub(1);
         for _ in 0..self.long.len() {
             let Some(mut long) = self.long.pop_front() else { return };
             let total = long.head.as_slice().len() + long.rest.len();
-            let wanted = total.min(PIECE_BYTES);
+            let wanted = total.min(most);
             let allowed = match (long.booked, &long.link) {
                 (Some(booked), Some(link)) if booked < wanted => {
                     link.room_for_piece(wanted - booked).map(|more| booked + more)
