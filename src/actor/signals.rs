@@ -170,6 +170,15 @@ fn set_handler(signal: i32) -> libc::sigaction {
     }
 }
 
+/// Undoes what this process was started with: where SIGINT and SIGHUP were ignored (a script's background job,
+/// `nohup`), they are what they are by default. Before the first handler of anybody.
+pub(crate) fn ignore_none() {
+    for signal in [libc::SIGINT, libc::SIGHUP] {
+        // SAFETY: a plain call; SIG_DFL is a valid handler.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
 /// Ends this process the way `signal` would have without a handler.
 pub(crate) fn die_by(signal: i32) -> ! {
     // SAFETY: restoring the default and raising are plain calls; SIG_DFL is a valid handler. The

@@ -143,6 +143,7 @@ pub fn run<R: TestOutcome>(
     wait: impl FnOnce(),
 ) -> R {
     if is_in_test() {
+        crate::actor::signals::ignore_none();
         inside::run(options, body, wait);
     }
     let turn = lock::acquire(options.sharing).expect("the target folder or the temporary one can hold a lock file");

@@ -63,9 +63,11 @@ impl Program {
             .stdout(Stdio::piped())
             .stderr(stderr);
         change(&mut command);
-        // In the background of a script, tests are started to ignore it, and what they start would be.
-        // SAFETY: a plain call; a test process has no handler of its own.
-        unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+        // In the background of a script, tests are started to ignore them, and what they start would be.
+        for signal in [libc::SIGINT, libc::SIGHUP] {
+            // SAFETY: a plain call; a test process has no handler of its own.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
         let mut child = command.spawn().expect("it starts");
         let stdout = Some(BufReader::new(child.stdout.take().expect("it is piped")));
         Program { child, stdout, mark: format!("{MARK}={mark}"), folder }
