@@ -240,7 +240,8 @@ async fn a_deadline_around_a_task_travels_with_its_calls() -> Result<(), Error> 
             yield_now().await;
             fail_after(SHORT, shield(pair[0].run(hold()))).await
         });
-        let error = moved.await.expect("it was moved").unwrap_err();
+        // Theirs may come a moment before ours has passed.
+        let error = moved.await.expect("it was moved").flatten().unwrap_err();
         assert!(is_deadline(&error), "{error:?}");
         Ok(())
     })
