@@ -503,6 +503,8 @@ async fn a_leader_that_stands_still_holds_up_nobody_for_long() {
     }
     let leading = Pid::from_raw(leads.cast_signed()).expect("a pid is not 0");
     kill_process(leading, Signal::STOP).expect("it lives");
+    // Whichever thread takes the signal stops the others.
+    until("it stands still", || stands_still(leads)).await;
     // Known here.
     left.say(&format!("find {my_name}"));
     assert_ne!(left.line("found "), "0");
@@ -529,6 +531,13 @@ async fn a_leader_that_stands_still_holds_up_nobody_for_long() {
         let status = root.child.wait().expect("it is our child");
         assert!(status.success(), "{status}: {}", root.errors());
     }
+}
+
+/// Whether every thread of it is stopped.
+fn stands_still(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it lives").flatten();
+    let mut stats = threads.map(|thread| std::fs::read_to_string(thread.path().join("stat")).expect("it lives"));
+    stats.all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
 }
 
 /// A look-up waits at most a second for a leader.

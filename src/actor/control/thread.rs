@@ -85,6 +85,8 @@ pub(super) struct Thread {
     next_descendant: u64,
     /// Requests to end actors that were not known here when they came, and who asks: those of one turn.
     unfound: Vec<(Aid, Canceller)>,
+    /// The same of questions how one has ended: who asks, about whom.
+    unknown: Vec<(Aid, Aid, CameFrom)>,
     /// Tasks of this actor that wait for a word on another one, by that one's id.
     waiting: Vec<(Word, Uuid, oneshot::Sender<Option<Receipt>>)>,
     obituaries: Obituaries,
@@ -141,6 +143,7 @@ impl Thread {
             descendants: HashMap::new(),
             next_descendant: 0,
             unfound: Vec::new(),
+            unknown: Vec::new(),
             waiting: Vec::new(),
             obituaries: Obituaries::default(),
             own: Own::default(),
@@ -448,11 +451,12 @@ impl Thread {
         }
     }
 
-    /// Whoever asks for the end of an actor may have heard of it before we have: its record is on
+    /// Whoever asks for an actor may have heard of it before we have: its record is on
     /// another line, or its start in the queue. What was not found is looked for once more.
     fn look_again(&mut self) {
-        while !self.unfound.is_empty() {
+        while !self.unfound.is_empty() || !self.unknown.is_empty() {
             let unfound = std::mem::take(&mut self.unfound);
+            let unknown = std::mem::take(&mut self.unknown);
             self.on_commands();
             let keys: Vec<u64> = self.kids.keys().copied().collect();
             for key in keys {
@@ -461,6 +465,11 @@ impl Thread {
             for (aid, canceller) in unfound {
                 if !self.end_below(&aid, &canceller) {
                     self.end_above(aid, canceller);
+                }
+            }
+            for (to, aid, from) in unknown {
+                if !self.ask_below(&to, &aid) {
+                    self.ask_above(to, aid, from);
                 }
             }
         }
@@ -517,37 +526,51 @@ impl Thread {
 
     /// `to` has lost its dialogs with `aid`, whose process has ended: its parent knows how.
     fn ask_obituary(&mut self, to: Aid, aid: Aid, from: CameFrom) {
+        if !self.ask_below(&to, &aid) {
+            self.unknown.push((to, aid, from));
+        }
+    }
+
+    /// Tells `to` how `aid` has ended if that was a child, or will as soon as it is reaped, or asks the child that it
+    /// was below of. Whether it is either.
+    fn ask_below(&mut self, to: &Aid, aid: &Aid) -> bool {
         let uuid = aid.uuid();
         let is_it_or_above = |kid: &Kid| kid.child.aid.uuid() == uuid || kid.below.values().any(|below| below.is(uuid));
         let living = self.kids.iter().find(|(_, kid)| is_it_or_above(kid)).map(|(key, _)| *key);
         let key = match (living, self.obituaries.find(uuid)) {
             (_, Some(Remembered::Child(receipt))) => {
                 let receipt = Some(receipt.clone());
-                return self.tell(Word::Obituary, to, aid, receipt, CameFrom::Here);
+                self.tell(Word::Obituary, to.clone(), aid.clone(), receipt, CameFrom::Here);
+                return true;
             }
             (Some(key), _) => key,
             (None, Some(Remembered::Below(key))) => *key,
-            // It is not below. Whoever is above has asked because it thought so.
-            (None, None) if from == CameFrom::Parent || self.control.up.is_none() => {
-                return self.tell(Word::Obituary, to, aid, None, CameFrom::Here);
-            }
-            (None, None) => {
-                let asked = Frame::ObituaryAsked { to: to.clone(), aid: aid.clone() };
-                if self.control.send_up(&asked).is_err() {
-                    self.tell(Word::Obituary, to, aid, None, CameFrom::Parent); // that one is gone
-                }
-                return;
-            }
+            (None, None) => return false,
         };
         match self.kids.get_mut(&key) {
             Some(kid) if kid.child.aid.uuid() == uuid => {
-                if !kid.mourners.contains(&to) {
-                    kid.mourners.push(to);
+                if !kid.mourners.contains(to) {
+                    kid.mourners.push(to.clone());
                 }
             }
-            Some(Kid { line: Some((line, _)), .. }) => drop(line.send(&Frame::ObituaryAsked { to, aid })),
+            Some(Kid { line: Some((line, _)), .. }) => {
+                // A broken line has ended that child: nobody answers then.
+                let _ = line.send(&Frame::ObituaryAsked { to: to.clone(), aid: aid.clone() });
+            }
             // Whoever knew it is gone too.
-            Some(_) | None => self.tell(Word::Obituary, to, aid, None, CameFrom::Here),
+            Some(_) | None => self.tell(Word::Obituary, to.clone(), aid.clone(), None, CameFrom::Here),
+        }
+        true
+    }
+
+    /// `aid` was not below: those above are asked, unless it is they who ask.
+    fn ask_above(&mut self, to: Aid, aid: Aid, from: CameFrom) {
+        if from == CameFrom::Parent || self.control.up.is_none() {
+            return self.tell(Word::Obituary, to, aid, None, CameFrom::Here);
+        }
+        let asked = Frame::ObituaryAsked { to: to.clone(), aid: aid.clone() };
+        if self.control.send_up(&asked).is_err() {
+            self.tell(Word::Obituary, to, aid, None, CameFrom::Parent); // that one is gone
         }
     }
 
@@ -579,7 +602,10 @@ impl Thread {
     fn record(&mut self, key: u64, aid: Aid, start_ticks: u64) {
         // An ancestor whose line is broken sees our own end: nothing more can be told it.
         let _ = self.control.send_up(&Frame::SpawnRecord { aid: aid.clone(), start_ticks });
-        let Some(pidfd) = kids::open_recorded(aid.pid(), start_ticks).map(Arc::new) else { return };
+        let Some(pidfd) = kids::open_recorded(aid.pid(), start_ticks).map(Arc::new) else {
+            self.obituaries.remember(aid.uuid(), Remembered::Below(key)); // it was quicker than its record
+            return;
+        };
         let Some(kid) = self.kids.get_mut(&key) else { return };
         if let Some(names) = &self.names {
             names.born(&aid, &kid.child.aid, start_ticks, &pidfd);
