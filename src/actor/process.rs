@@ -15,6 +15,8 @@ pub(crate) struct ProcessStat {
     /// When it started, in clock ticks since boot: with its pid, what sets it apart from every
     /// other process of this boot.
     pub(crate) start_ticks: u64,
+    /// It has just begun to be another program, and has no environment yet.
+    pub(crate) is_in_exec: bool,
 }
 
 impl ProcessStat {
@@ -33,6 +35,8 @@ impl ProcessStat {
             parent: fields.next()?.parse().ok()?,
             group: fields.next()?.parse().ok()?,
             start_ticks: fields.nth(16)?.parse().ok()?,
+            // It has memory (a kernel thread has none, nor a zombie), and no end of an environment in it.
+            is_in_exec: fields.next().is_some_and(|size| size != "0") && fields.nth(27) == Some("0"),
         })
     }
 

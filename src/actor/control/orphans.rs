@@ -2,9 +2,11 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use super::kids::open_recorded;
 use crate::actor::boot::LINEAGE_VARIABLE;
+use crate::actor::process::ProcessStat;
 
 /// Bytes of an environment that are looked at: ours stand at the end of it, and it may have megabytes.
 const MAX_ENVIRONMENT_BYTES: u64 = 4 << 20;
@@ -23,9 +25,21 @@ pub(super) fn below(lineage: &str) -> Vec<OwnedFd> {
 
 fn environment(pid: u32) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(format!("/proc/{pid}/environ")).ok()?.take(MAX_ENVIRONMENT_BYTES).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
+    let began = Instant::now();
+    loop {
+        File::open(format!("/proc/{pid}/environ")).ok()?.take(MAX_ENVIRONMENT_BYTES).read_to_end(&mut bytes).ok()?;
+        // In the middle of its exec a process has none, for some microseconds: whoever has started it may go on, or
+        // die, before it has.
+        let is_in_exec = || ProcessStat::read(pid).is_some_and(|stat| stat.is_in_exec);
+        if !bytes.is_empty() || !is_in_exec() || began.elapsed() > EXEC_WITHIN {
+            return Some(bytes);
+        }
+        std::thread::yield_now();
+    }
 }
+
+/// How long the loading of a program is waited for at most: it may come from a disk.
+const EXEC_WITHIN: Duration = Duration::from_millis(100);
 
 /// Whether this is the environment of an actor of the lineage, or of one below.
 fn is_in(lineage: &str, environment: &[u8]) -> bool {
@@ -61,14 +75,21 @@ mod tests {
 
     #[test]
     fn a_process_is_found_as_long_as_it_lives() {
-        let lineage = uuid::Uuid::new_v4().simple().to_string();
-        let mut below_it = Command::new("sleep");
-        below_it.arg("60").env(LINEAGE_VARIABLE, format!("{lineage}/child")).stdin(Stdio::null());
-        let mut process = below_it.spawn().unwrap();
-        let found = below(&lineage);
-        let [pidfd] = &found[..] else { panic!("{found:?}") };
-        rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL).unwrap();
-        process.wait().unwrap();
-        assert!(below(&lineage).is_empty());
+        for _ in 0..50 {
+            let lineage = uuid::Uuid::new_v4().simple().to_string();
+            let mut below_it = Command::new("sleep");
+            below_it.arg("60").env(LINEAGE_VARIABLE, format!("{lineage}/child")).stdin(Stdio::null());
+            let mut process = below_it.spawn().unwrap();
+            // Until its exec it has ours, which says nothing, as we are no actor.
+            let ours = environment(std::process::id());
+            while environment(process.id()) == ours {
+                std::thread::yield_now();
+            }
+            let found = below(&lineage);
+            let [pidfd] = &found[..] else { panic!("{found:?}") };
+            rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL).unwrap();
+            process.wait().unwrap();
+            assert!(below(&lineage).is_empty());
+        }
     }
 }
