@@ -475,19 +475,18 @@ impl Thread {
         }
     }
 
+    /// The child that an actor is, or is below of, as far as both live.
+    fn way_to(&self, uuid: Uuid) -> Option<u64> {
+        let is_it_or_above = |kid: &Kid| kid.child.aid.uuid() == uuid || kid.below.values().any(|below| below.is(uuid));
+        self.kids.iter().find(|(_, kid)| is_it_or_above(kid)).map(|(key, _)| *key)
+    }
+
     /// Ends `aid` if it is a child, or passes the request down to the one that it is below of.
     /// Whether it is either.
     fn end_below(&mut self, aid: &Aid, canceller: &Canceller) -> bool {
         let is_it = |kid: &Kid| kid.child.aid.uuid() == aid.uuid();
         let now = self.clock.now();
-        let Some(key) = self
-            .kids
-            .iter()
-            .find(|(_, kid)| is_it(kid) || kid.below.values().any(|below| below.is(aid.uuid())))
-            .map(|(key, _)| *key)
-        else {
-            return false;
-        };
+        let Some(key) = self.way_to(aid.uuid()) else { return false };
         let grace = self.kids.get(&key).map(|kid| self.own_share(kid.child.grace)).unwrap_or_default();
         match self.kids.get_mut(&key) {
             Some(kid) if is_it(kid) => {
@@ -535,9 +534,7 @@ impl Thread {
     /// was below of. Whether it is either.
     fn ask_below(&mut self, to: &Aid, aid: &Aid) -> bool {
         let uuid = aid.uuid();
-        let is_it_or_above = |kid: &Kid| kid.child.aid.uuid() == uuid || kid.below.values().any(|below| below.is(uuid));
-        let living = self.kids.iter().find(|(_, kid)| is_it_or_above(kid)).map(|(key, _)| *key);
-        let key = match (living, self.obituaries.find(uuid)) {
+        let key = match (self.way_to(uuid), self.obituaries.find(uuid)) {
             (_, Some(Remembered::Child(receipt))) => {
                 let receipt = Some(receipt.clone());
                 self.tell(Word::Obituary, to.clone(), aid.clone(), receipt, CameFrom::Here);
