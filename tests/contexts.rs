@@ -24,9 +24,12 @@ use tokio::task::JoinSet;
 
 #[path = "support/board.rs"]
 mod board;
+#[path = "support/prompt.rs"]
+mod prompt;
 use board::{
-    AT_ONCE, Guard, are_our_tables_empty, at_once, heard, hears, is_empty, promptly, running, runs, say, say_here, wipe,
+    AT_ONCE, Guard, are_our_tables_empty, at_once, heard, hears, is_empty, running, runs, say, say_here, wipe,
 };
+use prompt::promptly;
 
 const AN_HOUR: Duration = Duration::from_secs(3600);
 

@@ -11,7 +11,10 @@ use teamster::{ActorNursery, BoxError, Context, Error, MsgStream, Outcome, Porta
 
 #[path = "support/one.rs"]
 mod one;
-use one::{Guard, IN_TIME, PLENTY, guards, held, let_go, promptly, until, with_one};
+#[path = "support/prompt.rs"]
+mod prompt;
+use one::{Guard, IN_TIME, PLENTY, guards, held, let_go, until, with_one};
+use prompt::promptly;
 
 #[rpc]
 async fn add(a: i64, b: i64) -> i64 {
