@@ -1,11 +1,13 @@
 //! Whoever is killed, at whatever place in the tree: nothing that it had started stays.
+use std::collections::HashSet;
 use std::future::pending;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use teamster::testing::{state, wait_gone};
+use teamster::testing::{ProcessState, state, wait_gone};
 use teamster::{Error, Portal, rpc};
 use tokio::sync::watch;
 
@@ -315,4 +317,69 @@ async fn an_exit_in_a_call_is_a_death_also_with_status_zero() {
         let Err(Error::ActorDied(death)) = &ended else { panic!("{ended:?}") };
         assert_eq!((death.status(), death.asked()), (Some(status), None));
     }
+}
+
+// ---- the moment between a process's fork and its exec
+
+/// Stops a process of this program's spawner thread before it is another program.
+fn stop_one_before_its_exec() {
+    let tasks = || std::fs::read_dir("/proc/self/task").expect("there is /proc").flatten();
+    let is_spawner = |task: &std::fs::DirEntry| is_named_spawner(&task.path());
+    let spawner = loop {
+        if let Some(task) = tasks().find(is_spawner) {
+            break task.path().join("children");
+        }
+        std::thread::yield_now();
+    };
+    let mut seen = HashSet::new();
+    loop {
+        let children =
+            std::fs::read_to_string(&spawner).expect("the thread is there, and the kernel tells its children");
+        for child in children.split_whitespace().map(|child| child.parse().expect("a pid")) {
+            if !seen.insert(child) {
+                continue;
+            }
+            let pid = Pid::from_raw(child).expect("a pid");
+            if kill_process(pid, Signal::STOP).is_ok()
+                && stops(child.cast_unsigned())
+                && is_named_spawner(Path::new(&format!("/proc/{child}")))
+            {
+                return;
+            }
+            // It may have ended.
+            let _ = kill_process(pid, Signal::CONT);
+        }
+    }
+}
+
+/// A process has the name of the thread that forked it until its exec. The kernel keeps 15 bytes of it.
+fn is_named_spawner(process: &Path) -> bool {
+    std::fs::read_to_string(process.join("comm")).is_ok_and(|name| name.trim() == "teamster-spawne")
+}
+
+/// Whether a process stops that got the signal: it does so on its way out of the kernel, or ends.
+fn stops(pid: u32) -> bool {
+    loop {
+        match state(pid) {
+            Some(ProcessState::Stopped) => return true,
+            Some(ProcessState::Zombie) | None => return false,
+            Some(_) => std::thread::yield_now(),
+        }
+    }
+}
+
+#[teamster::test(exclusive)]
+async fn a_process_that_is_stopped_before_its_exec_holds_nothing_up() {
+    let mut hunt = tokio::task::spawn_blocking(stop_one_before_its_exec);
+    let began = teamster::open_nursery(async |an| {
+        loop {
+            tokio::select! {
+                biased;
+                stopped = &mut hunt => break stopped.map(|()| Instant::now()).map_err(Into::into),
+                started = an.start_actor("one") => drop(started?.cancel_actor().await),
+            }
+        }
+    });
+    let began = began.await.expect("one was stopped");
+    assert!(began.elapsed() < GRACE + KERNEL, "the nursery's end took {:?}", began.elapsed());
 }

@@ -44,6 +44,11 @@ impl ProcessStat {
     pub(crate) fn is_alive(&self) -> bool {
         !matches!(self.state, 'Z' | 'X' | 'x')
     }
+
+    /// Whether a signal has stopped it.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.state == 'T'
+    }
 }
 
 /// When a process started, in clock ticks since boot.

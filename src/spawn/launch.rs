@@ -150,8 +150,13 @@ fn start(
     let boot_message = boot_message(&spec);
     let mut command = command(&spec, &options);
     command.stdin(stdin).stdout(stdout).stderr(stderr);
+    let began = actor.clock.now();
+    actor.control.starting(began);
     let started = when_started(|| command.spawn());
-    let (mut process, start_ticks) = started.map_err(|error| refused(&command, &error))?;
+    let (mut process, start_ticks) = started.map_err(|error| {
+        actor.control.not_started();
+        refused(&command, &error)
+    })?;
     drop(command); // and our copies of its ends of the pipes
     let (pid, start_ticks) = (process.id(), start_ticks.unwrap_or(0));
     let aid = aid.with_pid(pid);
@@ -174,6 +179,7 @@ fn start(
             drop(boot_pipe);
             let _ = process.kill();
             let _ = process.wait();
+            actor.control.not_started();
             return Err(limit(&error.into()));
         }
     };
@@ -201,7 +207,7 @@ fn start(
     }
     let boot_within = options.boot_within.unwrap_or(actor.settings.boot_within);
     // Before the message is sent: what that leads to comes to the control thread after this.
-    actor.control.watch(&child, pidfd, actor.clock.now(), boot_within);
+    actor.control.watch(&child, pidfd, began, boot_within);
     if actor.is_cancelled() {
         actor.control.wake(); // the thread has looked at the children it knew
     }

@@ -5,6 +5,7 @@
 mod kids;
 mod obituaries;
 mod orphans;
+mod starting;
 mod thread;
 
 use std::io;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::process::Pid;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
@@ -39,6 +41,10 @@ pub(crate) trait NameSink: Send + Sync {
 
 /// What the control thread is asked to do.
 pub(crate) enum Command {
+    /// This thread starts a process, which may come to a stop where nobody knows of it yet.
+    Starting { thread: Pid, look_at: Instant },
+    /// It has started none.
+    NotStarted,
     /// A child's process exists: see to it from now on.
     Watch { child: Arc<Child>, pidfd: Arc<OwnedFd>, is_watched: bool, boot_by: Instant, boot_within: Duration },
     /// Its control line is up.
@@ -135,14 +141,25 @@ impl Control {
         }
     }
 
-    /// Sees to a child from now on. The thread need not wake for that: the child's line or its end
-    /// wakes it, or the end of its time to boot.
-    pub(crate) fn watch(&self, child: &Arc<Child>, pidfd: Arc<OwnedFd>, now: Instant, boot_within: Duration) {
-        self.living.fetch_add(1, Ordering::AcqRel);
+    /// The calling thread starts a process now. [`Control::watch`] says that it is there, [`Control::not_started`]
+    /// that there is none.
+    pub(crate) fn starting(&self, now: Instant) {
         self.add_timer();
+        self.book(Command::Starting { thread: rustix::thread::gettid(), look_at: now + starting::LOOK_AFTER });
+        self.wake_within(starting::LOOK_AFTER);
+    }
+
+    pub(crate) fn not_started(&self) {
+        self.book(Command::NotStarted);
+    }
+
+    /// Sees to a child from now on, that was started at `began`. The thread need not wake for that: the child's line or its end
+    /// wakes it, or the end of its time to boot.
+    pub(crate) fn watch(&self, child: &Arc<Child>, pidfd: Arc<OwnedFd>, began: Instant, boot_within: Duration) {
+        self.living.fetch_add(1, Ordering::AcqRel);
         let token = Token::Process(child.key).encode();
         let is_watched = epoll::add(&self.epoll, &pidfd, token, epoll::EventFlags::IN).is_ok();
-        let boot_by = now + boot_within;
+        let boot_by = began + boot_within;
         self.book(Command::Watch { child: Arc::clone(child), pidfd, is_watched, boot_by, boot_within });
         self.wake_within(if is_watched { boot_within } else { Duration::ZERO });
     }

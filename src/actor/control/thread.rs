@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::kids::{self, Descendant, Kid};
 use super::obituaries::{Obituaries, Remembered};
+use super::starting::Starting;
 use super::{Command, Control, NameSink, orphans};
 use crate::actor::Actor;
 use crate::actor::child::{Child, Ended};
@@ -90,6 +91,8 @@ pub(super) struct Thread {
     /// Tasks of this actor that wait for a word on another one, by that one's id.
     waiting: Vec<(Word, Uuid, oneshot::Sender<Option<Receipt>>)>,
     obituaries: Obituaries,
+    /// A process that does not exist yet, as far as anybody knows.
+    starting: Option<Starting>,
     own: Own,
     /// Of a child: whether it is only its own threads that live in it.
     threads: Option<Threads>,
@@ -146,6 +149,7 @@ impl Thread {
             unknown: Vec::new(),
             waiting: Vec::new(),
             obituaries: Obituaries::default(),
+            starting: None,
             own: Own::default(),
             threads: None,
             is_stopping: false,
@@ -191,13 +195,16 @@ impl Thread {
     fn timeout(&self) -> Option<rustix::event::Timespec> {
         let kids = self.kids.values().filter_map(Kid::next_deadline);
         let own = [self.own.kill_at, self.own.verdict_at.map(|(at, _)| at), self.own.die_at.map(|(at, _)| at)];
-        let own = own.into_iter().flatten();
+        let own = own.into_iter().chain([self.starting.map(|starting| starting.look_at)]).flatten();
         let next = kids.chain(own).min()?;
         rustix::event::Timespec::try_from(next.saturating_duration_since(self.clock.now())).ok()
     }
 
     fn on_timers(&mut self) {
         let now = self.clock.now();
+        if let Some(starting) = self.starting.as_mut().filter(|starting| starting.look_at <= now) {
+            starting.look(now, |pid| self.kids.values().any(|kid| kid.child.aid.pid() == pid));
+        }
         for kid in self.kids.values_mut() {
             if kid.next_deadline().is_some_and(|at| at <= now) {
                 kid.on_timeout(now, &self.aid);
@@ -235,7 +242,10 @@ impl Thread {
     fn on_commands(&mut self) {
         for command in self.control.take() {
             match command {
+                Command::Starting { thread, look_at } => self.starting = Some(Starting { thread, look_at }),
+                Command::NotStarted => self.starting = None,
                 Command::Watch { child, pidfd, is_watched, boot_by, boot_within } => {
+                    self.starting = None;
                     let kid = Kid::new(child, pidfd, boot_by, boot_within);
                     self.adopt(kid, is_watched);
                 }
