@@ -115,7 +115,8 @@ impl Round {
         for (pid, started) in seen {
             assert!(!is_alive(pid, started), "{pid} outlives the nursery: {self:?}");
         }
-        println!("    ended after {:?}: {ended:?}", began.elapsed());
+        let how = format!("{ended:?}");
+        println!("    ended after {:?}: {}", began.elapsed(), how.lines().next().unwrap_or_default());
         match ended.expect("the outer nursery has no child and no failure of its own") {
             Ok(outcome) => self.judge(outcome),
             Err(panic) if self.event == Event::BodyPanics && panic.is::<Planned>() => {}

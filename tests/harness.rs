@@ -74,6 +74,20 @@ teamster_test!(
     async || pending::<()>().await
 );
 
+#[test]
+#[should_panic(
+    expected = "the body says why\nwhat_the_body_said_is_told_also_if_its_trees_do_not_end did not end within 300ms"
+)]
+fn what_the_body_said_is_told_also_if_its_trees_do_not_end() {
+    let name = concat!(module_path!(), "::what_the_body_said_is_told_also_if_its_trees_do_not_end");
+    let body = async || panic!("the body says why");
+    run::<()>(name, short(), body, || {
+        loop {
+            std::thread::park();
+        }
+    });
+}
+
 teamster_test!(
     #[should_panic(expected = "did not end within 300ms")]
     a_stuck_body_is_killed,

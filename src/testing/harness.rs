@@ -215,7 +215,10 @@ impl Run {
         let mut late = String::new();
         if !in_time {
             let tree: Vec<String> = self.tree().iter().map(Process::to_string).collect();
-            late = format!("{} did not end within {deadline:?}:\n    {}", self.name, tree.join("\n    "));
+            // Its body may have failed before.
+            let failure = std::fs::read_to_string(self.folder.path().join("verdict")).unwrap_or_default();
+            let tree = tree.join("\n    ");
+            late = format!("{failure}\n{} did not end within {deadline:?}:\n    {tree}", self.name).trim().to_owned();
             self.signal_group(Signal::ABORT); // for a core dump, where one is wanted
             process::ends_before(&handle, Instant::now() + DUMP_TIME);
             self.signal_group(Signal::KILL);

@@ -18,9 +18,12 @@ pub(super) fn run<R: TestOutcome>(options: TestOptions, body: impl AsyncFnOnce()
     let check = LeakCheck::new().folder(sockets());
     let runtime = runtime(options);
     let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on(body()).failure()));
+    let failure = outcome.unwrap_or_else(|payload| Some(message(&*payload)));
+    if let Some(failure) = &failure {
+        write_verdict(failure); // said also if what follows does not end
+    }
     runtime.shutdown_timeout(RUNTIME_GRACE);
     wait();
-    let failure = outcome.unwrap_or_else(|payload| Some(message(&*payload)));
     let left = check.left_in_the_end();
     let left = (!left.is_empty()).then(|| list(&left));
     let verdict: Vec<String> = [failure, left].into_iter().flatten().collect();
