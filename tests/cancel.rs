@@ -679,6 +679,26 @@ async fn what_a_killed_actor_had_started_is_killed_with_it() -> Result<(), Error
     .await
 }
 
+/// What a first call to that actor says: the signal it died by, and who had asked.
+#[rpc]
+async fn how_it_ended(portal: Portal) -> (Option<i32>, Option<String>) {
+    match portal.run(pid()).await {
+        Err(Error::ActorDied(death)) => (death.signal(), death.asked().map(|by| by.aid.name().to_owned())),
+        other => panic!("it is dead: {other:?}"),
+    }
+}
+
+#[teamster::test]
+async fn whoever_calls_a_dead_actor_for_the_first_time_is_told_how_it_ended() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let (frank, bob) = tokio::try_join!(an.start_actor("frank"), an.start_actor("bob"))?;
+        frank.kill_actor().await?;
+        assert_eq!(bob.run(how_it_ended(frank.clone())).await?, (Some(9), Some("root".to_owned())));
+        Ok(())
+    })
+    .await
+}
+
 /// Here a leaf ends while its parent stands still, which then is killed.
 #[rpc]
 async fn leave_a_leaf_unreaped() -> Result<(), Error> {

@@ -147,6 +147,39 @@ async fn a_line_that_is_lost() {
     check(LineIsLost).await;
 }
 
+/// Whoever has a handle knows of the task's end, also if the line of its context is lost meanwhile.
+#[teamster::test]
+async fn a_cancel_by_handle_waits_for_a_task_whose_line_is_lost() {
+    let root = teamster::root().grace(Duration::from_secs(10));
+    let ended = root.open(async |an| {
+        let (caller, callee) = tokio::try_join!(an.start_actor("caller"), start_callee(an, 1))?;
+        let asked = Cell { event: CallerCancels, moment: Draining };
+        let conduct = async {
+            at_once("the callee cleans up", callee.run(hears("there".into()))).await?;
+            let handle = callee.run(handle()).await?;
+            caller.run(lose_line(callee.aid().pid())).await?;
+            let mut cancelled = std::pin::pin!(handle.cancel());
+            let looks = async {
+                for _look in 0..20 {
+                    assert_eq!(callee.run(running()).await?, 1, "it cleans up until it is told to return");
+                }
+                Ok::<_, Error>(())
+            };
+            tokio::select! {
+                ended = &mut cancelled => panic!("it waits for the task: {ended:?}"),
+                looked = looks => looked?,
+            }
+            callee.run(say("return".into())).await?;
+            at_once("the cancel ends", cancelled).await?;
+            assert_eq!(callee.run(running()).await?, 0);
+            Ok::<_, BoxError>(())
+        };
+        let (_lost, conducted) = tokio::join!(caller.run(opens(callee.clone(), asked)), conduct);
+        conducted
+    });
+    ended.await.unwrap();
+}
+
 /// One row of the table, with a callee of one thread and with one of several.
 async fn check(event: Event) {
     let (_, row) = TABLE.iter().find(|(one, _)| *one == event).expect("each has its row");

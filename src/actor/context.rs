@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::SetOnce;
 
 use super::child::Child;
 use super::peers::{Lost, canceller, lost};
@@ -40,7 +41,15 @@ pub(crate) enum Side {
     },
     Callee {
         scope: Arc<Scope>,
+        /// Its task has ended, and all that it had left to do.
+        over: SetOnce<()>,
     },
+}
+
+impl Side {
+    pub(crate) fn of_callee(scope: &Arc<Scope>) -> Side {
+        Side::Callee { scope: Arc::clone(scope), over: SetOnce::new() }
+    }
 }
 
 /// How the other side ended.
@@ -145,7 +154,7 @@ impl ContextCore {
         self.link.asks();
         match &self.side {
             Side::Opener { .. } => self.line.ask_to_end(&self.link, &self.our_cancel()),
-            Side::Callee { scope } => {
+            Side::Callee { scope, .. } => {
                 scope.cancel(&canceller(&self.actor.aid, CancelRequest::Itself));
             }
         }
@@ -171,7 +180,7 @@ impl ContextCore {
         self.link.asks();
         match &self.side {
             Side::Opener { .. } => self.line.ask_for(&self.link, canceller),
-            Side::Callee { scope } => scope.cancel(canceller),
+            Side::Callee { scope, .. } => scope.cancel(canceller),
         }
     }
 
@@ -184,14 +193,28 @@ impl ContextCore {
     pub(crate) async fn known_to_have_stopped(&self) -> Result<(), Error> {
         let asked_at = self.link.asks();
         self.stopped().await?;
-        if !matches!((&self.side, self.link.end()), (Side::Opener { .. }, Some(LinkEnd::Lost(..)))) {
+        if !matches!(self.link.end(), Some(LinkEnd::Lost(..))) {
             return Ok(());
         }
         // It may have been asked long before its line was lost.
         let by = Instant::now().max(asked_at + self.line.grace()) + ANSWER_WITHIN;
-        match tokio::time::timeout_at(by.into(), self.watched_ending()).await {
-            Ok(Ending::Failed(Error::Unknown { .. })) | Err(_) => Err(self.not_stopped(asked_at.elapsed())),
-            Ok(_over) => Ok(()),
+        let known = async {
+            match &self.side {
+                Side::Opener { .. } => !matches!(self.watched_ending().await, Ending::Failed(Error::Unknown { .. })),
+                Side::Callee { over, .. } => over.wait().await == &(),
+            }
+        };
+        match tokio::time::timeout_at(by.into(), known).await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(self.not_stopped(asked_at.elapsed())),
+        }
+    }
+
+    /// The callee's task has ended, and all that it had left to do.
+    pub(crate) fn is_over(&self) {
+        if let Side::Callee { over, .. } = &self.side {
+            // Once alone: by whoever serves it.
+            let _ = over.set(());
         }
     }
 
@@ -241,14 +264,14 @@ impl ContextCore {
 
     /// The callee sends to an opener whose body is over: nobody wants that any more.
     pub(crate) fn end_unheard(&self) {
-        if let Side::Callee { scope } = &self.side {
+        if let Side::Callee { scope, .. } = &self.side {
             scope.cancel(&canceller(&self.peer, CancelRequest::Dropped));
         }
     }
 
     /// Whether the callee's task is to end, on the callee's side.
     pub(crate) fn is_ending_here(&self) -> bool {
-        matches!(&self.side, Side::Callee { scope } if scope.is_cancelled())
+        matches!(&self.side, Side::Callee { scope, .. } if scope.is_cancelled())
     }
 
     /// What a mistake of the user's is called.

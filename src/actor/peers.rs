@@ -63,13 +63,24 @@ impl Actor {
         if let Some(line) = peer.open_line() {
             return Ok(line);
         }
-        let _dialling = peer.dialling.lock().await;
-        if let Some(line) = peer.open_line() {
+        let used = InUse { actor: self, aid, peer };
+        let _dialling = used.peer.dialling.lock().await;
+        if let Some(line) = used.peer.open_line() {
             return Ok(line);
         }
         let line = self.dial(aid, addr).await?;
-        *peer.line.lock() = Some(Arc::clone(&line));
+        *used.peer.line.lock() = Some(Arc::clone(&line));
         Ok(line)
+    }
+
+    /// Forgets a peer without a line, unless somebody dials it: `held` was by the caller.
+    fn forget_unused(&self, aid: &Aid, held: Option<Arc<Peer>>) {
+        let mut peers = self.peers.lock();
+        drop(held); // whoever is the last one sees that under the lock
+        let is_left = |peer: &Arc<Peer>| peer.open_line().is_none() && Arc::strong_count(peer) == 1;
+        if peers.get(&aid.uuid()).is_some_and(is_left) {
+            peers.remove(&aid.uuid());
+        }
     }
 
     async fn dial(self: &Arc<Self>, aid: &Aid, addr: Option<&Addr>) -> Result<Arc<DataLine>, Error> {
@@ -80,7 +91,7 @@ impl Actor {
         let broken = |reason: String| Error::Transport { what: format!("connecting to {aid} at {addr}"), reason };
         let fd = match uds::dial(path) {
             Ok(fd) => fd,
-            Err(error) if is_nobody(&error) => return Err(Error::ActorDied(died_unseen(aid))),
+            Err(error) if is_nobody(&error) => return Err(Error::ActorDied(self.death_of(aid).await)),
             Err(error) => return Err(broken(error.to_string())),
         };
         let socket = Socket::new(fd).map_err(|error| broken(error.to_string()))?;
@@ -101,11 +112,13 @@ impl Actor {
         }
         let (welcome, rest) = match handshake::welcome(&socket).await {
             Ok(welcome) => welcome,
-            Err(HandshakeError::Ended | HandshakeError::Io(_)) => return Err(Error::ActorDied(died_unseen(aid))),
+            Err(HandshakeError::Ended | HandshakeError::Io(_)) => {
+                return Err(Error::ActorDied(self.death_of(aid).await));
+            }
             Err(error) => return Err(broken(error.to_string())),
         };
         if welcome.aid != *aid {
-            return Err(Error::ActorDied(died_unseen(aid)));
+            return Err(Error::ActorDied(self.death_of(aid).await));
         }
         let channel = Channel::new(socket, dialled_parts(self, &welcome));
         self.add_line(&channel);
@@ -113,15 +126,17 @@ impl Actor {
         Ok(channel)
     }
 
+    /// How an actor has ended that does not answer at its address.
+    async fn death_of(&self, aid: &Aid) -> Death {
+        match is_dead_soon(aid).await {
+            true => obituary(self, aid).await,
+            false => died_elsewhere(aid, None), // it takes its time, and nobody any more
+        }
+    }
+
     /// A line of ours has ended: whoever ends with it is told.
     pub(crate) fn line_ended(self: &Arc<Self>, line: &Arc<DataLine>, end: &LineEnd) {
-        let mut peers = self.peers.lock();
-        // Whoever dials it holds its entry, and puts the new line there.
-        let is_left = |peer: &Arc<Peer>| peer.open_line().is_none() && Arc::strong_count(peer) == 1;
-        if peers.get(&line.peer.uuid()).is_some_and(is_left) {
-            peers.remove(&line.peer.uuid());
-        }
-        drop(peers);
+        self.forget_unused(&line.peer, None); // whoever dials it holds its entry, and puts the new line there
         if *end == LineEnd::Shutdown {
             return;
         }
@@ -131,17 +146,25 @@ impl Actor {
     }
 }
 
+/// A peer that is dialled: nothing of it stays if that comes to nothing.
+struct InUse<'a> {
+    actor: &'a Actor,
+    aid: &'a Aid,
+    peer: Arc<Peer>,
+}
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        self.actor.forget_unused(self.aid, Some(std::mem::take(&mut self.peer)));
+    }
+}
+
 /// Whether nobody listens at an address any more.
 fn is_nobody(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
 }
 
-/// The end of an actor that is not our child, if nobody tells us more.
-pub(crate) fn died_unseen(aid: &Aid) -> Death {
-    died_elsewhere(aid, None)
-}
-
-/// The end of an actor of which a line to us tells. Its parent has seen it, and is asked through the tree.
+/// The end of an actor. Its parent has seen it, and is asked through the tree.
 async fn obituary(actor: &Actor, aid: &Aid) -> Death {
     let (told, word) = oneshot::channel();
     actor.control.send(Command::AskObituary { aid: aid.clone(), told });
@@ -149,6 +172,7 @@ async fn obituary(actor: &Actor, aid: &Aid) -> Death {
     died_elsewhere(aid, word.ok().and_then(Result::ok).flatten())
 }
 
+/// The end of an actor that is not our child: as far as `receipt` tells.
 fn died_elsewhere(aid: &Aid, receipt: Option<Receipt>) -> Death {
     Death::new(DeathData {
         id: uuid::Uuid::new_v4(),

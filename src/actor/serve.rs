@@ -68,8 +68,7 @@ impl Service for Actor {
             Run::Rpc(run) => (run(args, start.encoding), None),
             Run::Context(run) => {
                 let link = line.serve_context(dialog, path, Arc::clone(&scope), Overruns::Wait);
-                let side = Side::Callee { scope: Arc::clone(&scope) };
-                let core = ContextCore::new(self, line, link, side);
+                let core = ContextCore::new(self, line, link, Side::of_callee(&scope));
                 (run(args, start.encoding, Arc::clone(&core)), Some(core))
             }
         };
@@ -85,7 +84,7 @@ impl Service for Actor {
         }
         let deadline = start.deadline.map(|left| (Instant::now() + left, left));
         let (scope_here, at) = (Arc::clone(&scope), deadline.map(|(at, _)| at));
-        let place = Current { actor: Arc::clone(self), scope: scope_here, deadline: at, context };
+        let place = Current { actor: Arc::clone(self), scope: scope_here, deadline: at, context: context.clone() };
         let mut task = Scoped::new(place, future);
         let mut end = None;
         if self.polls_inline {
@@ -93,13 +92,16 @@ impl Service for Actor {
             let mut cx = Context::from_waker(Waker::noop());
             if let Poll::Ready(done) = panics::serving(|| task.poll_inline(&mut cx)) {
                 if !scope.has_deferred() {
+                    if let Some(core) = &context {
+                        core.is_over();
+                    }
                     return self.answer(line, dialog, &scope, done, start.deadline);
                 }
                 end = Some(done);
             }
         }
         line.acknowledge_start(dialog);
-        let served = Served { actor: Arc::clone(self), line: Arc::clone(line), dialog, scope, deadline };
+        let served = Served { actor: Arc::clone(self), line: Arc::clone(line), dialog, scope, context, deadline };
         self.spawn(served.run(task, end));
     }
 
@@ -212,6 +214,7 @@ struct Served {
     line: Arc<DataLine>,
     dialog: u64,
     scope: Arc<Scope>,
+    context: Option<Arc<ContextCore>>,
     deadline: Option<(Instant, Duration)>,
 }
 
@@ -226,6 +229,9 @@ impl Served {
         let deferred = self.scope.take_deferred();
         if !deferred.is_empty() {
             run_deferred(deferred, self.actor.settings.grace).await;
+        }
+        if let Some(core) = &self.context {
+            core.is_over();
         }
         let after = self.deadline.map(|(_, after)| after);
         self.actor.answer(&self.line, self.dialog, &self.scope, end, after);
