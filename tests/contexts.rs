@@ -672,7 +672,7 @@ async fn a_failure_in_the_clean_up_is_not_absorbed() {
 
 #[teamster::test]
 async fn a_cancel_of_the_whole_actor_is_raised() {
-    for _ in 0..rounds(20) {
+    for _ in 0..rounds(100) {
         let ended = teamster::open_nursery(async |an| {
             let frank = an.start_actor("frank").await?;
             let mut outcome = None;

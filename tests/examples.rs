@@ -16,6 +16,10 @@ use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+#[path = "support/program.rs"]
+mod program;
+use program::Terminal;
+
 #[test]
 fn quickstart() {
     let said = check("quickstart", &[]);
@@ -92,6 +96,20 @@ fn checksums_are_those_of_sha256sum() {
             assert_eq!(text(&run.output.stdout), text(&pipeline(&path).stdout));
         }
     }
+}
+
+#[test]
+fn checksums_shows_its_progress_on_a_terminal() {
+    let (folder, sockets) = (odd_tree(), tempfile::tempdir().expect("a folder"));
+    let terminal = Terminal::new();
+    let mut command = Run::example("checksums");
+    command.arg(folder.path()).env("TERM", "xterm").env("XDG_RUNTIME_DIR", sockets.path()).stderr(terminal.screen());
+    let output = command.output().expect("it starts");
+    drop(command); // and its descriptor of the terminal
+    let shown = terminal.shown();
+    assert!(output.status.success(), "{shown}");
+    assert_eq!(text(&output.stdout), text(&pipeline(folder.path()).stdout));
+    assert!(shown.contains("B/s"), "{shown:?}");
 }
 
 #[test]

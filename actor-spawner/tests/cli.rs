@@ -2,7 +2,7 @@
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use teamster::{Error, open_nursery, rpc};
+use teamster::{Error, Portal, open_nursery, rpc};
 
 #[rpc]
 async fn hold_a_leaf() -> teamster::Result<()> {
@@ -43,6 +43,13 @@ async fn a_running_tree_is_listed_and_drawn() -> Result<(), Error> {
             let wanted = [std::process::id(), mid.aid().pid(), leaf.aid().pid()].map(|pid| pid.to_string());
             assert_eq!(pids, wanted, "{listed}");
             assert!(lines[1..].iter().all(|line| line[3] == "ready"), "{listed}");
+            let short = |portal: &Portal| portal.aid().uuid().simple().to_string()[..8].to_owned();
+            assert_eq!([lines[2][1], lines[3][1]], [short(&mid), short(&leaf)], "{listed}");
+            // A ready actor's state has a second word: its process's.
+            assert_eq!(lines[1][6], "-", "{listed}");
+            assert_eq!(lines[3][6], format!("mid@{}", short(&mid)), "{listed}");
+            let is_age = |age: &str| age.strip_suffix('s').is_some_and(|seconds| seconds.parse::<u8>().is_ok());
+            assert!(lines[1..].iter().all(|line| is_age(line[5])), "{listed}");
 
             let drawn = printed(&["tree"]).await;
             let column = |name| drawn.lines().find_map(|line| line.find(name)).expect("it is drawn");

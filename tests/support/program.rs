@@ -310,6 +310,20 @@ impl Terminal {
         self.keys.write_all(&[3]).expect("the terminal takes it");
     }
 
+    /// What a program writes to it.
+    pub(crate) fn screen(&self) -> Stdio {
+        self.screen.try_clone().expect("a descriptor").into()
+    }
+
+    /// All that was written to it, when whoever wrote has ended.
+    pub(crate) fn shown(mut self) -> String {
+        drop(self.screen);
+        let mut shown = Vec::new();
+        // Its other side is closed: that is an error, behind what was written.
+        let _ = self.keys.read_to_end(&mut shown);
+        String::from_utf8_lossy(&shown).into_owned()
+    }
+
     /// The window is closed.
     pub(crate) fn hang_up(self) {}
 }
