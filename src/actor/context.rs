@@ -201,7 +201,10 @@ impl ContextCore {
         let known = async {
             match &self.side {
                 Side::Opener { .. } => !matches!(self.watched_ending().await, Ending::Failed(Error::Unknown { .. })),
-                Side::Callee { over, .. } => over.wait().await == &(),
+                Side::Callee { over, .. } => {
+                    over.wait().await;
+                    true
+                }
             }
         };
         match tokio::time::timeout_at(by.into(), known).await {

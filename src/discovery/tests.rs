@@ -420,7 +420,7 @@ async fn a_stopped_leader_holds_lookups_up_for_a_second() {
     assert_eq!(member.wait("process").await.pid(), leader.child.id());
     leader.signal(Signal::STOP);
     within(async {
-        while ProcessStat::read(leader.child.id()).is_none_or(|stat| stat.state != 'T') {
+        while ProcessStat::read(leader.child.id()).is_none_or(|stat| !stat.is_stopped()) {
             tokio::task::yield_now().await
         }
     })

@@ -184,7 +184,7 @@ impl Run {
             .args([&name, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
             .env(IN_TEST, "1")
             .env(MARK, &mark)
-            .env(VERDICT, folder.path().join("verdict"))
+            .env(VERDICT, folder.path().join(VERDICT_FILE))
             .env("TEAMSTER_DIR", folder.path().join(SOCKETS))
             .env("TEAMSTER_GRACE_MS", "200")
             .stdin(Stdio::null())
@@ -216,7 +216,7 @@ impl Run {
         if !in_time {
             let tree: Vec<String> = self.tree().iter().map(Process::to_string).collect();
             // Its body may have failed before.
-            let failure = std::fs::read_to_string(self.folder.path().join("verdict")).unwrap_or_default();
+            let failure = std::fs::read_to_string(self.folder.path().join(VERDICT_FILE)).unwrap_or_default();
             let tree = tree.join("\n    ");
             late = format!("{failure}\n{} did not end within {deadline:?}:\n    {tree}", self.name).trim().to_owned();
             self.signal_group(Signal::ABORT); // for a core dump, where one is wanted
@@ -234,7 +234,7 @@ impl Run {
 
     /// What the test's process itself has written last.
     fn verdict(&self, status: ExitStatus) -> Result<(), String> {
-        match std::fs::read_to_string(self.folder.path().join("verdict")) {
+        match std::fs::read_to_string(self.folder.path().join(VERDICT_FILE)) {
             Ok(verdict) if verdict.is_empty() && status.success() => Ok(()),
             Ok(verdict) if !verdict.is_empty() => Err(verdict),
             Ok(_) | Err(_) => Err(format!("{} ended before its body did: {status}", self.name)),
@@ -302,6 +302,9 @@ const MARK: &str = "TEAMSTER_TEST_MARK";
 
 /// The file for the reason of a failure. Empty: there was none. Missing: the body's end was not reached.
 const VERDICT: &str = "TEAMSTER_TEST_VERDICT";
+
+/// In the test's folder.
+const VERDICT_FILE: &str = "verdict";
 
 /// In the test's folder.
 const SOCKETS: &str = "d";

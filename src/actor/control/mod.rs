@@ -153,8 +153,8 @@ impl Control {
         self.book(Command::NotStarted);
     }
 
-    /// Sees to a child from now on, that was started at `began`. The thread need not wake for that: the child's line or its end
-    /// wakes it, or the end of its time to boot.
+    /// Sees to a child from now on, that was started at `began`. The thread need not wake for that: the child's line
+    /// or its end wakes it, or the end of its time to boot.
     pub(crate) fn watch(&self, child: &Arc<Child>, pidfd: Arc<OwnedFd>, began: Instant, boot_within: Duration) {
         self.living.fetch_add(1, Ordering::AcqRel);
         let token = Token::Process(child.key).encode();
