@@ -140,12 +140,18 @@ pub struct RecvHalf<R> {
     /// Items that were taken from the line: `taken[at..]` are not decoded yet.
     taken: Bytes,
     at: usize,
-    /// How it ended, while that is being found out.
-    ending: Option<BoxFuture<'static, Result<(), Error>>>,
-    end: Option<Result<(), Error>>,
-    /// Once it is fanned out, it is a subscriber as the others are.
-    fanned_out: Option<Box<dyn fan_out::FannedOut<R>>>,
-    _items: PhantomData<fn() -> R>,
+    source: Source<R>,
+}
+
+/// What gives the items that are not here yet. Short, since a stream is moved for each item by those
+/// who merge streams.
+enum Source<R> {
+    Line,
+    /// The line has given all; how it ended is being found out.
+    Ending(BoxFuture<'static, Result<(), Error>>),
+    Ended(Result<(), Box<Error>>),
+    /// It is a subscriber as the others are.
+    FannedOut(Box<dyn fan_out::FannedOut<R>>),
 }
 
 /// What both halves stand on. Dropped with the last of them, it leaves the stream.
@@ -781,7 +787,7 @@ impl<R: Data> Future for Receiving<'_, R> {
 
 impl<R: Data> RecvHalf<R> {
     fn new(shared: Arc<Shared>) -> Self {
-        RecvHalf { shared, taken: Bytes::new(), at: 0, ending: None, end: None, fanned_out: None, _items: PhantomData }
+        RecvHalf { shared, taken: Bytes::new(), at: 0, source: Source::Line }
     }
 
     /// As [`MsgStream::recv`].
@@ -828,7 +834,7 @@ impl<R: Data> RecvHalf<R> {
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<R>, Error>> {
         // Where something is left of what was taken, we have asked for the end: this is it.
         (self.taken, self.at) = (Bytes::new(), 0);
-        if let Some(fanned_out) = &mut self.fanned_out {
+        if let Source::FannedOut(fanned_out) = &mut self.source {
             return fanned_out.poll_recv(cx);
         }
         // Somebody who only receives must let others have their turn, once for what came together.
@@ -838,21 +844,25 @@ impl<R: Data> RecvHalf<R> {
                 turn.made_progress();
                 return Poll::Ready(self.decode_next().map(Some));
             }
-            if let Some(end) = &self.end {
-                turn.made_progress();
-                return Poll::Ready(end.clone().map(|()| None));
-            }
-            if let Some(ending) = &mut self.ending {
-                self.end = Some(ready!(ending.as_mut().poll(cx)));
-                continue;
-            }
-            let core = &self.shared.core;
-            match core.line.read_items(&core.link, cx) {
-                Found::Items(items) => (self.taken, self.at) = (items.into(), 0),
-                Found::Nothing => return Poll::Pending,
-                Found::End => {
-                    let core = Arc::clone(core);
-                    self.ending = Some(async move { core.stream_end().await }.boxed());
+            match &mut self.source {
+                Source::FannedOut(fanned_out) => return fanned_out.poll_recv(cx),
+                Source::Ended(end) => {
+                    turn.made_progress();
+                    return Poll::Ready(end.clone().map(|()| None).map_err(|error| *error));
+                }
+                Source::Ending(ending) => {
+                    self.source = Source::Ended(ready!(ending.as_mut().poll(cx)).map_err(Box::new));
+                }
+                Source::Line => {
+                    let core = &self.shared.core;
+                    match core.line.read_items(&core.link, cx) {
+                        Found::Items(items) => (self.taken, self.at) = (items.into(), 0),
+                        Found::Nothing => return Poll::Pending,
+                        Found::End => {
+                            let core = Arc::clone(core);
+                            self.source = Source::Ending(async move { core.stream_end().await }.boxed());
+                        }
+                    }
                 }
             }
         }
@@ -863,8 +873,7 @@ impl<R: Data> RecvHalf<R> {
         let mut below = RecvHalf::new(Arc::clone(&self.shared));
         below.taken = std::mem::take(&mut self.taken);
         below.at = std::mem::take(&mut self.at);
-        below.ending = self.ending.take();
-        below.end = self.end.take();
+        below.source = std::mem::replace(&mut self.source, Source::Line);
         below
     }
 
@@ -894,7 +903,7 @@ impl<R: Data> RecvHalf<R> {
         let error = Error::Codec(CodecError::decoding(path, "the stream's item", failure));
         // What follows can't be told apart: the stream ends here, and says so again.
         (self.taken, self.at) = (Bytes::new(), 0);
-        self.end = Some(Err(error.clone()));
+        self.source = Source::Ended(Err(Box::new(error.clone())));
         self.shared.core.undecodable();
         error
     }
@@ -938,7 +947,10 @@ impl<R: Data> RecvHalf<R> {
     /// # Ok(()) }).await }
     /// ```
     pub fn dropped(&self) -> u64 {
-        let lagged = self.fanned_out.as_ref().map_or(0, |fanned_out| fanned_out.lost());
+        let lagged = match &self.source {
+            Source::FannedOut(fanned_out) => fanned_out.lost(),
+            Source::Line | Source::Ending(_) | Source::Ended(_) => 0,
+        };
         self.shared.core.link.dropped() + lagged
     }
 }
@@ -954,7 +966,7 @@ impl<S> Drop for SendHalf<S> {
 
 impl<R> Drop for RecvHalf<R> {
     fn drop(&mut self) {
-        if self.fanned_out.is_none() && Arc::strong_count(&self.shared) > 1 {
+        if !matches!(self.source, Source::FannedOut(_)) && Arc::strong_count(&self.shared) > 1 {
             self.shared.core.line.throw_away(&self.shared.core.link);
         }
     }
@@ -1025,7 +1037,7 @@ impl<R: Data> Stream for RecvHalf<R> {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let item = ready!(self.poll_recv(cx));
         if item.is_err() {
-            self.end = Some(Ok(()));
+            self.source = Source::Ended(Ok(()));
         }
         Poll::Ready(item.transpose())
     }

@@ -36,6 +36,7 @@ pub(crate) const METRICS: &[Metric] = &[
     metric("stream_small_framed", "items/s", Better::More, |budget| Box::pin(framed_items(budget))),
     metric("stream_bulk", "MiB/s", Better::More, |budget| Box::pin(bulk(budget))),
     metric("stream_2way", "MiB/s", Better::More, |budget| Box::pin(bulk_both_ways(budget))),
+    metric("stream_merge", "us", Better::Less, |budget| Box::pin(merge(budget))),
     metric("cancel_under_load", "us", Better::Less, |budget| Box::pin(cancel_under_load(budget))),
     metric("small_under_bulk", "us p99", Better::Less, |budget| Box::pin(small_under_bulk(budget))),
     metric("memory_backpressure", "windows", Better::Absolute, |budget| Box::pin(backpressure(budget))),
@@ -161,6 +162,20 @@ async fn streams(
         let mut raw = Raw::start(&nest, role, Some(1))?;
         alternate(budget, async || Ok(vec![ours_side(&callee).await?]), async || Ok(vec![raw_side(&mut raw).await?]))
             .await
+    })
+    .await
+}
+
+/// Three actors and their reader, on both processors. The raw side is ours too: one streamer alone.
+async fn merge(budget: Budget) -> Result<Measured> {
+    ours::open(machine::BOTH, async |ours| {
+        let callee = ours.callee(None).await?;
+        alternate(
+            budget,
+            async || Ok(vec![callee.merged_time(MERGED).await?]),
+            async || Ok(vec![callee.numbers_time(MERGED).await?]),
+        )
+        .await
     })
     .await
 }
@@ -313,6 +328,8 @@ const CHUNK_OF_CALLS: usize = 500;
 const BATCHES: u32 = 100;
 /// Small items of one sample.
 const ITEMS: u64 = 200_000;
+/// Items that a merge gives in one sample.
+const MERGED: u64 = 300_000;
 /// Bulk messages of one sample, of 1 MiB each.
 const MESSAGES: u32 = 100;
 const BACKPRESSURE_TIME: Duration = Duration::from_secs(5);

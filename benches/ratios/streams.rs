@@ -3,8 +3,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::try_join_all;
+use futures::{Stream, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
-use teamster::{Context, MsgStream, context};
+use teamster::{Context, MsgStream, context, rpc};
 
 use crate::Result;
 use crate::measure::micros;
@@ -125,6 +126,44 @@ async fn never_reads(ctx: Context<(), Small, ()>) -> Result<()> {
     std::future::pending().await
 }
 
+/// Numbers, as one streamer gives them.
+#[rpc]
+async fn numbers(from: u64, until: u64, step: usize) -> impl Stream<Item = u64> {
+    stream::iter((from..until).step_by(step))
+}
+
+/// The same numbers from two streamers of its own, merged.
+#[context]
+async fn merged(ctx: Context<(), (), u64>, until: u64) -> Result<()> {
+    ctx.started(()).await?;
+    let mut sends = ctx.open_stream().await?;
+    Ok(teamster::open_nursery(async |an| {
+        let streamers = try_join_all(["even", "odd"].map(|name| an.start_actor(name))).await?;
+        let even = streamers[0].stream(numbers(0, until, 2)).await?;
+        let odd = streamers[1].stream(numbers(1, until, 2)).await?;
+        let mut both = stream::select(even, odd);
+        while let Some(number) = both.try_next().await? {
+            sends.send(number).await?;
+        }
+        Ok(())
+    })
+    .await?)
+}
+
+/// From the first item to the end of `items`, each of `0..until` once, in any order.
+async fn read_all(
+    mut items: impl Stream<Item = std::result::Result<u64, teamster::Error>> + Unpin,
+    until: u64,
+) -> Result<f64> {
+    let mut sum = items.try_next().await?.ok_or("no item has come")?;
+    let (begin, mut count) = (Instant::now(), 1);
+    while let Some(number) = items.try_next().await? {
+        (sum, count) = (sum + number, count + 1);
+    }
+    assert_eq!((sum, count), (until * (until - 1) / 2, until));
+    Ok(micros(begin.elapsed()))
+}
+
 #[context]
 async fn waits(ctx: Context) -> Result<()> {
     ctx.started(()).await?;
@@ -180,6 +219,17 @@ impl Callee {
                 Ok(count as f64 / begin.elapsed().as_secs_f64())
             })
             .await?)
+    }
+
+    /// How long `count` items take that one streamer gives.
+    pub(crate) async fn numbers_time(&self, count: u64) -> Result<f64> {
+        read_all(self.portal.stream(numbers(0, count, 1)).await?, count).await
+    }
+
+    /// How long they take where the callee merges them from two.
+    pub(crate) async fn merged_time(&self, count: u64) -> Result<f64> {
+        let body = async |ctx: &teamster::PortalContext<_>, ()| Ok(read_all(ctx.open_stream().await?, count).await?);
+        Ok(self.portal.open_context(merged(count), body).await?)
     }
 
     /// MiB/s one way.

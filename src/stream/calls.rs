@@ -184,7 +184,8 @@ impl Portal {
     /// Calls a function in the other actor that gives a stream of results.
     ///
     /// It runs only as far ahead as its consumer reads. When the stream is dropped it is cancelled at
-    /// once.
+    /// once. To merge two, `futures::stream::select` costs next to nothing an item; `select_all` allocates for
+    /// each.
     ///
     /// # Errors
     ///

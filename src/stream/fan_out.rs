@@ -1,7 +1,7 @@
 //! How do several readers get all of one stream?
 use std::task::{Context, Poll, ready};
 
-use super::{MsgStream, RecvHalf};
+use super::{MsgStream, RecvHalf, Source};
 use crate::actor::endpoint::Data;
 use crate::broadcast::{Broadcast, Lag, RecvError, Subscriber, broadcast};
 use crate::error::Error;
@@ -87,14 +87,15 @@ impl<R: Data + Clone> RecvHalf<R> {
     /// # Ok(()) }).await }
     /// ```
     pub fn fan_out(&mut self, capacity: usize) -> Broadcast<R> {
-        let known = self.fanned_out.as_ref().and_then(|fanned_out| fanned_out.as_any().downcast_ref::<Own<R>>());
-        if let Some(own) = known {
+        if let Source::FannedOut(fanned_out) = &self.source
+            && let Some(own) = fanned_out.as_any().downcast_ref::<Own<R>>()
+        {
             return own.feed.clone();
         }
         let below = self.take_below();
         let feed = broadcast(below, capacity);
         let own = feed.subscribe_with(Lag::Skip);
-        self.fanned_out = Some(Box::new(Own { feed: feed.clone(), own }));
+        self.source = Source::FannedOut(Box::new(Own { feed: feed.clone(), own }));
         feed
     }
 }
