@@ -5,6 +5,7 @@ pub(crate) mod child;
 pub(crate) mod clock;
 pub(crate) mod context;
 pub(crate) mod control;
+pub(crate) mod crash;
 pub(crate) mod current;
 pub(crate) mod endpoint;
 pub(crate) mod failure;
