@@ -225,6 +225,12 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
     say_hello(&data_fd, &spec, LineKind::Data).map_err(at("speaking to the parent"))?;
     let _hook = PanicHook::install();
     let mut runtime = match spec.threads {
+        // A stop blocks its thread, and hands the other tasks to a new one: that takes a runtime that can.
+        0 | 1 if spec.debug.own.is_armed() => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(1);
+            builder
+        }
         0 | 1 => tokio::runtime::Builder::new_current_thread(),
         threads => {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -249,6 +255,7 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
             max_frame_bytes: spec.max_frame_bytes,
             expose: spec.expose.clone(),
             log: spec.log.clone(),
+            debug: spec.debug,
             ..Settings::default()
         },
         folder: spec.folder.clone(),
@@ -260,6 +267,7 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
         names: None,
     });
     super::current::set_spawned(&actor);
+    super::crash::booted(&actor);
     control.start(Arc::downgrade(&actor), signals, LineInbox::default()).map_err(at("starting its control thread"))?;
     let ended = runtime.block_on(live(Arc::clone(&actor), data_fd, bound, up));
     if let Err(error) = ended {

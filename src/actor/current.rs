@@ -201,7 +201,7 @@ impl Place {
 }
 
 /// What stands for this process where there is no actor to name.
-fn this_process() -> &'static Aid {
+pub(crate) fn this_process() -> &'static Aid {
     static AID: OnceLock<Aid> = OnceLock::new();
     AID.get_or_init(|| {
         let program = std::env::args_os().next().map(PathBuf::from);

@@ -37,6 +37,7 @@ use self::log::LogRing;
 use self::scope::Scope;
 use crate::channel::Channel;
 use crate::msg::ident::{Addr, Aid, Canceller};
+use crate::msg::spec::DebugSettings;
 
 /// A data line of this actor.
 pub(crate) type DataLine = Channel<Actor>;
@@ -51,6 +52,7 @@ pub(crate) struct Settings {
     pub(crate) max_frame_bytes: u32,
     /// The level directives of children that are given none of their own.
     pub(crate) log: Option<String>,
+    pub(crate) debug: DebugSettings,
 }
 
 /// The default grace: how long an actor may take to end once it was asked.
@@ -66,6 +68,7 @@ impl Default for Settings {
             expose: None,
             max_frame_bytes: crate::msg::frame::MAX_FRAME_BYTES,
             log: None,
+            debug: DebugSettings::default(),
         }
     }
 }
@@ -130,6 +133,8 @@ pub(crate) struct Actor {
     interrupted: AtomicI32,
     /// A nursery has ended with it.
     is_interruption_told: AtomicBool,
+    /// The one at the prompt has said `off`.
+    is_disarmed: AtomicBool,
     /// Spawner, output relay, registrar: whatever higher floors keep as long as the actor lives.
     pub(crate) keeps: Mutex<Vec<Box<dyn Keep>>>,
     pub(crate) spawner: OnceLock<Arc<dyn Any + Send + Sync>>,
@@ -211,6 +216,7 @@ impl Actor {
             own_signal: AtomicI32::new(0),
             interrupted: AtomicI32::new(0),
             is_interruption_told: AtomicBool::new(false),
+            is_disarmed: AtomicBool::new(false),
             keeps: Mutex::default(),
             spawner: OnceLock::new(),
             tables: Mutex::default(),
@@ -219,6 +225,15 @@ impl Actor {
 
     pub(crate) fn is_root(&self) -> bool {
         self.parent.is_none()
+    }
+
+    /// Whether it stops for a debugger.
+    pub(crate) fn is_armed(&self) -> bool {
+        self.settings.debug.own.is_armed() && !self.is_disarmed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn disarm(&self) {
+        self.is_disarmed.store(true, Ordering::Relaxed);
     }
 
     /// What the process of this child, and each one below it, is known by.
@@ -232,12 +247,12 @@ impl Actor {
 
     /// A task of this actor that no dialog owns: the actor's end waits for it.
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn_on(future, &self.runtime);
+        self.tasks.spawn_on(crash::SendTask(future), &self.runtime);
     }
 
     /// A task that ends at the latest when its handle is dropped: the actor's end waits for it too.
     pub(crate) fn spawn_owned(&self, future: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
-        AbortOnDropHandle::new(self.tasks.spawn_on(future, &self.runtime))
+        AbortOnDropHandle::new(self.tasks.spawn_on(crash::SendTask(future), &self.runtime))
     }
 
     /// A task that ends with the actor and is not waited for.

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::context::ContextCore;
+use super::crash::{Answer, CallInfo};
 use super::current::{self, Current, Place, with_current};
 use crate::error::Error;
 use crate::msg::ident::Canceller;
@@ -30,6 +31,8 @@ pub(crate) struct Scope {
     parent: Option<Arc<Scope>>,
     is_cancelled: AtomicBool,
     state: Mutex<State>,
+    /// Of a call that an armed actor serves.
+    call: OnceLock<Box<CallInfo>>,
 }
 
 #[derive(Default)]
@@ -41,6 +44,8 @@ struct State {
     watchers: Vec<Waker>,
     below: Vec<Weak<dyn Below>>,
     deferred: Deferred,
+    /// What the one at the prompt has said of a failure on its way out.
+    answer: Option<Answer>,
 }
 
 /// What the end of a scope waits for.
@@ -62,7 +67,13 @@ impl Deferred {
 
 impl Scope {
     pub(crate) fn new(label: &'static str, parent: Option<Arc<Scope>>) -> Arc<Self> {
-        Arc::new(Scope { label, parent, is_cancelled: AtomicBool::new(false), state: Mutex::default() })
+        Arc::new(Scope {
+            label,
+            parent,
+            is_cancelled: AtomicBool::new(false),
+            state: Mutex::default(),
+            call: OnceLock::new(),
+        })
     }
 
     /// The first request counts.
@@ -188,6 +199,23 @@ impl Scope {
         std::mem::take(&mut self.state.lock().deferred)
     }
 
+    pub(crate) fn set_call(&self, call: CallInfo) {
+        // A scope serves one call.
+        let _ = self.call.set(Box::new(call));
+    }
+
+    pub(crate) fn call(&self) -> Option<&CallInfo> {
+        self.call.get().map(|call| &**call)
+    }
+
+    pub(crate) fn set_answer(&self, answer: Answer) {
+        self.state.lock().answer = Some(answer);
+    }
+
+    pub(crate) fn take_answer(&self) -> Option<Answer> {
+        self.state.lock().answer.take()
+    }
+
     /// This scope and those around it in the same task.
     pub(crate) fn chain(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Scope>> {
         std::iter::successors(Some(self), |scope| scope.parent.as_ref())
@@ -253,6 +281,7 @@ impl<F: Future + ?Sized> Scoped<F> {
                 Poll::Ready(End::Value(value))
             }
             Err(panic) => {
+                super::crash::caught();
                 self.clear();
                 Poll::Ready(End::Panicked(panic))
             }

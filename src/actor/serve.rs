@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use super::context::{ContextCore, Side};
+use super::crash::{self, CallInfo};
 use super::current::Current;
 use super::endpoint::{Endpoints, Found, Registration, Run, RunResult};
 use super::failure::Failure;
@@ -85,13 +86,21 @@ impl Service for Actor {
         let deadline = start.deadline.map(|left| (Instant::now() + left, left));
         let (scope_here, at) = (Arc::clone(&scope), deadline.map(|(at, _)| at));
         let place = Current { actor: Arc::clone(self), scope: scope_here, deadline: at, context: context.clone() };
+        if self.is_armed() {
+            let again = match registration.run {
+                Run::Rpc(run) => Some(run),
+                Run::Context(_) => None,
+            };
+            let (opener, args) = (line.peer.clone(), bytes::Bytes::copy_from_slice(args));
+            scope.set_call(CallInfo { dialog, opener, args, encoding: start.encoding, again });
+        }
         let mut task = Scoped::new(place, future);
         let mut end = None;
         if self.polls_inline {
             // The waker of this poll leads nowhere: a task that is not done is polled again as one.
             let mut cx = Context::from_waker(Waker::noop());
             if let Poll::Ready(done) = panics::serving(|| task.poll_inline(&mut cx)) {
-                if !scope.has_deferred() {
+                if !scope.has_deferred() && !(self.is_armed() && matches!(done, End::Value(Err(_)))) {
                     if let Some(core) = &context {
                         core.is_over();
                     }
@@ -188,7 +197,11 @@ impl Actor {
             // Whoever cancelled may be gone: the failure is not lost with the answer.
             tracing::warn!(endpoint = scope.label, %canceller, ?failure, "it failed while it was being cancelled");
         }
-        failure.into_wire(&self.aid)
+        let wire = failure.into_wire(&self.aid);
+        if crash::is_any_armed() {
+            crash::left(self, scope, &wire);
+        }
+        wire
     }
 }
 
@@ -225,6 +238,7 @@ impl Served {
             (None, None) => Serving(task).await,
             (None, Some((at, _))) => self.run_until(task, at).await,
         };
+        let end = self.looked_at(end).await;
         // What it dropped and deferred is gone before its last frame leaves.
         let deferred = self.scope.take_deferred();
         if !deferred.is_empty() {
@@ -236,6 +250,24 @@ impl Served {
         let after = self.deadline.map(|(_, after)| after);
         self.actor.answer(&self.line, self.dialog, &self.scope, end, after);
         self.line.wake_driver();
+    }
+
+    /// An armed actor's failure waits for who may look at it, and may want to see it again.
+    async fn looked_at(&self, mut end: End<RunResult>) -> End<RunResult> {
+        while let End::Value(Err(failure)) = &end
+            && crash::is_retried(&self.actor, &self.scope, failure)
+            && let Some(CallInfo { args, encoding, again: Some(run), .. }) = self.scope.call()
+            && let Ok(future) = run(args, *encoding)
+        {
+            let deadline = self.deadline.map(|(at, _)| at);
+            let (actor, scope) = (Arc::clone(&self.actor), Arc::clone(&self.scope));
+            let task = Scoped::new(Current { actor, scope, deadline, context: None }, future);
+            end = match self.deadline {
+                None => Serving(task).await,
+                Some((at, _)) => self.run_until(task, at).await,
+            };
+        }
+        end
     }
 
     async fn run_until(&self, task: Scoped<dyn Future<Output = RunResult> + Send>, at: Instant) -> End<RunResult> {

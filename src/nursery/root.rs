@@ -13,13 +13,14 @@ use crate::actor::control::{Control, NameSink};
 use crate::actor::current::{self, host_name};
 use crate::actor::panics::PanicHook;
 use crate::actor::signals::Signals;
-use crate::actor::{Actor, Parts, Settings, boot, bounded, listener, log};
+use crate::actor::{Actor, Parts, Settings, boot, bounded, crash, listener, log};
 use crate::channel::LineEnd;
 use crate::channel::line::LineInbox;
 use crate::discovery::{Names, Registrar};
 use crate::error::{BoxError, Error, SpawnReason};
 use crate::msg::frame::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
 use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
+use crate::actor::crash::DEBUG_SOCKET;
 use crate::transport::folder::{Base, FolderError, RootFolder, socket_path};
 use crate::transport::uds::{Listener, bind_at};
 
@@ -129,12 +130,14 @@ impl Root {
         }
         self.actor.end_keeps();
         self.actor.control.stop();
+        self.actor.end_keeps(); // what the control thread has begun since
         parts.registrar.stop();
         parts.folder.remove();
         // What a dropped nursery has left holds the actor that holds it. With its runtime gone nobody
         // runs it any more.
         drop(self.actor.scope.take_deferred());
         current::remove_root(self.runtime, &self.actor);
+        crash::ended(&self.actor);
     }
 }
 
@@ -216,7 +219,13 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
         .start(Arc::downgrade(&actor), signals, LineInbox::default())
         .map_err(|error| failed("starting its control thread", error))?;
     let listening = actor.drivers.spawn_on(listener::listen(Arc::clone(&actor), listener), &actor.runtime);
+    if crash::debugger().is_some() {
+        bind_at(&folder.path().join(DEBUG_SOCKET))
+            .and_then(|listener| control.watch_debug(listener))
+            .map_err(|error| failed("binding its debug socket", error))?;
+    }
     current::add_root(id, &actor);
+    crash::booted(&actor);
     let parts = RootParts { folder, registrar, listener: listening.abort_handle(), _hook: hook };
     Ok(Arc::new(Root { actor, runtime: id, users: Mutex::new(1), parts: Mutex::new(Some(parts)) }))
 }
@@ -243,6 +252,10 @@ impl NameSink for Sink {
 
     fn gone(&self, aid: &Aid) {
         self.0.remove(aid.uuid());
+    }
+
+    fn all(&self) -> Vec<(Aid, Option<Uuid>)> {
+        self.0.all().into_iter().map(|record| (record.aid, record.parent)).collect()
     }
 }
 
@@ -281,7 +294,8 @@ pub struct RootBuilder {
 /// # }
 /// ```
 pub fn root() -> RootBuilder {
-    RootBuilder { name: "root".to_owned(), settings: Settings::default() }
+    let debug = crash::settings_of_root();
+    RootBuilder { name: "root".to_owned(), settings: Settings { debug, ..Settings::default() } }
 }
 
 impl RootBuilder {
@@ -371,6 +385,24 @@ impl RootBuilder {
         self
     }
 
+    /// Arms the whole tree for debugging, or not: its actors stop where they panic or fail, and at each
+    /// [`pause!`](crate::pause). Default: as `#[teamster::main(debug)]` says; `TEAMSTER_DEBUG` counts before both.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> {
+    /// teamster::root().debug(cfg!(debug_assertions)).open(async |an| {
+    ///     an.start_actor("frank").await?;
+    ///     Ok(())
+    /// }).await
+    /// # }
+    /// ```
+    pub fn debug(mut self, is_on: bool) -> Self {
+        self.settings.debug.arm_tree(is_on);
+        self
+    }
+
     /// Boots the root and runs `body` in its first nursery, as [`open_nursery`](crate::open_nursery)
     /// does.
     ///
@@ -416,6 +448,9 @@ impl RootBuilder {
         let user = User { root: Some(Arc::clone(&root)) };
         let place = root.actor.place();
         let ended = scope::run_catching(place, body).await;
+        if let Ok(Err(error)) = &ended {
+            crash::left_root(&root.actor, error);
+        }
         user.leave().await;
         let result = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         match root.actor.interrupted_by() {

@@ -7,6 +7,7 @@ use super::builder::ActorBuilder;
 use super::one_shot::OneShot;
 use super::supervise::{Nursery, clean_up_grace, is_consequence, stand_in};
 use crate::actor::Actor;
+use crate::actor::crash::{DebugQuit, QUIT_TEXT};
 use crate::actor::current::{self, Current};
 use crate::actor::endpoint::{Call, Endpoint};
 use crate::actor::peers::canceller;
@@ -117,6 +118,10 @@ where
         }
         End::Cancelled(canceller) => {
             nursery.end_actors(&canceller);
+            (None, None, None)
+        }
+        End::Panicked(quit) if quit.is::<DebugQuit>() => {
+            nursery.fail(Error::from_body(QUIT_TEXT.into()));
             (None, None, None)
         }
         End::Panicked(panic) => {

@@ -37,6 +37,8 @@ pub(crate) trait NameSink: Send + Sync {
     fn born(&self, aid: &Aid, parent: &Aid, start_ticks: u64, pidfd: &Arc<OwnedFd>);
     fn ready(&self, aid: &Aid, addr: &Addr);
     fn gone(&self, aid: &Aid);
+    /// All that live, each with its parent.
+    fn all(&self) -> Vec<(Aid, Option<uuid::Uuid>)>;
 }
 
 /// What the control thread is asked to do.
@@ -87,6 +89,8 @@ pub(crate) struct Control {
     none: Mutex<()>,
     none_blocking: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// The debug socket of a root, until the first one connects.
+    debug: Mutex<Option<OwnedFd>>,
 }
 
 #[derive(Default)]
@@ -110,6 +114,7 @@ impl Control {
             none: Mutex::default(),
             none_blocking: Condvar::new(),
             thread: Mutex::default(),
+            debug: Mutex::default(),
         }))
     }
 
@@ -125,6 +130,20 @@ impl Control {
             })?;
         *self.thread.lock() = Some(handle);
         Ok(())
+    }
+
+    /// Has the thread hand a listening socket to the debugger once somebody has connected there.
+    pub(crate) fn watch_debug(&self, listener: OwnedFd) -> io::Result<()> {
+        epoll::add(&self.epoll, &listener, Token::Debug.encode(), epoll::EventFlags::IN)?;
+        *self.debug.lock() = Some(listener);
+        Ok(())
+    }
+
+    fn take_debug(&self) -> Option<OwnedFd> {
+        let listener = self.debug.lock().take()?;
+        // It was added when it came: an error would be a descriptor that is closed, which ends the watch as well.
+        let _ = epoll::delete(&self.epoll, &listener);
+        Some(listener)
     }
 
     pub(crate) fn send(&self, command: Command) {

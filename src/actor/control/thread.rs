@@ -18,6 +18,7 @@ use super::{Command, Control, NameSink, orphans};
 use crate::actor::Actor;
 use crate::actor::child::{Child, Ended};
 use crate::actor::clock::Clock;
+use crate::actor::crash;
 use crate::actor::signals::Signals;
 use crate::channel::LineEnd;
 use crate::channel::line::{LineInbox, Rest};
@@ -41,6 +42,7 @@ pub(super) enum Token {
     Process(u64),
     Line(u64),
     Descendant(u64),
+    Debug,
 }
 
 const KEY_MASK: u64 = (1 << 56) - 1;
@@ -54,6 +56,7 @@ impl Token {
             Token::Process(key) => (3, key),
             Token::Line(key) => (4, key),
             Token::Descendant(key) => (5, key),
+            Token::Debug => (6, 0),
         };
         epoll::EventData::new_u64(kind << 56 | key)
     }
@@ -66,6 +69,7 @@ impl Token {
             2 => Token::Up,
             3 => Token::Process(key),
             4 => Token::Line(key),
+            6 => Token::Debug,
             _ => Token::Descendant(key),
         }
     }
@@ -177,6 +181,7 @@ impl Thread {
                     Token::Line(key) => self.on_line(key),
                     Token::Process(key) => self.on_process(key),
                     Token::Descendant(key) => self.on_descendant(key),
+                    Token::Debug => self.on_debug(),
                 }
             }
             // A child that was booked when we looked at ours for the last time would miss their cancel.
@@ -302,6 +307,16 @@ impl Thread {
                 Command::ParentLost => self.parent_lost(),
                 Command::Stop => self.is_stopping = true,
             }
+        }
+    }
+
+    /// Somebody has stopped, or wants a look.
+    fn on_debug(&self) {
+        if let Some(listener) = self.control.take_debug()
+            && let Some(actor) = self.actor.upgrade()
+            && let Some(debugger) = crash::debugger()
+        {
+            debugger.open(&actor, listener);
         }
     }
 
