@@ -110,6 +110,7 @@ pub mod __private {
     //! What the macros' code stands on. Not for use by hand.
     pub use crate::actor::endpoint::{Arg, ENDPOINTS, Layouts, Registration, encodes, register, travels};
     pub use crate::actor::failure::{ExactKind, Failure, StdKind, TextKind, probe};
+    pub use crate::actor::hold::hold_this_actor;
     pub use crate::context::{ContextTypes, register_context};
     pub use crate::msg::error_value::{ERRORS, ErrorRegistration, register_error};
     pub use crate::nursery::entry::{MainOptions, main};
