@@ -117,6 +117,7 @@ pub mod __private {
     pub use crate::actor::crash::{Shown, ViaDebug, ViaOpaque, pause, pause_is_on};
     pub use crate::actor::endpoint::{Arg, ENDPOINTS, Layouts, Registration, encodes, register, travels};
     pub use crate::actor::failure::{ExactKind, Failure, StdKind, TextKind, probe};
+    pub use crate::actor::hold::hold_this_actor;
     pub use crate::context::{ContextTypes, register_context};
     pub use crate::msg::error_value::{ERRORS, ErrorRegistration, register_error};
     pub use crate::nursery::entry::{MainOptions, main};

@@ -321,7 +321,7 @@ async fn wind_down(actor: &Arc<Actor>) {
     actor.tasks.wait().await;
     actor.control.none_living().await;
     let deferred = actor.scope.take_deferred();
-    super::scope::run_deferred(deferred, actor.settings.grace).await;
+    super::scope::run_deferred(deferred, Some(&actor.clock), actor.settings.grace).await;
     actor.run_exit_hooks().await;
     actor.tasks.wait().await;
 }
@@ -338,6 +338,8 @@ async fn flush(actor: &Actor, line: &Arc<super::DataLine>) {
 
 /// The last steps of a child: nothing of the tree needs it any more.
 fn leave(actor: &Arc<Actor>, runtime: tokio::runtime::Runtime) -> ! {
+    // A thread that no task of ours waits for may be held: whoever holds it has not seen all of it yet.
+    runtime.block_on(actor.clock.released());
     // Told after the last frame and before the time that the runtime's end may take. A parent that
     // is gone needs no word.
     let _ = actor.control.send_up(&Frame::TasksGone);
@@ -345,6 +347,7 @@ fn leave(actor: &Arc<Actor>, runtime: tokio::runtime::Runtime) -> ! {
     // Drops the user's own tasks and gives blocking closures what is left of the grace.
     // Of a parent's grace, too, the rest is for reaping: at its very end we would be killed.
     runtime.shutdown_timeout(crate::proto::escalation::childs_share(left));
+    actor.clock.wait_released(); // its blocking closures have gone on
     actor.end_keeps();
     let Addr::Uds(path) = &actor.addr;
     if actor.is_orphaned() {

@@ -24,6 +24,7 @@ use crate::msg::ident::Aid;
 pub(crate) struct Current {
     pub(crate) actor: Arc<Actor>,
     pub(crate) scope: Arc<Scope>,
+    /// By the actor's clock.
     pub(crate) deadline: Option<Instant>,
     /// The context whose task or body this is.
     pub(crate) context: Option<Arc<ContextCore>>,

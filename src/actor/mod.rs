@@ -9,6 +9,7 @@ pub(crate) mod crash;
 pub(crate) mod current;
 pub(crate) mod endpoint;
 pub(crate) mod failure;
+pub(crate) mod hold;
 pub(crate) mod listener;
 pub(crate) mod log;
 pub(crate) mod panics;
@@ -17,6 +18,7 @@ pub(crate) mod process;
 pub(crate) mod scope;
 pub(crate) mod serve;
 pub(crate) mod signals;
+pub(crate) mod suspend;
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -192,7 +194,7 @@ impl Actor {
             folder: parts.folder,
             addr: parts.addr,
             registrar: parts.registrar,
-            clock: Arc::default(),
+            clock: Clock::new(Arc::clone(&parts.control)),
             scope: Scope::new("actor", None),
             control: parts.control,
             runtime: parts.runtime,
@@ -388,6 +390,7 @@ impl Actor {
             && self.keeps.lock().is_empty()
             && !self.scope.has_deferred()
             && self.log_ring.as_ref().is_none_or(|ring| ring.is_empty())
+            && !self.clock.is_held()
             && self.living_lines().iter().all(|line| line.is_flushed())
     }
 

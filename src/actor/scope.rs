@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
+use super::clock::{self, Clock};
 use super::context::ContextCore;
 use super::crash::{Answer, CallInfo};
 use super::current::{self, Current, Place, with_current};
@@ -507,10 +508,11 @@ pub fn defer(future: impl Future<Output = ()> + Send + 'static) {
 }
 
 /// Waits for all of it, side by side: for clean-ups as long as the grace lasts. A panic is logged.
-pub(crate) async fn run_deferred(deferred: Deferred, grace: Duration) {
+/// `clock`: that of the actor that they are part of.
+pub(crate) async fn run_deferred(deferred: Deferred, clock: Option<&Clock>, grace: Duration) {
     use futures::FutureExt;
     let clean_ups = deferred.clean_ups.into_iter().map(|future| AssertUnwindSafe(future).catch_unwind());
-    let clean_ups = tokio::time::timeout(grace, futures::future::join_all(clean_ups));
+    let clean_ups = clock::timeout(clock, grace, futures::future::join_all(clean_ups));
     let nurseries = futures::future::join_all(deferred.nurseries);
     let contexts = futures::future::join_all(deferred.contexts.iter().map(|core| core.given_up()));
     match futures::future::join3(clean_ups, nurseries, contexts).await.0 {
@@ -527,7 +529,7 @@ pub(crate) async fn run_deferred(deferred: Deferred, grace: Duration) {
 ///
 /// The time that is left travels with every call made inside: the callee's own clock cancels its
 /// task, whether or not this process or the line still exists. Of nested deadlines the nearest
-/// counts.
+/// counts. In an actor, time that it stands still for a debugger, or stopped by its terminal, does not count.
 ///
 /// # Errors
 ///
@@ -547,14 +549,11 @@ pub(crate) async fn run_deferred(deferred: Deferred, grace: Duration) {
 /// # }
 /// ```
 pub async fn deadline<F: Future>(after: Duration, future: F) -> Result<F::Output, Error> {
-    let at = Instant::now() + super::bounded(after);
-    let place = current::current().map(|mut place| {
-        place.deadline = Some(place.deadline.map_or(at, |outer| outer.min(at)));
-        place
-    });
-    let result = match place {
-        Some(place) => tokio::time::timeout(after, current::At::new(place, future)).await,
-        None => tokio::time::timeout(after, future).await,
+    let Some(mut place) = current::current() else {
+        return tokio::time::timeout(after, future).await.map_err(|_elapsed| Error::Deadline { after });
     };
-    result.map_err(|_elapsed| Error::Deadline { after })
+    let clock = Arc::clone(&place.actor.clock);
+    let at = clock.now() + super::bounded(after);
+    place.deadline = Some(place.deadline.map_or(at, |outer| outer.min(at)));
+    clock.timeout_at(at, current::At::new(place, future)).await.map_err(|_elapsed| Error::Deadline { after })
 }

@@ -83,7 +83,7 @@ impl Service for Actor {
         if context.is_none() {
             line.serve(dialog, Arc::clone(&scope));
         }
-        let deadline = start.deadline.map(|left| (Instant::now() + left, left));
+        let deadline = start.deadline.map(|left| (self.clock.now() + left, left));
         let (scope_here, at) = (Arc::clone(&scope), deadline.map(|(at, _)| at));
         let place = Current { actor: Arc::clone(self), scope: scope_here, deadline: at, context: context.clone() };
         if self.is_armed() {
@@ -242,7 +242,7 @@ impl Served {
         // What it dropped and deferred is gone before its last frame leaves.
         let deferred = self.scope.take_deferred();
         if !deferred.is_empty() {
-            run_deferred(deferred, self.actor.settings.grace).await;
+            run_deferred(deferred, Some(&self.actor.clock), self.actor.settings.grace).await;
         }
         if let Some(core) = &self.context {
             core.is_over();
@@ -274,7 +274,7 @@ impl Served {
         let mut task = Serving(task);
         tokio::select! {
             end = &mut task => return end,
-            () = tokio::time::sleep_until(at.into()) => {}
+            () = self.actor.clock.sleep_until(at) => {}
         }
         self.scope.cancel(&Canceller { aid: self.actor.aid.clone(), request: CancelRequest::Deadline });
         task.await

@@ -288,6 +288,8 @@ impl<S: Service> Channel<S> {
             Frame::Ended { .. } => return Err(violated(Violation::Misplaced("Ended"))),
             Frame::ObituaryAsked { .. } => return Err(violated(Violation::Misplaced("ObituaryAsked"))),
             Frame::Obituary { .. } => return Err(violated(Violation::Misplaced("Obituary"))),
+            Frame::Hold { .. } => return Err(violated(Violation::Misplaced("Hold"))),
+            Frame::Stood { .. } => return Err(violated(Violation::Misplaced("Stood"))),
         }
         Ok(())
     }

@@ -258,12 +258,15 @@ impl Session {
     // ---- the hidden gdb
 
     fn place(&self) -> Place {
-        let frame = self.frames.as_deref().and_then(|frames| frames.get(self.at));
+        let frames = self.frames.as_deref().unwrap_or_default();
+        let frame = frames.get(self.at);
+        let is_like = |other: &&Frame| frame.is_some_and(|frame| (other.ip, other.line) == (frame.ip, frame.line));
         Place {
             pid: self.stop.aid.pid(),
             tid: self.stop.tid,
             ip: frame.map_or(0, |frame| frame.ip as usize),
             line: frame.map_or(0, |frame| frame.line),
+            nth: frames[..self.at.min(frames.len())].iter().filter(is_like).count(),
             optimized: self.stop.is_optimized,
         }
     }

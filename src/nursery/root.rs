@@ -92,8 +92,10 @@ impl Root {
         self.actor.tasks.close();
         self.actor.tasks.wait().await;
         self.actor.control.none_living().await;
-        crate::actor::scope::run_deferred(self.actor.scope.take_deferred(), self.actor.settings.grace).await;
+        let (deferred, clock) = (self.actor.scope.take_deferred(), &self.actor.clock);
+        crate::actor::scope::run_deferred(deferred, Some(clock), self.actor.settings.grace).await;
         self.actor.run_exit_hooks().await;
+        clock.released().await; // a thread that no task waits for may be held
         self.finish();
         self.actor.drivers.close();
         self.actor.drivers.wait().await;
@@ -167,6 +169,7 @@ pub(crate) fn finish_roots() {
         // A nursery may still be open, in a task that nobody polls any more.
         root.actor.cancel_self(Canceller { aid: root.actor.aid.clone(), request: CancelRequest::Dropped });
         root.actor.control.wait_none_living();
+        root.actor.clock.wait_released();
         root.finish();
         forget(&root);
         root.hand_back_signal();
@@ -504,7 +507,7 @@ impl Drop for User {
         // Owned by LEAVING: whoever ends the program waits for what this has not done by then.
         handle.spawn(async move {
             let deferred = root.actor.scope.take_deferred();
-            crate::actor::scope::run_deferred(deferred, root.actor.settings.grace).await;
+            crate::actor::scope::run_deferred(deferred, Some(&root.actor.clock), root.actor.settings.grace).await;
             root.leave().await;
             root.hand_back_signal();
         });

@@ -130,7 +130,7 @@ where
         }
     };
     nursery.gone().await;
-    run_deferred(scope.take_deferred(), clean_up_grace(&nursery)).await;
+    run_deferred(scope.take_deferred(), Some(&actor.clock), clean_up_grace(&nursery)).await;
     abandon.is_armed = false;
     if let Some(panic) = panic {
         return Err(panic);
@@ -161,7 +161,8 @@ impl Drop for Abandon<'_> {
         let nursery = Arc::clone(self.nursery);
         let rest = async move {
             nursery.gone().await;
-            run_deferred(nursery.scope.take_deferred(), clean_up_grace(&nursery)).await;
+            let clock = &nursery.actor.clock;
+            run_deferred(nursery.scope.take_deferred(), Some(clock), clean_up_grace(&nursery)).await;
         };
         self.outer.leave_nursery(Box::pin(rest));
     }

@@ -67,6 +67,8 @@ pub(crate) enum Command {
     EndSelf { canceller: Canceller, grace: Duration },
     /// The data line to the parent has ended, so the parent has.
     ParentLost,
+    /// Tell when all that had come from the parent by now has been read.
+    CatchUp { told: oneshot::Sender<()> },
     /// End the thread, now that no child is left.
     Stop,
 }
@@ -236,6 +238,14 @@ impl Control {
         if is_earlier && wake_at_end_of(timer, delay).is_err() {
             self.wake();
         }
+    }
+
+    /// Waits until the thread has acted on all that the parent had said by now.
+    pub(crate) async fn caught_up(&self) {
+        let (told, heard) = oneshot::channel();
+        self.send(Command::CatchUp { told });
+        // An error: it has ended, and there is nothing to act on any more.
+        let _ = heard.await;
     }
 
     /// Sends a frame to the parent. A root has none, and a broken line has ended this actor.
