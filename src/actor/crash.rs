@@ -14,9 +14,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::endpoint::RunFn;
 use super::failure::Failure;
 use super::scope::Scope;
-use super::endpoint::RunFn;
 use super::{Actor, current};
 use crate::error::Error;
 use crate::msg::frame::Encoding;
@@ -45,10 +45,20 @@ pub(crate) trait Debugger: Sync {
     fn left_root(&self, root: &Arc<Actor>, error: &Error);
 
     /// A `pause!` was reached.
-    fn paused(&self, actor: Option<&Arc<Actor>>, at: &'static Location<'static>, values: Vec<(&'static str, String)>) -> Answer;
+    fn paused(
+        &self,
+        actor: Option<&Arc<Actor>>,
+        at: &'static Location<'static>,
+        values: Vec<(&'static str, String)>,
+    ) -> Answer;
 
     /// An error that the user wants to look at.
-    fn post_mortem(&self, actor: Option<&Arc<Actor>>, at: &'static Location<'static>, error: &(dyn std::error::Error + 'static));
+    fn post_mortem(
+        &self,
+        actor: Option<&Arc<Actor>>,
+        at: &'static Location<'static>,
+        error: &(dyn std::error::Error + 'static),
+    );
 
     /// Somebody has connected to the root's debug socket: from now on it is the debugger's to listen on.
     /// By the control thread, once.

@@ -257,7 +257,9 @@ impl Hub {
                 }
                 Event::Said(id, said) => self.said(id, said),
                 Event::Closed(id) => self.closed(id),
-                Event::Interrupt => self.show("ctrl-c is shielded here: c = continue, q = quit, abort = cancel the tree\n"),
+                Event::Interrupt => {
+                    self.show("ctrl-c is shielded here: c = continue, q = quit, abort = cancel the tree\n")
+                }
                 Event::Gdb(id, text) => self.answered(id, text),
                 Event::End => break,
             }
@@ -545,7 +547,8 @@ impl Hub {
                 self.follow(Next::Show(text));
             }
             Next::Log(lines) => {
-                let text = self.held.as_ref().map_or_else(|| "nothing is held back".to_owned(), |held| held.tail(lines));
+                let text =
+                    self.held.as_ref().map_or_else(|| "nothing is held back".to_owned(), |held| held.tail(lines));
                 self.follow(Next::Show(text));
             }
             Next::Release(answer) => self.release(answer),
@@ -591,7 +594,8 @@ impl Hub {
         };
         let all = names.all();
         let mut text = String::new();
-        let mut stack: Vec<(&Aid, usize)> = all.iter().filter(|(_, up)| up.is_none()).map(|(aid, _)| (aid, 0)).collect();
+        let mut stack: Vec<(&Aid, usize)> =
+            all.iter().filter(|(_, up)| up.is_none()).map(|(aid, _)| (aid, 0)).collect();
         while let Some((aid, depth)) = stack.pop() {
             let place = self.queue.iter().position(|id| {
                 let stop = self.connections.get(id).and_then(|connection| connection.stop.as_ref());
@@ -603,7 +607,8 @@ impl Hub {
                 None => String::new(),
             };
             text += &format!("{}{} (pid {}){note}\n", "  ".repeat(depth), aid.name(), aid.pid());
-            let mut below: Vec<&Aid> = all.iter().filter(|(_, up)| *up == Some(aid.uuid())).map(|(aid, _)| aid).collect();
+            let mut below: Vec<&Aid> =
+                all.iter().filter(|(_, up)| *up == Some(aid.uuid())).map(|(aid, _)| aid).collect();
             below.sort_by_key(|aid| std::cmp::Reverse((aid.name(), aid.pid())));
             stack.extend(below.into_iter().map(|aid| (aid, depth + 1)));
         }

@@ -63,8 +63,8 @@ off           stop nobody any more, all go on                     help          
 ";
 
 const WORDS: &[&str] = &[
-    "abort", "args", "bt", "bt full", "c", "dap", "down", "err", "f ", "gdb", "help", "let ", "list", "locals", "log", "off",
-    "p ", "probe ", "q", "retry", "tasks", "threads", "tree", "up",
+    "abort", "args", "bt", "bt full", "c", "dap", "down", "err", "f ", "gdb", "help", "let ", "list", "locals", "log",
+    "off", "p ", "probe ", "q", "retry", "tasks", "threads", "tree", "up",
 ];
 
 impl Session {
@@ -117,8 +117,12 @@ impl Session {
             add(format!("   cancelled already ({cancel}): that acts when it goes on\n"));
         }
         match stop.kind {
-            Kind::Returned => add("   its stack is gone: retry, with a stop inside of `?`, needs teamster::Result\n".to_owned()),
-            _ if stop.aborts => add("   it panics in a destructor while another panic unwinds: the process aborts after c\n".to_owned()),
+            Kind::Returned => {
+                add("   its stack is gone: retry, with a stop inside of `?`, needs teamster::Result\n".to_owned())
+            }
+            _ if stop.aborts => {
+                add("   it panics in a destructor while another panic unwinds: the process aborts after c\n".to_owned())
+            }
             _ => {}
         }
         text
@@ -137,7 +141,8 @@ impl Session {
         let line = line.trim();
         let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let rest = rest.trim();
-        let needs_frames = matches!(word, "bt" | "up" | "down" | "u" | "d" | "f" | "list" | "l" | "locals" | "p" | "let" | "gdb");
+        let needs_frames =
+            matches!(word, "bt" | "up" | "down" | "u" | "d" | "f" | "list" | "l" | "locals" | "p" | "let" | "gdb");
         if needs_frames && self.frames.is_none() {
             self.waits = Some(line.to_owned());
             return Next::Wait;
@@ -216,7 +221,9 @@ impl Session {
                 self.at = at;
                 Next::Show(self.list())
             }
-            None => Next::Show(if by > 0 { "this is the outermost frame" } else { "this is the innermost frame" }.to_owned()),
+            None => Next::Show(
+                if by > 0 { "this is the outermost frame" } else { "this is the innermost frame" }.to_owned(),
+            ),
         }
     }
 
@@ -232,10 +239,12 @@ impl Session {
 
     fn list(&self) -> String {
         let Some(frame) = self.frames.as_deref().and_then(|frames| frames.get(self.at)) else {
-            return self.stop.location.as_deref().and_then(place).map_or_else(
-                || "no place is known".to_owned(),
-                |(file, line)| source(&file, line, AROUND),
-            );
+            return self
+                .stop
+                .location
+                .as_deref()
+                .and_then(place)
+                .map_or_else(|| "no place is known".to_owned(), |(file, line)| source(&file, line, AROUND));
         };
         let mut text = format!("{}\n", line_of(frame));
         if let Some(file) = &frame.file {
@@ -252,7 +261,11 @@ impl Session {
         for (name, value) in &self.stop.values {
             text += &format!("{name} = {value}\n");
         }
-        if text.is_empty() { "no call of another actor runs here, and pause! was given nothing".to_owned() } else { text }
+        if text.is_empty() {
+            "no call of another actor runs here, and pause! was given nothing".to_owned()
+        } else {
+            text
+        }
     }
 
     // ---- the hidden gdb
