@@ -185,8 +185,18 @@ const ON: u8 = 1;
 /// Nobody is armed, and that has been said once.
 const OFF: u8 = 2;
 
+/// A socket's path: the prompt opens to whoever attaches there, and in no terminal of the root's.
+pub(crate) const LISTEN_VARIABLE: &str = "TEAMSTER_DEBUG_LISTEN";
+
 /// An actor of this process has booted. Its code has not begun.
 pub(crate) fn booted(actor: &Arc<Actor>) {
+    if actor.is_root()
+        && std::env::var_os(LISTEN_VARIABLE).is_some()
+        && let Some(debugger) = debugger()
+        && let Some(listener) = actor.control.take_debug()
+    {
+        debugger.open(actor, listener); // whoever attaches may be there first
+    }
     if !actor.settings.debug.own.is_armed() {
         return;
     }

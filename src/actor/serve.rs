@@ -252,7 +252,8 @@ impl Served {
         }
         let after = self.deadline.map(|(_, after)| after);
         self.actor.answer(&self.line, self.dialog, &self.scope, end, after);
-        self.line.wake_driver();
+        // While others are served, their answers may share the driver's write.
+        self.line.flush_soon(self.line.serves_none());
     }
 
     /// An armed actor's failure waits for who may look at it, and may want to see it again.

@@ -153,7 +153,7 @@ impl Suspension {
         let listing = Listing { pidfd: pidfd.as_raw_fd(), group };
         let mut roomier: Vec<Option<Listing>> = Vec::new();
         loop {
-            let mut table = table();
+            let table = table();
             let from = table.free_from;
             if let Some(place) = table.actors[from..].iter().position(Option::is_none).map(|at| from + at) {
                 table.actors[place] = Some(listing);
@@ -195,7 +195,7 @@ impl Suspension {
 
 impl Drop for Suspension {
     fn drop(&mut self) {
-        let mut table = table();
+        let table = table();
         if let Some(place) = self.place {
             table.wake[place] = None;
         }
@@ -218,7 +218,7 @@ pub(super) struct Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        let mut table = table();
+        let table = table();
         table.actors[self.place] = None;
         table.free_from = table.free_from.min(self.place);
     }
@@ -265,7 +265,7 @@ extern "C" fn handler(signal: libc::c_int) {
         dispose(&before);
         change_mask(libc::SIG_UNBLOCK); // here we stand still
         change_mask(libc::SIG_BLOCK);
-        let mut table = table();
+        let table = table();
         if table.before.is_some() {
             dispose(&ours());
         }

@@ -20,7 +20,7 @@ use super::front;
 use super::held::HeldOutput;
 use super::message::{self, FromHub, Stop, ToHub};
 use super::session::{Next, Session};
-use crate::actor::crash::Answer;
+use crate::actor::crash::{Answer, LISTEN_VARIABLE as LISTEN};
 use crate::actor::{Actor, Keep};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
 
@@ -129,9 +129,6 @@ fn start(root: Weak<Actor>, listener: OwnedFd) -> io::Result<Kept> {
     threads.push(thread("teamster-hub", move || hub.run(&inbox))?);
     Ok(Kept { shared, listeners, threads, path: wanted })
 }
-
-/// A socket's path: the prompt opens to whoever attaches there, and in no terminal of the root's.
-const LISTEN: &str = "TEAMSTER_DEBUG_LISTEN";
 
 fn listen_at(path: &PathBuf) -> io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;

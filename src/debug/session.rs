@@ -50,7 +50,7 @@ pub(super) struct Session {
 const AROUND: u32 = 5;
 
 const HELP: &str = "\
-bt [full]     the stack: the program's own frames, or all         up, down, f N  choose a frame
+bt [full]     the stack; full: all frames, with variables         up, down, f N  choose a frame
 list          the source around the frame                         locals         its variables (needs gdb)
 p EXPR        an expression in the frame (needs gdb)              let X = EXPR   changes a variable (needs gdb)
 args          the call's arguments, and what pause! was given     err            the error with all that is below it
@@ -117,9 +117,11 @@ impl Session {
             add(format!("   cancelled already ({cancel}): that acts when it goes on\n"));
         }
         match stop.kind {
-            Kind::Returned => {
-                add("   its stack is gone: retry, with a stop inside of `?`, needs teamster::Result\n".to_owned())
-            }
+            Kind::Returned if stop.is_retriable => add(
+                "   its stack is gone; retry runs it again (where it returns teamster::Result it stops in the `?`)\n"
+                    .to_owned(),
+            ),
+            Kind::Returned | Kind::Relayed => add("   its stack is gone: err shows what is known\n".to_owned()),
             _ if stop.aborts => {
                 add("   it panics in a destructor while another panic unwinds: the process aborts after c\n".to_owned())
             }
@@ -156,7 +158,8 @@ impl Session {
             "off" => Next::Off,
             "retry" if self.stop.is_retriable => Next::Release(Answer::Retry),
             "retry" => Next::Show("only an endpoint that is about to return an error can be run again".to_owned()),
-            "bt" => Next::Show(self.backtrace(rest == "full")),
+            "bt" if rest == "full" && !self.shown().is_empty() => self.ask(Asked::Stack(self.backtrace(true))),
+            "bt" => Next::Show(self.backtrace(false)),
             "up" | "u" => self.step(1),
             "down" | "d" => self.step(-1),
             "f" => self.select(rest),
@@ -292,7 +295,10 @@ impl Session {
         Next::Gdb(Box::new(move |tell| {
             let asking = move || {
                 let mut gdb = gdb.lock();
-                let text = answer(&mut gdb, &exe, &place, &asked).unwrap_or_else(|error| error.to_string());
+                let text = answer(&mut gdb, &exe, &place, &asked).unwrap_or_else(|error| match asked {
+                    Asked::Stack(ours) => format!("{ours}{error}\n"),
+                    Asked::Locals | Asked::Print(_) | Asked::Assign(..) => error.to_string(),
+                });
                 drop(gdb);
                 tell(text);
             };
@@ -307,6 +313,8 @@ enum Asked {
     Locals,
     Print(String),
     Assign(String, String),
+    /// With the variables of each frame; without gdb this.
+    Stack(String),
 }
 
 /// gdb reads the symbols while the user reads the banner.
@@ -330,6 +338,7 @@ fn answer(gdb: &mut Option<Gdb>, exe: &Path, place: &Place, asked: &Asked) -> Re
         Asked::Locals => Query::Locals,
         Asked::Print(expression) => Query::Print(expression),
         Asked::Assign(place, value) => Query::Assign { place, value },
+        Asked::Stack(_) => Query::Backtrace { full: true },
     };
     gdb.query(place, &query)
 }
