@@ -153,7 +153,7 @@ impl Suspension {
         let listing = Listing { pidfd: pidfd.as_raw_fd(), group };
         let mut roomier: Vec<Option<Listing>> = Vec::new();
         loop {
-            let table = table();
+            let mut table = table();
             let from = table.free_from;
             if let Some(place) = table.actors[from..].iter().position(Option::is_none).map(|at| from + at) {
                 table.actors[place] = Some(listing);
@@ -195,7 +195,7 @@ impl Suspension {
 
 impl Drop for Suspension {
     fn drop(&mut self) {
-        let table = table();
+        let mut table = table();
         if let Some(place) = self.place {
             table.wake[place] = None;
         }
@@ -218,7 +218,7 @@ pub(super) struct Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        let table = table();
+        let mut table = table();
         table.actors[self.place] = None;
         table.free_from = table.free_from.min(self.place);
     }
