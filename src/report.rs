@@ -73,7 +73,8 @@ impl Report {
     fn boxed(error: BoxError, type_name: &'static str) -> Report {
         let location = Location::caller();
         let backtrace = Backtrace::capture();
-        let mut report = Report { inner: Box::new(ReportData { error, type_name, location, backtrace, is_seen: false }) };
+        let mut report =
+            Report { inner: Box::new(ReportData { error, type_name, location, backtrace, is_seen: false }) };
         if IS_WATCHED.load(Ordering::Relaxed) {
             let watcher = *WATCHER.lock();
             watcher.inspect(|watcher| watcher(&mut report));

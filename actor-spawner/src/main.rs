@@ -1,8 +1,10 @@
 //! The command line of teamster: what runs on this machine?
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 use teamster::discovery::{ActorState, Tree, TreeActor, trees};
@@ -21,6 +23,15 @@ enum Command {
     Ps(Output),
     /// Draws the running trees.
     Tree(Output),
+    /// Opens the debugger's prompt of a tree in this terminal.
+    Attach(Socket),
+}
+
+#[derive(Debug, Args)]
+struct Socket {
+    /// What `TEAMSTER_DEBUG_LISTEN` says to the tree.
+    #[arg(env = "TEAMSTER_DEBUG_LISTEN")]
+    socket: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -41,6 +52,15 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
+    if let Command::Attach(Socket { socket }) = &command {
+        return teamster::debug::attach(socket).with_context(|| {
+            format!(
+                "nobody to attach to at {}: a tree listens there while TEAMSTER_DEBUG_LISTEN says so to it, and an \
+                     actor of it has stopped",
+                socket.display()
+            )
+        });
+    }
     let trees = trees()?;
     if trees.is_empty() {
         eprintln!("no trees are running");
@@ -51,6 +71,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Ps(_) => aligned(&PS_HEADER, &ps_rows(&trees)),
         Command::Tree(_) => aligned(&TREE_HEADER, &tree_rows(&trees)),
+        Command::Attach(_) => String::new(), // it has been seen to
     };
     match io::stdout().lock().write_all(text.as_bytes()) {
         // `teamster ps | head` has seen enough.

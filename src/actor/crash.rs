@@ -14,9 +14,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::endpoint::RunFn;
 use super::failure::Failure;
 use super::scope::Scope;
-use super::endpoint::RunFn;
 use super::{Actor, current};
 use crate::error::Error;
 use crate::msg::frame::Encoding;
@@ -45,10 +45,20 @@ pub(crate) trait Debugger: Sync {
     fn left_root(&self, root: &Arc<Actor>, error: &Error);
 
     /// A `pause!` was reached.
-    fn paused(&self, actor: Option<&Arc<Actor>>, at: &'static Location<'static>, values: Vec<(&'static str, String)>) -> Answer;
+    fn paused(
+        &self,
+        actor: Option<&Arc<Actor>>,
+        at: &'static Location<'static>,
+        values: Vec<(&'static str, String)>,
+    ) -> Answer;
 
     /// An error that the user wants to look at.
-    fn post_mortem(&self, actor: Option<&Arc<Actor>>, at: &'static Location<'static>, error: &(dyn std::error::Error + 'static));
+    fn post_mortem(
+        &self,
+        actor: Option<&Arc<Actor>>,
+        at: &'static Location<'static>,
+        error: &(dyn std::error::Error + 'static),
+    );
 
     /// Somebody has connected to the root's debug socket: from now on it is the debugger's to listen on.
     /// By the control thread, once.
@@ -175,8 +185,18 @@ const ON: u8 = 1;
 /// Nobody is armed, and that has been said once.
 const OFF: u8 = 2;
 
+/// A socket's path: the prompt opens to whoever attaches there, and in no terminal of the root's.
+pub(crate) const LISTEN_VARIABLE: &str = "TEAMSTER_DEBUG_LISTEN";
+
 /// An actor of this process has booted. Its code has not begun.
 pub(crate) fn booted(actor: &Arc<Actor>) {
+    if actor.is_root()
+        && std::env::var_os(LISTEN_VARIABLE).is_some()
+        && let Some(debugger) = debugger()
+        && let Some(listener) = actor.control.take_debug()
+    {
+        debugger.open(actor, listener); // whoever attaches may be there first
+    }
     if !actor.settings.debug.own.is_armed() {
         return;
     }

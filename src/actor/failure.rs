@@ -71,7 +71,9 @@ impl Failure {
             Ok(quit) => {
                 let known =
                     Circumstances { type_name: QUIT_TYPE.to_owned(), location: Some(quit.location()), backtrace: None };
-                return Failure { inner: Box::new(Inner { what: What::Foreign(QUIT_TEXT.into()), known, is_seen: true }) };
+                return Failure {
+                    inner: Box::new(Inner { what: What::Foreign(QUIT_TEXT.into()), known, is_seen: true }),
+                };
             }
             Err(payload) => payload,
         };

@@ -96,6 +96,7 @@ impl Service for Actor {
         }
         let mut task = Scoped::new(place, future);
         let mut end = None;
+        let mut is_told = false;
         if self.polls_inline {
             // The waker of this poll leads nowhere: a task that is not done is polled again as one.
             let mut cx = Context::from_waker(Waker::noop());
@@ -108,9 +109,11 @@ impl Service for Actor {
                 }
                 end = Some(done);
             }
+            line.acknowledge_start(dialog);
+            is_told = true;
         }
-        line.acknowledge_start(dialog);
         let served = Served { actor: Arc::clone(self), line: Arc::clone(line), dialog, scope, context, deadline };
+        let task = Serving { task, starts: (!is_told).then(|| (Arc::clone(line), dialog)) };
         self.spawn(served.run(task, end));
     }
 
@@ -232,10 +235,10 @@ struct Served {
 }
 
 impl Served {
-    async fn run(self, task: Scoped<dyn Future<Output = RunResult> + Send>, end: Option<End<RunResult>>) {
+    async fn run(self, task: Serving, end: Option<End<RunResult>>) {
         let end = match (end, self.deadline) {
             (Some(end), _) => end,
-            (None, None) => Serving(task).await,
+            (None, None) => task.await,
             (None, Some((at, _))) => self.run_until(task, at).await,
         };
         let end = self.looked_at(end).await;
@@ -249,7 +252,8 @@ impl Served {
         }
         let after = self.deadline.map(|(_, after)| after);
         self.actor.answer(&self.line, self.dialog, &self.scope, end, after);
-        self.line.wake_driver();
+        // While others are served, their answers may share the driver's write.
+        self.line.flush_soon(self.line.serves_none());
     }
 
     /// An armed actor's failure waits for who may look at it, and may want to see it again.
@@ -262,16 +266,16 @@ impl Served {
             let deadline = self.deadline.map(|(at, _)| at);
             let (actor, scope) = (Arc::clone(&self.actor), Arc::clone(&self.scope));
             let task = Scoped::new(Current { actor, scope, deadline, context: None }, future);
+            let task = Serving { task, starts: None };
             end = match self.deadline {
-                None => Serving(task).await,
+                None => task.await,
                 Some((at, _)) => self.run_until(task, at).await,
             };
         }
         end
     }
 
-    async fn run_until(&self, task: Scoped<dyn Future<Output = RunResult> + Send>, at: Instant) -> End<RunResult> {
-        let mut task = Serving(task);
+    async fn run_until(&self, mut task: Serving, at: Instant) -> End<RunResult> {
         tokio::select! {
             end = &mut task => return end,
             () = self.actor.clock.sleep_until(at) => {}
@@ -282,11 +286,23 @@ impl Served {
 }
 
 /// Notes where a served task panics, at each of its polls.
-struct Serving(Scoped<dyn Future<Output = RunResult> + Send>);
+struct Serving {
+    task: Scoped<dyn Future<Output = RunResult> + Send>,
+    /// Where it is told that it has started, unless its first poll is its last.
+    starts: Option<(Arc<DataLine>, u64)>,
+}
 
 impl Future for Serving {
     type Output = End<RunResult>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        panics::serving(|| Pin::new(&mut self.0).poll(cx))
+        let this = &mut *self;
+        let end = panics::serving(|| Pin::new(&mut this.task).poll(cx));
+        if let Some((line, dialog)) = this.starts.take()
+            && end.is_pending()
+        {
+            line.acknowledge_start(dialog);
+            line.wake_driver();
+        }
+        end
     }
 }

@@ -31,7 +31,13 @@ pub(super) fn resolve(ips: &[usize], endpoint: Option<&str>) -> Vec<Frame> {
             let name = symbol.name().map_or_else(|| "?".to_owned(), |name| format!("{name:#}"));
             let file = symbol.filename().map(|file| file.display().to_string());
             let is_users = is_users(&name, symbol.filename());
-            frames.push(Frame { ip: ip as u64, name: plain(&name), file, line: symbol.lineno().unwrap_or(0), is_users });
+            frames.push(Frame {
+                ip: ip as u64,
+                name: plain(&name),
+                file,
+                line: symbol.lineno().unwrap_or(0),
+                is_users,
+            });
         });
         if frames.len() == before {
             frames.push(Frame { ip: ip as u64, name: format!("{ip:#x}"), file: None, line: 0, is_users: false });
@@ -53,7 +59,8 @@ const OURS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/");
 
 fn is_users(name: &str, file: Option<&Path>) -> bool {
     let Some(file) = file.and_then(Path::to_str) else { return false };
-    let is_librarys = ["/rustc/", "/registry/src/", "/rustlib/", "/git/checkouts/"].iter().any(|part| file.contains(part));
+    let is_librarys =
+        ["/rustc/", "/registry/src/", "/rustlib/", "/git/checkouts/"].iter().any(|part| file.contains(part));
     // A child boots in code of ours that its `main` was made of, and so does a closure that we call.
     // What `#[rpc]` writes around a function is nobody's, and neither is where a thread begins.
     let is_nobodys = name.contains("{async_block#") || name == "start_thread" || name.starts_with("clone");

@@ -306,8 +306,9 @@ impl Reader {
                     },
                 }
             }
-            Reader::Plain(terminal) => plain(terminal, &job.prompt, editing)
-                .unwrap_or_else(|error| ToHub::NoTerminal(error.to_string())),
+            Reader::Plain(terminal) => {
+                plain(terminal, &job.prompt, editing).unwrap_or_else(|error| ToHub::NoTerminal(error.to_string()))
+            }
         }
     }
 

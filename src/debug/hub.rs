@@ -20,7 +20,7 @@ use super::front;
 use super::held::HeldOutput;
 use super::message::{self, FromHub, Stop, ToHub};
 use super::session::{Next, Session};
-use crate::actor::crash::Answer;
+use crate::actor::crash::{Answer, LISTEN_VARIABLE as LISTEN};
 use crate::actor::{Actor, Keep};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
 
@@ -129,9 +129,6 @@ fn start(root: Weak<Actor>, listener: OwnedFd) -> io::Result<Kept> {
     threads.push(thread("teamster-hub", move || hub.run(&inbox))?);
     Ok(Kept { shared, listeners, threads, path: wanted })
 }
-
-/// A socket's path: the prompt opens to whoever attaches there, and in no terminal of the root's.
-const LISTEN: &str = "TEAMSTER_DEBUG_LISTEN";
 
 fn listen_at(path: &PathBuf) -> io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
@@ -257,7 +254,9 @@ impl Hub {
                 }
                 Event::Said(id, said) => self.said(id, said),
                 Event::Closed(id) => self.closed(id),
-                Event::Interrupt => self.show("ctrl-c is shielded here: c = continue, q = quit, abort = cancel the tree\n"),
+                Event::Interrupt => {
+                    self.show("ctrl-c is shielded here: c = continue, q = quit, abort = cancel the tree\n")
+                }
                 Event::Gdb(id, text) => self.answered(id, text),
                 Event::End => break,
             }
@@ -545,7 +544,8 @@ impl Hub {
                 self.follow(Next::Show(text));
             }
             Next::Log(lines) => {
-                let text = self.held.as_ref().map_or_else(|| "nothing is held back".to_owned(), |held| held.tail(lines));
+                let text =
+                    self.held.as_ref().map_or_else(|| "nothing is held back".to_owned(), |held| held.tail(lines));
                 self.follow(Next::Show(text));
             }
             Next::Release(answer) => self.release(answer),
@@ -591,7 +591,8 @@ impl Hub {
         };
         let all = names.all();
         let mut text = String::new();
-        let mut stack: Vec<(&Aid, usize)> = all.iter().filter(|(_, up)| up.is_none()).map(|(aid, _)| (aid, 0)).collect();
+        let mut stack: Vec<(&Aid, usize)> =
+            all.iter().filter(|(_, up)| up.is_none()).map(|(aid, _)| (aid, 0)).collect();
         while let Some((aid, depth)) = stack.pop() {
             let place = self.queue.iter().position(|id| {
                 let stop = self.connections.get(id).and_then(|connection| connection.stop.as_ref());
@@ -603,7 +604,8 @@ impl Hub {
                 None => String::new(),
             };
             text += &format!("{}{} (pid {}){note}\n", "  ".repeat(depth), aid.name(), aid.pid());
-            let mut below: Vec<&Aid> = all.iter().filter(|(_, up)| *up == Some(aid.uuid())).map(|(aid, _)| aid).collect();
+            let mut below: Vec<&Aid> =
+                all.iter().filter(|(_, up)| *up == Some(aid.uuid())).map(|(aid, _)| aid).collect();
             below.sort_by_key(|aid| std::cmp::Reverse((aid.name(), aid.pid())));
             stack.extend(below.into_iter().map(|aid| (aid, depth + 1)));
         }

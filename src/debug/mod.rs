@@ -26,8 +26,8 @@ use uuid::Uuid;
 
 pub use self::crash_handler::{CrashHandler, open_crash_handler};
 pub use self::front::attach;
-pub use self::probe::{ProbeGuard, probe};
 use self::message::{FromHub, Kind, ToHub};
+pub use self::probe::{ProbeGuard, probe};
 use self::stop::{Seen, stop};
 use crate::actor::Actor;
 use crate::actor::crash::{Answer, DEBUG_SOCKET, DEBUGGERS, Debugger};
@@ -95,11 +95,21 @@ impl Debugger for Prompt {
         let _ = stop(Some(root), Seen { text, chain, error: Some(error.id()), ..Seen::of(kind) });
     }
 
-    fn paused(&self, actor: Option<&Arc<Actor>>, at: &'static Location<'static>, values: Vec<(&'static str, String)>) -> Answer {
+    fn paused(
+        &self,
+        actor: Option<&Arc<Actor>>,
+        at: &'static Location<'static>,
+        values: Vec<(&'static str, String)>,
+    ) -> Answer {
         stop(actor, Seen { location: Some(at.to_string()), values, ..Seen::of(Kind::Pause) })
     }
 
-    fn post_mortem(&self, actor: Option<&Arc<Actor>>, at: &'static Location<'static>, error: &(dyn std::error::Error + 'static)) {
+    fn post_mortem(
+        &self,
+        actor: Option<&Arc<Actor>>,
+        at: &'static Location<'static>,
+        error: &(dyn std::error::Error + 'static),
+    ) {
         let seen = Seen {
             text: error.to_string(),
             chain: chain_of("error", error),

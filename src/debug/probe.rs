@@ -63,7 +63,9 @@ pub(super) fn answer(name: &str) -> String {
             drop(probes); // it is the user's code
             probe()
         }
-        None if probes.is_empty() => "this actor has no probes: `teamster::debug::probe(name, || …)` makes one".to_owned(),
+        None if probes.is_empty() => {
+            "this actor has no probes: `teamster::debug::probe(name, || …)` makes one".to_owned()
+        }
         None if name.is_empty() => format!("probes: {}", names()),
         None => format!("no probe is called {name:?}; there are: {}", names()),
     }

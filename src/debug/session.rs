@@ -50,7 +50,7 @@ pub(super) struct Session {
 const AROUND: u32 = 5;
 
 const HELP: &str = "\
-bt [full]     the stack: the program's own frames, or all         up, down, f N  choose a frame
+bt [full]     the stack; full: all frames, with variables         up, down, f N  choose a frame
 list          the source around the frame                         locals         its variables (needs gdb)
 p EXPR        an expression in the frame (needs gdb)              let X = EXPR   changes a variable (needs gdb)
 args          the call's arguments, and what pause! was given     err            the error with all that is below it
@@ -63,8 +63,8 @@ off           stop nobody any more, all go on                     help          
 ";
 
 const WORDS: &[&str] = &[
-    "abort", "args", "bt", "bt full", "c", "dap", "down", "err", "f ", "gdb", "help", "let ", "list", "locals", "log", "off",
-    "p ", "probe ", "q", "retry", "tasks", "threads", "tree", "up",
+    "abort", "args", "bt", "bt full", "c", "dap", "down", "err", "f ", "gdb", "help", "let ", "list", "locals", "log",
+    "off", "p ", "probe ", "q", "retry", "tasks", "threads", "tree", "up",
 ];
 
 impl Session {
@@ -117,8 +117,14 @@ impl Session {
             add(format!("   cancelled already ({cancel}): that acts when it goes on\n"));
         }
         match stop.kind {
-            Kind::Returned => add("   its stack is gone: retry, with a stop inside of `?`, needs teamster::Result\n".to_owned()),
-            _ if stop.aborts => add("   it panics in a destructor while another panic unwinds: the process aborts after c\n".to_owned()),
+            Kind::Returned if stop.is_retriable => add(
+                "   its stack is gone; retry runs it again (where it returns teamster::Result it stops in the `?`)\n"
+                    .to_owned(),
+            ),
+            Kind::Returned | Kind::Relayed => add("   its stack is gone: err shows what is known\n".to_owned()),
+            _ if stop.aborts => {
+                add("   it panics in a destructor while another panic unwinds: the process aborts after c\n".to_owned())
+            }
             _ => {}
         }
         text
@@ -137,7 +143,8 @@ impl Session {
         let line = line.trim();
         let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let rest = rest.trim();
-        let needs_frames = matches!(word, "bt" | "up" | "down" | "u" | "d" | "f" | "list" | "l" | "locals" | "p" | "let" | "gdb");
+        let needs_frames =
+            matches!(word, "bt" | "up" | "down" | "u" | "d" | "f" | "list" | "l" | "locals" | "p" | "let" | "gdb");
         if needs_frames && self.frames.is_none() {
             self.waits = Some(line.to_owned());
             return Next::Wait;
@@ -151,7 +158,8 @@ impl Session {
             "off" => Next::Off,
             "retry" if self.stop.is_retriable => Next::Release(Answer::Retry),
             "retry" => Next::Show("only an endpoint that is about to return an error can be run again".to_owned()),
-            "bt" => Next::Show(self.backtrace(rest == "full")),
+            "bt" if rest == "full" && !self.shown().is_empty() => self.ask(Asked::Stack(self.backtrace(true))),
+            "bt" => Next::Show(self.backtrace(false)),
             "up" | "u" => self.step(1),
             "down" | "d" => self.step(-1),
             "f" => self.select(rest),
@@ -216,7 +224,9 @@ impl Session {
                 self.at = at;
                 Next::Show(self.list())
             }
-            None => Next::Show(if by > 0 { "this is the outermost frame" } else { "this is the innermost frame" }.to_owned()),
+            None => Next::Show(
+                if by > 0 { "this is the outermost frame" } else { "this is the innermost frame" }.to_owned(),
+            ),
         }
     }
 
@@ -232,10 +242,12 @@ impl Session {
 
     fn list(&self) -> String {
         let Some(frame) = self.frames.as_deref().and_then(|frames| frames.get(self.at)) else {
-            return self.stop.location.as_deref().and_then(place).map_or_else(
-                || "no place is known".to_owned(),
-                |(file, line)| source(&file, line, AROUND),
-            );
+            return self
+                .stop
+                .location
+                .as_deref()
+                .and_then(place)
+                .map_or_else(|| "no place is known".to_owned(), |(file, line)| source(&file, line, AROUND));
         };
         let mut text = format!("{}\n", line_of(frame));
         if let Some(file) = &frame.file {
@@ -252,7 +264,11 @@ impl Session {
         for (name, value) in &self.stop.values {
             text += &format!("{name} = {value}\n");
         }
-        if text.is_empty() { "no call of another actor runs here, and pause! was given nothing".to_owned() } else { text }
+        if text.is_empty() {
+            "no call of another actor runs here, and pause! was given nothing".to_owned()
+        } else {
+            text
+        }
     }
 
     // ---- the hidden gdb
@@ -279,7 +295,10 @@ impl Session {
         Next::Gdb(Box::new(move |tell| {
             let asking = move || {
                 let mut gdb = gdb.lock();
-                let text = answer(&mut gdb, &exe, &place, &asked).unwrap_or_else(|error| error.to_string());
+                let text = answer(&mut gdb, &exe, &place, &asked).unwrap_or_else(|error| match asked {
+                    Asked::Stack(ours) => format!("{ours}{error}\n"),
+                    Asked::Locals | Asked::Print(_) | Asked::Assign(..) => error.to_string(),
+                });
                 drop(gdb);
                 tell(text);
             };
@@ -294,6 +313,8 @@ enum Asked {
     Locals,
     Print(String),
     Assign(String, String),
+    /// With the variables of each frame; without gdb this.
+    Stack(String),
 }
 
 /// gdb reads the symbols while the user reads the banner.
@@ -317,6 +338,7 @@ fn answer(gdb: &mut Option<Gdb>, exe: &Path, place: &Place, asked: &Asked) -> Re
         Asked::Locals => Query::Locals,
         Asked::Print(expression) => Query::Print(expression),
         Asked::Assign(place, value) => Query::Assign { place, value },
+        Asked::Stack(_) => Query::Backtrace { full: true },
     };
     gdb.query(place, &query)
 }

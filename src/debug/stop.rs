@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use super::message::{self, Command, Frame, FromHub, Kind, Stop, ToHub};
 use super::{frames, report};
+use crate::actor::Actor;
 use crate::actor::crash::{self, Answer, CallInfo, DEBUG_SOCKET, may_block_in_place};
 use crate::actor::current::{self, Current};
-use crate::actor::Actor;
 use crate::actor::scope::Scope;
 
 /// What whoever stops knows of it.
@@ -48,7 +48,10 @@ impl Drop for Inside {
 pub(super) fn stop(actor: Option<&Arc<Actor>>, seen: Seen) -> Answer {
     let Some(_inside) = Inside::enter() else { return Answer::Continue };
     let _held = actor.map(Actor::hold); // before anything that takes time
-    let ips = frames::capture();
+    let ips = match seen.kind {
+        Kind::Returned | Kind::Relayed => Vec::new(), // what ran is over, and its frames are gone
+        Kind::Panic | Kind::Error | Kind::Pause | Kind::PostMortem => frames::capture(),
+    };
     let stop = described(actor, seen);
     let socket = match actor {
         Some(actor) => Some(actor.folder.join(DEBUG_SOCKET)),
@@ -84,9 +87,8 @@ pub(super) fn within<R>(actor: &Arc<Actor>, scope: &Arc<Scope>, work: impl FnOnc
 
 fn described(actor: Option<&Arc<Actor>>, seen: Seen) -> Stop {
     let (call, args) = current::with_current(|current| {
-        let call = current.and_then(|current| {
-            current.scope.chain().find_map(|scope| scope.call().map(|call| (scope.label, call)))
-        });
+        let call = current
+            .and_then(|current| current.scope.chain().find_map(|scope| scope.call().map(|call| (scope.label, call))));
         match call {
             Some((endpoint, call)) => (Some(call_text(endpoint, call)), report::readable(&call.args)),
             None => (current.map(|current| current.scope.label.to_owned()), None),

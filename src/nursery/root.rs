@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::scope::{self, ActorNursery};
 use crate::actor::control::{Control, NameSink};
+use crate::actor::crash::DEBUG_SOCKET;
 use crate::actor::current::{self, host_name};
 use crate::actor::panics::PanicHook;
 use crate::actor::signals::Signals;
@@ -20,7 +21,6 @@ use crate::discovery::{Names, Registrar};
 use crate::error::{BoxError, Error, SpawnReason};
 use crate::msg::frame::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
 use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
-use crate::actor::crash::DEBUG_SOCKET;
 use crate::transport::folder::{Base, FolderError, RootFolder, socket_path};
 use crate::transport::uds::{Listener, bind_at};
 

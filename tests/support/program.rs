@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group,
 use tempfile::TempDir;
 
 /// Which scene the program plays.
-const SCENE: &str = "TEAMSTER_TEST_SCENE";
+pub(crate) const SCENE: &str = "TEAMSTER_TEST_SCENE";
 /// What all processes of the tree have in their environment.
 const MARK: &str = "TEAMSTER_TEST_TREE";
 
