@@ -352,7 +352,7 @@ fn place(location: &str) -> Option<(PathBuf, u32)> {
 
 /// Lines of a file around one, which is marked. Nothing where the file is not here.
 fn source(file: &Path, line: u32, around: u32) -> String {
-    let Ok(text) = std::fs::read_to_string(file) else { return String::new() };
+    let Some(text) = text_of(file) else { return String::new() };
     let first = line.saturating_sub(around).max(1);
     let mut shown = String::new();
     for (number, content) in (1..).zip(text.lines()).skip(first as usize - 1).take_while(|(n, _)| *n <= line + around) {
@@ -379,3 +379,12 @@ mod tests {
         assert_eq!(source(Path::new("/no/such/file"), 1, 1), "");
     }
 }
+/// The compiler names the files of a workspace from its root, and the program may have been started below it.
+fn text_of(file: &Path) -> Option<String> {
+    let here = std::env::current_dir().unwrap_or_default();
+    here.ancestors().find_map(|folder| std::fs::read_to_string(folder.join(file)).ok())
+}
+
+        // As seen from a folder below: tests run in that of their package.
+        let name = Path::new(env!("CARGO_MANIFEST_DIR")).file_name().unwrap();
+        assert_ne!(source(&Path::new(name).join("src/debug/session.rs"), 1, 1), "");
