@@ -3,6 +3,7 @@
 //!
 //! It knows no command: it shows what the hub says, reads lines when it is asked to, and runs a program in the terminal.
 //! It writes to a descriptor of its own, never to stdout: whoever stands still may hold that one's lock.
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -150,17 +151,22 @@ impl Front {
 
     /// A screen at a time: space or enter for the next, `q` to leave it.
     fn page(&mut self, text: &str) -> io::Result<()> {
-        let rows = rustix::termios::tcgetwinsize(&self.terminal).map_or(24, |size| usize::from(size.ws_row));
-        let lines: Vec<&str> = text.lines().collect();
-        if rows < 3 || lines.len() < rows {
-            return self.terminal.write_all(text.as_bytes());
-        }
-        for (number, screen) in lines.chunks(rows - 1).enumerate() {
-            let shown = (number + 1) * (rows - 1);
-            self.terminal.write_all(screen.join("\n").as_bytes())?;
-            self.terminal.write_all(b"\n")?;
-            if shown < lines.len() {
-                write!(self.terminal, "-- {} more lines: space = next, q = leave --", lines.len() - shown)?;
+        let mut lines: VecDeque<&str> = text.lines().collect();
+        while !lines.is_empty() {
+            // One without a size is read by a program.
+            let size = rustix::termios::tcgetwinsize(&self.terminal).ok().filter(|size| size.ws_row >= 3);
+            let (rows, columns) = size.map_or((u16::MAX, u16::MAX), |size| (size.ws_row, size.ws_col.max(1)));
+            let mut left = usize::from(rows) - 1;
+            // The first one is shown in any case: it may be longer than a screen.
+            while let Some(line) = lines.pop_front() {
+                writeln!(self.terminal, "{line}")?;
+                left = left.saturating_sub(height(line, columns));
+                if lines.front().is_some_and(|next| height(next, columns) > left) {
+                    break;
+                }
+            }
+            if !lines.is_empty() {
+                write!(self.terminal, "-- {} more lines: space = next, q = leave --", lines.len())?;
                 let key = self.key()?;
                 self.terminal.write_all(b"\r\x1b[K")?;
                 if matches!(key, b'q' | 3 | 4 | 27) {
@@ -223,6 +229,11 @@ impl Front {
             let _ = editor.join(); // its panic was told by the hook
         }
     }
+}
+
+/// How many rows a line takes, about: a character may be wider than one column.
+fn height(line: &str, columns: u16) -> usize {
+    line.chars().count().div_ceil(usize::from(columns)).max(1)
 }
 
 /// How long a SIGINT may take to end a line, before it is sent again: the editor may just be on its way in.
