@@ -14,6 +14,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
@@ -72,6 +73,9 @@ impl Prompt {
         command.stdin(screen()).stdout(screen()).stderr(screen());
         command.env(MARK, &mark).env("TERM", "xterm").env("TEAMSTER_DIR", folder.path().join("sockets"));
         command.env("HOME", folder.path()).env("XDG_STATE_HOME", folder.path().join("state"));
+        let go = folder.path().join("go");
+        rustix::fs::mknodat(rustix::fs::CWD, &go, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a fifo");
+        command.env("CRASHERS_GO", go);
         change(&mut command);
         let child = command.spawn().expect("it starts");
         drop(command);
@@ -93,6 +97,17 @@ impl Prompt {
         self.read_to(row)
     }
 
+    /// The same for whoever it is: with the prompt itself as the last line.
+    #[track_caller]
+    pub(crate) fn expect_any_prompt(&mut self) -> String {
+        let unread = self.unread;
+        let (row, text) = self.until("a prompt", |screen| {
+            let (row, text, is_end) = screen.cursor();
+            (row >= unread && text.starts_with("(root") && text.ends_with(") ") && is_end).then_some((row, text))
+        });
+        format!("{}\n{}", self.read_to(row), text.trim_end())
+    }
+
     /// Enters a command: the answer, up to the next prompt.
     #[track_caller]
     pub(crate) fn line(&mut self, command: &str) -> String {
@@ -103,6 +118,19 @@ impl Prompt {
             (row >= unread && text.starts_with('(') && text.ends_with(") ") && is_end).then_some(row)
         });
         self.read_to(row)
+    }
+
+    /// Enters a command until its answer has this text.
+    #[track_caller]
+    pub(crate) fn line_until(&mut self, command: &str, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.line(command);
+            if answer.contains(text) {
+                return answer;
+            }
+            assert!(Instant::now() < deadline, "{command:?} never says {text:?}, at last {answer:?}");
+        }
     }
 
     /// Enters a line, and does not wait for what comes.
@@ -142,6 +170,19 @@ impl Prompt {
     /// All that was shown since it began.
     pub(crate) fn all(&self) -> String {
         self.screen.rows_from(0).join("\n")
+    }
+
+    /// Tells a scene that waits for it to go on.
+    #[track_caller]
+    pub(crate) fn go(&mut self) {
+        let fifo = self.folder.path().join("go");
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let deadline = Instant::now() + PATIENCE;
+        // It can be opened once somebody reads there.
+        while rustix::fs::open(&fifo, flags, Mode::empty()).is_err() {
+            assert!(Instant::now() < deadline, "nobody waits for it: {}", self.seen());
+            self.read_some(Instant::now() + Duration::from_millis(5), None);
+        }
     }
 
     /// The window has another size.
@@ -189,7 +230,12 @@ impl Prompt {
     fn ends(&mut self) -> (ExitStatus, String) {
         let (status, text) = self.root_ends();
         let left = self.tree();
-        assert!(left.is_empty(), "left: {:?}\n{}", left.iter().map(|pid| described(*pid)).collect::<Vec<_>>(), self.all());
+        assert!(
+            left.is_empty(),
+            "left: {:?}\n{}",
+            left.iter().map(|pid| described(*pid)).collect::<Vec<_>>(),
+            self.all()
+        );
         self.assert_terminal_is_sane();
         (status, text)
     }
@@ -304,8 +350,8 @@ fn open_terminal() -> (File, OwnedFd) {
     grantpt(&keys).expect("it is ours");
     unlockpt(&keys).expect("it is ours");
     let path = ptsname(&keys, Vec::new()).expect("it has a name");
-    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
-    let terminal = rustix::fs::open(path.as_c_str(), flags, rustix::fs::Mode::empty()).expect("it can be opened");
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let terminal = rustix::fs::open(path.as_c_str(), flags, Mode::empty()).expect("it can be opened");
     set_size(&keys, 50, COLUMNS);
     (keys.into(), terminal)
 }
@@ -321,4 +367,21 @@ fn settings(keys: &File) -> String {
 fn described(pid: Pid) -> String {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     format!("{pid} {}", String::from_utf8_lossy(&line).replace('\0', " "))
+}
+
+/// The number behind `pid`, as the prompt prints it.
+#[track_caller]
+pub(crate) fn pid_in(text: &str) -> Pid {
+    let number = text.split_once("pid ").map(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next());
+    number
+        .flatten()
+        .and_then(|number| Pid::from_raw(number.parse().ok()?))
+        .unwrap_or_else(|| panic!("no pid in {text}"))
+}
+
+#[track_caller]
+pub(crate) fn assert_has(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "no {part:?} in:\n{text}");
+    }
 }
