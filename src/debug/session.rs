@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::frames::first;
 use super::gdb::{self, Gdb, GdbError, Place, Query};
-use super::hub::ConnectionId;
+use super::hub::{ConnectionId, Shared};
 use super::message::{Command, Frame, Kind, Stop};
 use super::report::{line_of, short};
 use crate::actor::crash::Answer;
@@ -44,6 +44,7 @@ pub(super) struct Session {
     /// A line that waits for the frames.
     waits: Option<String>,
     gdb: Arc<Mutex<Option<Gdb>>>,
+    hub: Arc<Shared>,
 }
 
 /// Lines of source around the one that is looked at.
@@ -68,10 +69,10 @@ const WORDS: &[&str] = &[
 ];
 
 impl Session {
-    pub(super) fn new(connection: ConnectionId, stop: Box<Stop>, path: String) -> Self {
+    pub(super) fn new(connection: ConnectionId, stop: Box<Stop>, path: String, hub: Arc<Shared>) -> Self {
         let gdb = Arc::new(Mutex::new(None));
-        preload(&gdb, PathBuf::from(&stop.exe));
-        Session { connection, path, stop, frames: None, at: 0, top: 0, waits: None, gdb }
+        preload(&hub, &gdb, PathBuf::from(&stop.exe));
+        Session { connection, path, stop, frames: None, at: 0, top: 0, waits: None, gdb, hub }
     }
 
     pub(super) fn prompt(&self) -> String {
@@ -292,6 +293,7 @@ impl Session {
             return Next::Show("the stack of a returned error is gone: there are no variables to look at".to_owned());
         }
         let (gdb, place, exe) = (Arc::clone(&self.gdb), self.place(), PathBuf::from(&self.stop.exe));
+        let hub = Arc::clone(&self.hub);
         Next::Gdb(Box::new(move |tell| {
             let asking = move || {
                 let mut gdb = gdb.lock();
@@ -302,7 +304,7 @@ impl Session {
                 drop(gdb);
                 tell(text);
             };
-            if let Err(error) = std::thread::Builder::new().name("teamster-gdb".into()).spawn(asking) {
+            if let Err(error) = hub.start("teamster-gdb", asking) {
                 tracing::error!(target: "teamster::debug", %error, "no thread to ask gdb with");
             }
         }))
@@ -318,7 +320,7 @@ enum Asked {
 }
 
 /// gdb reads the symbols while the user reads the banner.
-fn preload(gdb: &Arc<Mutex<Option<Gdb>>>, exe: PathBuf) {
+fn preload(hub: &Shared, gdb: &Arc<Mutex<Option<Gdb>>>, exe: PathBuf) {
     let gdb = Arc::clone(gdb);
     let loading = move || {
         let mut gdb = gdb.lock();
@@ -326,7 +328,7 @@ fn preload(gdb: &Arc<Mutex<Option<Gdb>>>, exe: PathBuf) {
         *gdb = Gdb::start(&exe).ok();
     };
     // Without a thread it is started when it is needed.
-    let _ = std::thread::Builder::new().name("teamster-gdb".into()).spawn(loading);
+    let _ = hub.start("teamster-gdb", loading);
 }
 
 fn answer(gdb: &mut Option<Gdb>, exe: &Path, place: &Place, asked: &Asked) -> Result<String, GdbError> {
