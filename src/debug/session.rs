@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::frames::first;
 use super::gdb::{self, Gdb, GdbError, Place, Query};
-use super::hub::ConnectionId;
+use super::hub::{ConnectionId, Shared};
 use super::message::{Command, Frame, Kind, Stop};
 use super::report::{line_of, short};
 use crate::actor::crash::Answer;
@@ -44,6 +44,7 @@ pub(super) struct Session {
     /// A line that waits for the frames.
     waits: Option<String>,
     gdb: Arc<HiddenGdb>,
+    hub: Arc<Shared>,
 }
 
 /// The gdb that answers questions about one program, for one session after the other: it reads the symbols once.
@@ -89,9 +90,15 @@ const WORDS: &[&str] = &[
 ];
 
 impl Session {
-    pub(super) fn new(connection: ConnectionId, stop: Box<Stop>, path: String, gdb: Arc<HiddenGdb>) -> Self {
-        preload(&gdb, PathBuf::from(&stop.exe));
-        Session { connection, path, stop, frames: None, at: 0, top: 0, waits: None, gdb }
+    pub(super) fn new(
+        connection: ConnectionId,
+        stop: Box<Stop>,
+        path: String,
+        gdb: Arc<HiddenGdb>,
+        hub: Arc<Shared>,
+    ) -> Self {
+        preload(&hub, &gdb, PathBuf::from(&stop.exe));
+        Session { connection, path, stop, frames: None, at: 0, top: 0, waits: None, gdb, hub }
     }
 
     pub(super) fn prompt(&self) -> String {
@@ -312,6 +319,7 @@ impl Session {
             return Next::Show("the stack of a returned error is gone: there are no variables to look at".to_owned());
         }
         let (gdb, place, exe) = (Arc::clone(&self.gdb), self.place(), PathBuf::from(&self.stop.exe));
+        let hub = Arc::clone(&self.hub);
         Next::Gdb(Box::new(move |tell| {
             let asking = move || {
                 let mut gdb = gdb.0.lock();
@@ -322,7 +330,7 @@ impl Session {
                 drop(gdb);
                 tell(text);
             };
-            if let Err(error) = std::thread::Builder::new().name("teamster-gdb".into()).spawn(asking) {
+            if let Err(error) = hub.start("teamster-gdb", asking) {
                 tracing::error!(target: "teamster::debug", %error, "no thread to ask gdb with");
             }
         }))
@@ -338,7 +346,7 @@ enum Asked {
 }
 
 /// gdb reads the symbols while the user reads the banner.
-fn preload(gdb: &Arc<HiddenGdb>, exe: PathBuf) {
+fn preload(hub: &Shared, gdb: &Arc<HiddenGdb>, exe: PathBuf) {
     let gdb = Arc::clone(gdb);
     let loading = move || {
         let mut slot = gdb.0.lock();
@@ -350,7 +358,7 @@ fn preload(gdb: &Arc<HiddenGdb>, exe: PathBuf) {
         }
     };
     // Without a thread it is started when it is needed.
-    let _ = std::thread::Builder::new().name("teamster-gdb".into()).spawn(loading);
+    let _ = hub.start("teamster-gdb", loading);
 }
 
 fn answer(slot: &mut Slot, exe: &Path, place: &Place, asked: &Asked) -> Result<String, GdbError> {
