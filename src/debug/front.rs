@@ -76,6 +76,8 @@ struct Front {
     jobs: Option<Sender<Job>>,
     editor: Option<std::thread::JoinHandle<()>>,
     printer: Option<Box<dyn ExternalPrinter + Send>>,
+    /// Of the line that was asked for last.
+    prompt: String,
 }
 
 /// A line to be read.
@@ -115,13 +117,15 @@ impl Front {
             .name("teamster-line".into())
             .spawn(move || read_lines(&inbox, &shared, &to, &ready))?;
         let printer = printer.recv().map_err(io::Error::other)??;
-        Ok(Front { hub: Arc::clone(hub), terminal, editing, jobs: Some(jobs), editor: Some(editor), printer })
+        let (jobs, editor, prompt) = (Some(jobs), Some(editor), String::new());
+        Ok(Front { hub: Arc::clone(hub), terminal, editing, jobs, editor, printer, prompt })
     }
 
     fn on(&mut self, said: FromHub) {
         match said {
             FromHub::Show { text, is_paged } => self.show(&text, is_paged),
             FromHub::Ask { prompt, words } => {
+                self.prompt.clone_from(&prompt);
                 let mut state = self.editing.state.lock();
                 (state.is_reading, state.is_hushed) = (true, false);
                 drop(state);
@@ -144,6 +148,8 @@ impl Front {
         match &mut self.printer {
             // A terminal that is gone shows as the end of its lines.
             Some(printer) if is_reading => drop(printer.print(text.to_owned())),
+            // A line that nobody edits is begun anew below.
+            None if is_reading => drop(write!(self.terminal, "\n{text}{}", self.prompt)),
             _ if is_paged => drop(self.page(text)),
             _ => drop(self.terminal.write_all(text.as_bytes())),
         }
@@ -338,6 +344,7 @@ fn is_a_signal(error: &ReadlineError) -> bool {
 }
 
 fn plain(terminal: &mut File, prompt: &str, editing: &Editing) -> io::Result<ToHub> {
+    let _ = rustix::io::read(&editing.event, &mut [0; 8]); // what is left of the line before; mostly nothing
     terminal.write_all(prompt.as_bytes())?;
     let mut fds = [PollFd::new(&*terminal, PollFlags::IN), PollFd::new(&editing.event, PollFlags::IN)];
     rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
@@ -348,7 +355,11 @@ fn plain(terminal: &mut File, prompt: &str, editing: &Editing) -> io::Result<ToH
     let mut line = String::new();
     // The terminal gives a line at a time: nothing of the next is read with it.
     let read = io::BufReader::new(terminal.as_fd().try_clone_to_owned().map(File::from)?).read_line(&mut line)?;
-    Ok(if read == 0 { ToHub::Eof } else { ToHub::Line(line.trim_end().to_owned()) })
+    if read == 0 {
+        terminal.write_all(b"\n")?;
+        return Ok(ToHub::Eof);
+    }
+    Ok(ToHub::Line(line.trim_end().to_owned()))
 }
 
 /// `$XDG_STATE_HOME/teamster/debug-history`.
