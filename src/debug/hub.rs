@@ -442,8 +442,11 @@ impl Hub {
         if self.waits_for_attach {
             let listens = std::env::var_os(LISTEN).map(PathBuf::from).unwrap_or_default();
             let path = listens.display();
-            tracing::warn!(target: "teamster::debug", "an actor has stopped, and waits for `teamster attach {path}`");
-            eprintln!("teamster: an actor has stopped, and waits for `teamster attach {path}`");
+            let text = format!("an actor has stopped, and waits for `teamster attach {path}`");
+            super::stop::beside(move || {
+                tracing::warn!(target: "teamster::debug", "{text}");
+                eprintln!("teamster: {text}");
+            });
             return None;
         }
         if let Err(why) = front::has_terminal() {

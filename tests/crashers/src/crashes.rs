@@ -232,6 +232,15 @@ pub(crate) async fn bomb_in_root() -> Outcome {
     .await
 }
 
+pub(crate) async fn bomb_on_stderr() -> Outcome {
+    teamster::open_nursery(async |an| {
+        an.start_actor("child").await?;
+        eprintln!("{Bomb}");
+        Ok(())
+    })
+    .await
+}
+
 #[rpc]
 async fn with_probes() -> u32 {
     let _good = teamster::debug::probe("queue", || "3 jobs".to_owned());

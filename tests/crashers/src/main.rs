@@ -49,6 +49,7 @@ async fn play(scene: &str) -> Outcome {
         "panics_in_drop" => crashes::panics_in_drop().await,
         "bomb_in_child" => crashes::bomb_in_child().await,
         "bomb_in_root" => crashes::bomb_in_root().await,
+        "bomb_on_stderr" => crashes::bomb_on_stderr().await,
         "probes" => crashes::probes().await,
         "values" => pauses::values().await,
         "child_pauses_twice" => pauses::child_pauses(2).await,

@@ -137,7 +137,7 @@ fn commands_answer() {
     assert_has(&prompt.line("log"), &["nothing was printed"]);
     assert_eq!(prompt.line(""), "");
     assert_has(&prompt.line("down"), &["innermost frame"]);
-    prompt.types("\x04"); // as `c`
+    prompt.ctrl_d(); // as `c`
     prompt.says("-- panic in actor root/worker");
     prompt.expect_prompt("root/worker");
     prompt.enter("continue");

@@ -22,6 +22,7 @@ use tempfile::TempDir;
 
 use screen::{COLUMNS, Screen};
 
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_crashers");
 /// What all processes of the tree have in their environment.
 const MARK: &str = "CRASHERS_TREE";
 /// How long something may take that is awaited: a safety net for a machine that others use too.
@@ -30,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Prompt {
     keys: File,
     /// Kept open, so that the terminal outlives the program.
-    terminal: OwnedFd,
+    terminal: Option<OwnedFd>,
     /// Its settings before the program came.
     settings: String,
     screen: Screen,
@@ -51,7 +52,7 @@ impl Prompt {
 
     /// The same, armed as `change` says.
     pub(crate) fn start_with(scene: &str, change: impl FnOnce(&mut Command)) -> Prompt {
-        Prompt::start_program(&[env!("CARGO_BIN_EXE_crashers"), scene], change)
+        Prompt::start_program(&[PROGRAM, scene], change)
     }
 
     /// Starts any program as the leader of the terminal's session.
@@ -80,6 +81,7 @@ impl Prompt {
         let child = command.spawn().expect("it starts");
         drop(command);
         let mark = format!("{MARK}={mark}");
+        let terminal = Some(terminal);
         Prompt { keys, terminal, settings, screen: Screen::default(), unread: 0, child, mark, folder }
     }
 
@@ -140,6 +142,13 @@ impl Prompt {
         self.unread = self.screen.cursor().0 + 1;
     }
 
+    /// Ends the line as an end of input does.
+    #[track_caller]
+    pub(crate) fn ctrl_d(&mut self) {
+        self.types("\x04");
+        self.unread = self.screen.cursor().0 + 1;
+    }
+
     #[track_caller]
     pub(crate) fn types(&mut self, keys: &str) {
         self.keys.write_all(keys.as_bytes()).expect("the terminal takes it");
@@ -197,6 +206,12 @@ impl Prompt {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The window is closed.
+    pub(crate) fn hang_up(&mut self) {
+        self.terminal = None;
+        self.keys = File::open("/dev/null").expect("there is one");
     }
 
     /// A folder of the test's own.
@@ -314,12 +329,13 @@ impl Prompt {
             Err(error) => panic!("a terminal can't be polled: {error}"),
         }
         let (is_readable, has_ended) = (!fds[0].revents().is_empty(), fds.len() > 1 && !fds[1].revents().is_empty());
+        let mut read = 0;
         if is_readable {
             let mut bytes = [0; 16 * 1024];
-            let read = self.keys.read(&mut bytes).expect("a terminal can be read");
+            read = self.keys.read(&mut bytes).expect("a terminal can be read");
             self.screen.write(&bytes[..read]);
         }
-        is_readable || !has_ended
+        read > 0 || !has_ended
     }
 
     fn read_to(&mut self, row: usize) -> String {
