@@ -3,6 +3,7 @@
 //!
 //! It knows no command: it shows what the hub says, reads lines when it is asked to, and runs a program in the terminal.
 //! It writes to a descriptor of its own, never to stdout: whoever stands still may hold that one's lock.
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -75,6 +76,8 @@ struct Front {
     jobs: Option<Sender<Job>>,
     editor: Option<std::thread::JoinHandle<()>>,
     printer: Option<Box<dyn ExternalPrinter + Send>>,
+    /// Of the line that was asked for last.
+    prompt: String,
 }
 
 /// A line to be read.
@@ -114,13 +117,15 @@ impl Front {
             .name("teamster-line".into())
             .spawn(move || read_lines(&inbox, &shared, &to, &ready))?;
         let printer = printer.recv().map_err(io::Error::other)??;
-        Ok(Front { hub: Arc::clone(hub), terminal, editing, jobs: Some(jobs), editor: Some(editor), printer })
+        let (jobs, editor, prompt) = (Some(jobs), Some(editor), String::new());
+        Ok(Front { hub: Arc::clone(hub), terminal, editing, jobs, editor, printer, prompt })
     }
 
     fn on(&mut self, said: FromHub) {
         match said {
             FromHub::Show { text, is_paged } => self.show(&text, is_paged),
             FromHub::Ask { prompt, words } => {
+                self.prompt.clone_from(&prompt);
                 let mut state = self.editing.state.lock();
                 (state.is_reading, state.is_hushed) = (true, false);
                 drop(state);
@@ -143,6 +148,8 @@ impl Front {
         match &mut self.printer {
             // A terminal that is gone shows as the end of its lines.
             Some(printer) if is_reading => drop(printer.print(text.to_owned())),
+            // A line that nobody edits is begun anew below.
+            None if is_reading => drop(write!(self.terminal, "\n{text}{}", self.prompt)),
             _ if is_paged => drop(self.page(text)),
             _ => drop(self.terminal.write_all(text.as_bytes())),
         }
@@ -150,17 +157,22 @@ impl Front {
 
     /// A screen at a time: space or enter for the next, `q` to leave it.
     fn page(&mut self, text: &str) -> io::Result<()> {
-        let rows = rustix::termios::tcgetwinsize(&self.terminal).map_or(24, |size| usize::from(size.ws_row));
-        let lines: Vec<&str> = text.lines().collect();
-        if rows < 3 || lines.len() < rows {
-            return self.terminal.write_all(text.as_bytes());
-        }
-        for (number, screen) in lines.chunks(rows - 1).enumerate() {
-            let shown = (number + 1) * (rows - 1);
-            self.terminal.write_all(screen.join("\n").as_bytes())?;
-            self.terminal.write_all(b"\n")?;
-            if shown < lines.len() {
-                write!(self.terminal, "-- {} more lines: space = next, q = leave --", lines.len() - shown)?;
+        let mut lines: VecDeque<&str> = text.lines().collect();
+        while !lines.is_empty() {
+            // One without a size is read by a program.
+            let size = rustix::termios::tcgetwinsize(&self.terminal).ok().filter(|size| size.ws_row >= 3);
+            let (rows, columns) = size.map_or((u16::MAX, u16::MAX), |size| (size.ws_row, size.ws_col.max(1)));
+            let mut left = usize::from(rows) - 1;
+            // The first one is shown in any case: it may be longer than a screen.
+            while let Some(line) = lines.pop_front() {
+                writeln!(self.terminal, "{line}")?;
+                left = left.saturating_sub(height(line, columns));
+                if lines.front().is_some_and(|next| height(next, columns) > left) {
+                    break;
+                }
+            }
+            if !lines.is_empty() {
+                write!(self.terminal, "-- {} more lines: space = next, q = leave --", lines.len())?;
                 let key = self.key()?;
                 self.terminal.write_all(b"\r\x1b[K")?;
                 if matches!(key, b'q' | 3 | 4 | 27) {
@@ -223,6 +235,11 @@ impl Front {
             let _ = editor.join(); // its panic was told by the hook
         }
     }
+}
+
+/// How many rows a line takes, about: a character may be wider than one column.
+fn height(line: &str, columns: u16) -> usize {
+    line.chars().count().div_ceil(usize::from(columns)).max(1)
 }
 
 /// How long a SIGINT may take to end a line, before it is sent again: the editor may just be on its way in.
@@ -327,6 +344,7 @@ fn is_a_signal(error: &ReadlineError) -> bool {
 }
 
 fn plain(terminal: &mut File, prompt: &str, editing: &Editing) -> io::Result<ToHub> {
+    let _ = rustix::io::read(&editing.event, &mut [0; 8]); // what is left of the line before; mostly nothing
     terminal.write_all(prompt.as_bytes())?;
     let mut fds = [PollFd::new(&*terminal, PollFlags::IN), PollFd::new(&editing.event, PollFlags::IN)];
     rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
@@ -337,7 +355,11 @@ fn plain(terminal: &mut File, prompt: &str, editing: &Editing) -> io::Result<ToH
     let mut line = String::new();
     // The terminal gives a line at a time: nothing of the next is read with it.
     let read = io::BufReader::new(terminal.as_fd().try_clone_to_owned().map(File::from)?).read_line(&mut line)?;
-    Ok(if read == 0 { ToHub::Eof } else { ToHub::Line(line.trim_end().to_owned()) })
+    if read == 0 {
+        terminal.write_all(b"\n")?;
+        return Ok(ToHub::Eof);
+    }
+    Ok(ToHub::Line(line.trim_end().to_owned()))
 }
 
 /// `$XDG_STATE_HOME/teamster/debug-history`.

@@ -439,6 +439,9 @@ impl Drop for Session {
             let _ = kill_process_group(Pid::from_child(&self.gdb), Signal::KILL); // with what gdb forked
             let _ = self.gdb.wait();
         }
+        // What it had started holds the pipe too, and is not ours to reap: it is gone when the pipe ends.
+        let deadline = Deadline::after(KILLED);
+        while deadline.wait_for(&self.output).is_ok() && self.output.read(&mut [0; 1024]).is_ok_and(|count| count > 0) {}
         // The kernel lets a dead tracer's processes go. Killed in the middle of attaching, though, it
         // leaves the SIGSTOP that it sent: without this, 26 of 40 stayed stopped.
         if let Some(pid) = self.attached.and_then(as_pid) {
@@ -575,8 +578,9 @@ fn as_pid(pid: u32) -> Option<Pid> {
     i32::try_from(pid).ok().and_then(Pid::from_raw)
 }
 
-/// Becomes rust-gdb, which prints Rust's types well; or gdb, where rust-gdb is a proxy to nothing.
-const RUN: &str = r#"rust-gdb --version </dev/null >/dev/null 2>&1 && exec rust-gdb "$@"; exec gdb "$@""#;
+/// Becomes rust-gdb, which prints Rust's types well; or gdb, where rust-gdb is a proxy to nothing. Whoever tries that
+/// keeps stdout, by another number: its end tells that all are gone.
+const RUN: &str = r#"rust-gdb --version </dev/null 3>&1 >/dev/null 2>&1 && exec rust-gdb "$@"; exec gdb "$@""#;
 
 /// No call may run in a process that stands at an unknown point: it may need a lock which is held,
 /// and would let the other threads run. Unknown settings are passed over by older gdbs.
@@ -595,6 +599,8 @@ const SETTINGS: [&str; 8] = [
 const ANSWER: Duration = Duration::from_secs(10);
 /// A large program's symbols take seconds. Nothing is stopped meanwhile.
 const LOADING: Duration = Duration::from_secs(60);
+/// What was killed is gone in a moment.
+const KILLED: Duration = Duration::from_secs(1);
 /// What is longer is a text pasted by mistake.
 const TEXT_BYTES: usize = 4096;
 /// What a person can read of one answer; the rest is cut off.

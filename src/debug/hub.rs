@@ -5,6 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,7 +20,7 @@ use uuid::Uuid;
 use super::front;
 use super::held::HeldOutput;
 use super::message::{self, FromHub, Stop, ToHub};
-use super::session::{Next, Session};
+use super::session::{HiddenGdb, Next, Session};
 use crate::actor::crash::{Answer, LISTEN_VARIABLE as LISTEN};
 use crate::actor::{Actor, Keep};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
@@ -128,6 +129,7 @@ fn start(root: Weak<Actor>, listener: OwnedFd) -> io::Result<Kept> {
         is_off: false,
         quits: VecDeque::new(),
         held: None,
+        gdb: None,
     };
     threads.push(thread("teamster-hub", move || hub.run(&inbox))?);
     Ok(Kept { shared, listeners, threads, path: wanted })
@@ -243,6 +245,8 @@ struct Hub {
     is_off: bool,
     quits: VecDeque<Uuid>,
     held: Option<HeldOutput>,
+    /// For the program that was looked at last: device and inode of its file.
+    gdb: Option<(Option<(u64, u64)>, Arc<HiddenGdb>)>,
 }
 
 struct OwnFront {
@@ -280,6 +284,9 @@ impl Hub {
             }
         }
         self.close_terminal();
+        if let Some((_, gdb)) = self.gdb.take() {
+            gdb.end();
+        }
         if let Some(OwnFront { connection, thread }) = self.own_front.take() {
             if let Some(connection) = self.connections.get(&connection) {
                 let _ = connection.stream.shutdown(std::net::Shutdown::Both); // closed already: as good
@@ -349,12 +356,21 @@ impl Hub {
             self.held = HeldOutput::begin();
         }
         let path = self.path_of(&stop.aid);
-        let session = Session::new(id, stop, path, Arc::clone(&self.shared));
+        let gdb = self.gdb_of(&stop.exe);
+        let session = Session::new(id, stop, path, gdb, Arc::clone(&self.shared));
         self.send(id, &FromHub::Granted);
         let banner = session.banner(&self.waiting());
         self.session = Some(session);
         self.show(&banner);
         self.ask();
+    }
+
+    fn gdb_of(&mut self, exe: &str) -> Arc<HiddenGdb> {
+        let file = std::fs::metadata(exe).ok().map(|file| (file.dev(), file.ino()));
+        match &self.gdb {
+            Some((of, gdb)) if *of == file => Arc::clone(gdb),
+            _another => Arc::clone(&self.gdb.insert((file, HiddenGdb::new())).1),
+        }
     }
 
     /// The paths of those that wait their turn.
@@ -426,8 +442,11 @@ impl Hub {
         if self.waits_for_attach {
             let listens = std::env::var_os(LISTEN).map(PathBuf::from).unwrap_or_default();
             let path = listens.display();
-            tracing::warn!(target: "teamster::debug", "an actor has stopped, and waits for `teamster attach {path}`");
-            eprintln!("teamster: an actor has stopped, and waits for `teamster attach {path}`");
+            let text = format!("an actor has stopped, and waits for `teamster attach {path}`");
+            super::stop::beside(move || {
+                tracing::warn!(target: "teamster::debug", "{text}");
+                eprintln!("teamster: {text}");
+            });
             return None;
         }
         if let Err(why) = front::has_terminal() {

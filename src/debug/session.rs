@@ -43,8 +43,29 @@ pub(super) struct Session {
     top: usize,
     /// A line that waits for the frames.
     waits: Option<String>,
-    gdb: Arc<Mutex<Option<Gdb>>>,
+    gdb: Arc<HiddenGdb>,
     hub: Arc<Shared>,
+}
+
+/// The gdb that answers questions about one program, for one session after the other: it reads the symbols once.
+pub(super) struct HiddenGdb(Mutex<Slot>);
+
+enum Slot {
+    Empty,
+    Started(Gdb),
+    /// Nobody asks any more, and nobody starts one.
+    Ended,
+}
+
+impl HiddenGdb {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(HiddenGdb(Mutex::new(Slot::Empty)))
+    }
+
+    /// It is gone when this returns.
+    pub(super) fn end(&self) {
+        *self.0.lock() = Slot::Ended;
+    }
 }
 
 /// Lines of source around the one that is looked at.
@@ -69,8 +90,13 @@ const WORDS: &[&str] = &[
 ];
 
 impl Session {
-    pub(super) fn new(connection: ConnectionId, stop: Box<Stop>, path: String, hub: Arc<Shared>) -> Self {
-        let gdb = Arc::new(Mutex::new(None));
+    pub(super) fn new(
+        connection: ConnectionId,
+        stop: Box<Stop>,
+        path: String,
+        gdb: Arc<HiddenGdb>,
+        hub: Arc<Shared>,
+    ) -> Self {
         preload(&hub, &gdb, PathBuf::from(&stop.exe));
         Session { connection, path, stop, frames: None, at: 0, top: 0, waits: None, gdb, hub }
     }
@@ -296,7 +322,7 @@ impl Session {
         let hub = Arc::clone(&self.hub);
         Next::Gdb(Box::new(move |tell| {
             let asking = move || {
-                let mut gdb = gdb.lock();
+                let mut gdb = gdb.0.lock();
                 let text = answer(&mut gdb, &exe, &place, &asked).unwrap_or_else(|error| match asked {
                     Asked::Stack(ours) => format!("{ours}{error}\n"),
                     Asked::Locals | Asked::Print(_) | Asked::Assign(..) => error.to_string(),
@@ -320,22 +346,26 @@ enum Asked {
 }
 
 /// gdb reads the symbols while the user reads the banner.
-fn preload(hub: &Shared, gdb: &Arc<Mutex<Option<Gdb>>>, exe: PathBuf) {
+fn preload(hub: &Shared, gdb: &Arc<HiddenGdb>, exe: PathBuf) {
     let gdb = Arc::clone(gdb);
     let loading = move || {
-        let mut gdb = gdb.lock();
+        let mut slot = gdb.0.lock();
         // Why not is said when somebody asks for something.
-        *gdb = Gdb::start(&exe).ok();
+        if let Slot::Empty = *slot
+            && let Ok(gdb) = Gdb::start(&exe)
+        {
+            *slot = Slot::Started(gdb);
+        }
     };
     // Without a thread it is started when it is needed.
     let _ = hub.start("teamster-gdb", loading);
 }
 
-fn answer(gdb: &mut Option<Gdb>, exe: &Path, place: &Place, asked: &Asked) -> Result<String, GdbError> {
-    let gdb = match gdb {
-        Some(gdb) => gdb,
-        None => gdb.insert(Gdb::start(exe)?),
-    };
+fn answer(slot: &mut Slot, exe: &Path, place: &Place, asked: &Asked) -> Result<String, GdbError> {
+    if let Slot::Empty = slot {
+        *slot = Slot::Started(Gdb::start(exe)?);
+    }
+    let Slot::Started(gdb) = slot else { return Err(GdbError::Gone { pid: place.pid }) };
     let query = match asked {
         Asked::Locals => Query::Locals,
         Asked::Print(expression) => Query::Print(expression),
@@ -354,7 +384,7 @@ fn place(location: &str) -> Option<(PathBuf, u32)> {
 
 /// Lines of a file around one, which is marked. Nothing where the file is not here.
 fn source(file: &Path, line: u32, around: u32) -> String {
-    let Ok(text) = std::fs::read_to_string(file) else { return String::new() };
+    let Some(text) = text_of(file) else { return String::new() };
     let first = line.saturating_sub(around).max(1);
     let mut shown = String::new();
     for (number, content) in (1..).zip(text.lines()).skip(first as usize - 1).take_while(|(n, _)| *n <= line + around) {
@@ -362,6 +392,12 @@ fn source(file: &Path, line: u32, around: u32) -> String {
         shown += &format!("   {mark}{number:>5} {content}\n");
     }
     shown
+}
+
+/// The compiler names the files of a workspace from its root, and the program may have been started below it.
+fn text_of(file: &Path) -> Option<String> {
+    let here = std::env::current_dir().unwrap_or_default();
+    here.ancestors().find_map(|folder| std::fs::read_to_string(folder.join(file)).ok())
 }
 
 #[cfg(test)]
@@ -379,5 +415,8 @@ mod tests {
         let text = source(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/debug/session.rs")), 1, 1);
         assert!(text.starts_with("   ->    1 //! What does a line") && text.lines().count() == 2, "{text}");
         assert_eq!(source(Path::new("/no/such/file"), 1, 1), "");
+        // As seen from a folder below: tests run in that of their package.
+        let name = Path::new(env!("CARGO_MANIFEST_DIR")).file_name().unwrap();
+        assert_ne!(source(&Path::new(name).join("src/debug/session.rs"), 1, 1), "");
     }
 }
