@@ -300,6 +300,11 @@ impl Prompt {
         .collect()
     }
 
+    /// The hidden gdbs of the tree.
+    pub(crate) fn gdbs(&self) -> Vec<Pid> {
+        self.tree().into_iter().filter(|pid| described(*pid).contains("--interpreter=mi3")).collect()
+    }
+
     // ---- waiting
 
     #[track_caller]
