@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use rustyline::validate::Validator;
 use rustyline::{Behavior, Config, Editor, ExternalPrinter, Helper};
 
 use super::message::{self, FromHub, ToHub};
+use crate::actor::signals;
 
 /// Whether a prompt can be opened here; if not, why.
 pub(super) fn has_terminal() -> Result<(), String> {
@@ -42,14 +43,6 @@ pub(super) fn has_terminal() -> Result<(), String> {
 
 fn terminal() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open("/dev/tty")
-}
-
-/// A SIGINT that we send ourselves, to end a line that nobody waits for any more.
-static OWN_INTERRUPTS: AtomicUsize = AtomicUsize::new(0);
-
-/// Whether the SIGINT that has come is one of those.
-pub(super) fn is_own_interrupt() -> bool {
-    OWN_INTERRUPTS.load(Ordering::SeqCst) > 0
 }
 
 /// Serves the terminal until the hub closes the line.
@@ -203,7 +196,6 @@ impl Front {
         if !state.is_reading {
             return;
         }
-        OWN_INTERRUPTS.fetch_add(1, Ordering::SeqCst);
         while state.is_reading {
             // The line editor takes a SIGINT as the end of its line, once it has begun to read; a plain read the event.
             let _ = rustix::io::write(&self.editing.event, &1u64.to_ne_bytes()); // it is full: it has been told
@@ -212,7 +204,6 @@ impl Front {
             }
             self.editing.changed.wait_for(&mut state, AGAIN_AFTER);
         }
-        OWN_INTERRUPTS.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Runs a program in the terminal; what there is to say of it.
@@ -267,12 +258,14 @@ fn read_lines(jobs: &Receiver<Job>, editing: &Editing, hub: &UnixStream, ready: 
     // SAFETY: a plain call.
     let this = unsafe { libc::pthread_self() };
     for job in jobs {
-        editing.state.lock().thread = Some(this);
-        let said = reader.read(&job, editing);
-        let mut state = editing.state.lock();
-        (state.is_reading, state.thread) = (false, None);
-        let is_hushed = state.is_hushed;
-        drop(state);
+        // A SIGINT may come before the editor's own handler is there, or when it is not any more.
+        let (said, is_hushed) = signals::interruptibly(|| {
+            editing.state.lock().thread = Some(this);
+            let said = reader.read(&job, editing);
+            let mut state = editing.state.lock();
+            (state.is_reading, state.thread) = (false, None);
+            (said, state.is_hushed)
+        });
         editing.changed.notify_all();
         if !is_hushed {
             let _ = message::send(hub, &said); // a hub that is gone ends us

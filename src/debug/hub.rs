@@ -69,7 +69,7 @@ pub(super) fn shields_interrupt() -> bool {
     let mut is_shielded = false;
     for hub in hubs.iter().filter(|hub| hub.is_open.load(Ordering::SeqCst)) {
         is_shielded = true;
-        if !hub.runs.load(Ordering::SeqCst) && !front::is_own_interrupt() {
+        if !hub.runs.load(Ordering::SeqCst) {
             // A hub that is busy says it late, or never: it is shielded all the same.
             let _ = hub.events.try_send(Event::Interrupt);
         }

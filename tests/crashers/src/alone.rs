@@ -9,10 +9,11 @@ use teamster::pause;
 use crate::crashes::divide;
 use crate::scene::{Outcome, tell};
 
-/// Which signals this process has a handler for.
-fn handled() -> String {
+/// Which signals this process has a handler for, without those of threads.
+fn handled() -> u32 {
     let status = std::fs::read_to_string("/proc/self/status").expect("there is a /proc");
-    status.lines().find(|line| line.starts_with("SigCgt")).expect("the kernel tells it").to_owned()
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("the kernel tells it");
+    u64::from_str_radix(mask.trim(), 16).expect("it is a number") as u32
 }
 
 /// What a root has taken it gives back.

@@ -46,7 +46,8 @@ impl Screen {
                 self.sequence(&bytes[2..end], bytes[end]);
                 return Some(end + 1);
             }
-            0x1b => return Some(2),
+            // Which set of characters; and what else is two bytes long.
+            0x1b => return (bytes.len() > 2 || bytes[1] != b'(').then_some(2 + usize::from(bytes[1] == b'(')),
             0..0x20 => {}
             _ => return self.character(bytes),
         }
