@@ -74,6 +74,23 @@ fn nanos(time: Duration) -> u64 {
 
 // ---- the stop
 
+/// Stops this process's group, as the terminal does at a ctrl-z; returns when it goes on. By no control thread.
+///
+/// Another thread may take the signal, so the one that sends it is still running for a moment. What nobody could
+/// continue is not stopped: then that is waited out.
+pub(crate) fn stop_group() {
+    let continued = CONTINUED.load(Ordering::SeqCst);
+    let patience = Instant::now() + STOPPED_WITHIN;
+    // SAFETY: a plain call. It fails for nobody: we are in that group.
+    unsafe { libc::kill(0, libc::SIGTSTP) };
+    while CONTINUED.load(Ordering::SeqCst) == continued && (is_suspended() || Instant::now() < patience) {
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
+/// Until a signal that was sent has stopped this process.
+const STOPPED_WITHIN: Duration = Duration::from_millis(200);
+
 /// What the handler looks at. It may run on any thread but a control thread, which alone take this, and block the
 /// signal for that: so it is never waited for by whom it has interrupted. Nothing is allocated under it either: the
 /// handler may have interrupted whoever holds the allocator's lock.

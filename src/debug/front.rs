@@ -23,10 +23,13 @@ use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
 use rustyline::validate::Validator;
-use rustyline::{Behavior, Config, Editor, ExternalPrinter, Helper};
+use rustyline::{
+    Behavior, Cmd, ConditionalEventHandler, Config, Editor, Event, EventContext, EventHandler, ExternalPrinter, Helper,
+    KeyEvent, RepeatCount,
+};
 
 use super::message::{self, FromHub, ToHub};
-use crate::actor::signals;
+use crate::actor::{signals, suspend};
 
 /// Whether a prompt can be opened here; if not, why.
 pub(super) fn has_terminal() -> Result<(), String> {
@@ -276,7 +279,7 @@ fn read_lines(jobs: &Receiver<Job>, editing: &Editing, hub: &UnixStream, ready: 
 
 /// With an editor; without one on a terminal that can't move its cursor.
 enum Reader {
-    Edited(Box<Editor<Words, FileHistory>>),
+    Edited(Box<Editor<Words, FileHistory>>, Suspended),
     Plain(File),
 }
 
@@ -292,21 +295,33 @@ impl Reader {
         if let Some(path) = history() {
             let _ = editor.load_history(&path); // there is none yet
         }
-        Ok(Reader::Edited(Box::new(editor)))
+        let suspended = Suspended::default();
+        editor.bind_sequence(KeyEvent::ctrl('Z'), EventHandler::Conditional(Box::new(suspended.clone())));
+        Ok(Reader::Edited(Box::new(editor), suspended))
     }
 
     fn printer(&mut self) -> Option<Box<dyn ExternalPrinter + Send>> {
         match self {
-            Reader::Edited(editor) => Some(Box::new(editor.create_external_printer().ok()?)),
+            Reader::Edited(editor, _) => Some(Box::new(editor.create_external_printer().ok()?)),
             Reader::Plain(_) => None,
         }
     }
 
     fn read(&mut self, job: &Job, editing: &Editing) -> ToHub {
         match self {
-            Reader::Edited(editor) => {
+            Reader::Edited(editor, suspended) => {
                 editor.set_helper(Some(Words(job.words.clone())));
-                match editor.readline(&job.prompt) {
+                let mut line = Line::default();
+                let read = loop {
+                    let read = editor.readline_with_initial(&job.prompt, (&line.left, &line.right));
+                    match suspended.0.lock().take() {
+                        Some(begun) => line = begun,
+                        None => break read,
+                    }
+                    // The terminal is as it was before the line.
+                    suspend::stop_group();
+                };
+                match read {
                     Ok(line) => ToHub::Line(line),
                     Err(ReadlineError::Eof) => ToHub::Eof,
                     Err(ReadlineError::Interrupted | ReadlineError::Signal(_)) => ToHub::Interrupted,
@@ -323,12 +338,34 @@ impl Reader {
     }
 
     fn save(&mut self) {
-        if let (Reader::Edited(editor), Some(path)) = (self, history()) {
+        if let (Reader::Edited(editor, _), Some(path)) = (self, history()) {
             if let Some(folder) = path.parent() {
                 let _ = std::fs::create_dir_all(folder); // a history that can't be kept is none
             }
             let _ = editor.save_history(&path); // as above
         }
+    }
+}
+
+/// A line that ctrl-z has ended, and that is begun again with the same text.
+///
+/// The editor would stop us by itself, and go on at once on its thread while another one takes the signal: the shell
+/// would find the terminal raw.
+#[derive(Clone, Default)]
+struct Suspended(Arc<Mutex<Option<Line>>>);
+
+/// Before the cursor, and behind it.
+#[derive(Default)]
+struct Line {
+    left: String,
+    right: String,
+}
+
+impl ConditionalEventHandler for Suspended {
+    fn handle(&self, _: &Event, _: RepeatCount, _: bool, context: &EventContext<'_>) -> Option<Cmd> {
+        let (left, right) = context.line().split_at(context.pos());
+        *self.0.lock() = Some(Line { left: left.to_owned(), right: right.to_owned() });
+        Some(Cmd::Interrupt)
     }
 }
 

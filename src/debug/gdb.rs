@@ -347,13 +347,26 @@ impl Session {
     /// Selects the place's frame, if its variables are known at all.
     fn select(&mut self, place: &Place, deadline: &Deadline) -> Result<(), GdbError> {
         let frames = frames_of(&self.command("-stack-list-frames", deadline)?.fields);
-        let frame = pick(&frames, place).ok_or(GdbError::NoFrame { tid: place.tid, ip: place.ip })?;
+        let frame = pick(&frames, place).ok_or(match place.line {
+            0 => GdbError::NoDebuginfo, // without it gdb may lose its way up the stack, too
+            _ => GdbError::NoFrame { tid: place.tid, ip: place.ip },
+        })?;
         if frame.line == 0 {
             return Err(GdbError::NoDebuginfo);
         }
-        // Asked first: without variables of ours, a name would be looked up among those of libc.
-        let arguments = self.command("-stack-list-arguments 0", deadline)?.fields;
-        if !has_variables(&frames, &arguments) {
+        // Asked first: without variables of ours, a name would be looked up among those of libc. A frame may have
+        // none for itself, as that of an async function has no arguments.
+        let others = frames.iter().filter(|other| other.is_rust && other.level != frame.level);
+        let mut is_described = false;
+        for level in std::iter::once(frame).chain(others).map(|frame| frame.level) {
+            self.command(&format!("-stack-select-frame {level}"), deadline)?;
+            let variables = self.command("-stack-list-variables --no-values", deadline)?.fields;
+            is_described = variables.field("variables").is_some_and(|all| !all.items().is_empty());
+            if is_described {
+                break;
+            }
+        }
+        if !is_described {
             return Err(GdbError::LinesOnly);
         }
         self.command(&format!("-stack-select-frame {}", frame.level), deadline)?;
@@ -536,15 +549,6 @@ fn pick<'a>(frames: &'a [Frame], place: &Place) -> Option<&'a Frame> {
     let first = here().next()?;
     let one = place.line == 0 || here().all(|frame| frame.function == first.function);
     here().nth(place.nth).filter(|_| one)
-}
-
-/// Whether the debuginfo of this program describes variables: some Rust function then has an argument.
-fn has_variables(frames: &[Frame], arguments: &Value) -> bool {
-    let listed = arguments.field("stack-args").map_or(&[][..], Value::items);
-    listed.iter().any(|(_, entry)| {
-        let rust = frames.iter().any(|frame| frame.is_rust && Some(frame.level) == entry.number("level"));
-        rust && entry.field("args").is_some_and(|args| !args.items().is_empty())
-    })
 }
 
 /// Without the `$1 = ` of gdb's history of values.

@@ -237,7 +237,7 @@ impl Session {
         }
         if text.is_empty() {
             text.push_str("no stack: the error was returned, so its frames are gone\n");
-        } else if frames.iter().all(|frame| frame.file.is_none()) {
+        } else if !frames.iter().any(|frame| frame.is_users) {
             text.push_str("no debuginfo: set `debug = \"line-tables-only\"` or more for the profile\n");
         }
         text

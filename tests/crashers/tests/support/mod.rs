@@ -167,6 +167,14 @@ impl Prompt {
         line
     }
 
+    /// Waits for a line with `end`: whether one with `text` came before it.
+    #[track_caller]
+    pub(crate) fn says_before(&mut self, text: &str, end: &str) -> bool {
+        let first = self.unread;
+        self.says(end);
+        self.screen.rows_from(first)[..self.unread - first].iter().any(|row| row.contains(text))
+    }
+
     /// Waits until this text is to be seen behind what was told, in whatever row.
     #[track_caller]
     pub(crate) fn shows(&mut self, text: &str) {
@@ -298,6 +306,11 @@ impl Prompt {
         })
         .filter_map(Pid::from_raw)
         .collect()
+    }
+
+    /// The hidden gdbs of the tree.
+    pub(crate) fn gdbs(&self) -> Vec<Pid> {
+        self.tree().into_iter().filter(|pid| described(*pid).contains("--interpreter=mi3")).collect()
     }
 
     // ---- waiting
