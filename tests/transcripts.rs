@@ -1,10 +1,9 @@
 //! The transcripts of docs/debugging.md are what the examples show on a terminal. `TEAMSTER_BLESS=1` writes them anew.
 #![cfg(feature = "debug")]
 use std::fs;
-use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 #[path = "support/program.rs"]
 mod program;
@@ -16,7 +15,7 @@ const END: &str = "```\n";
 
 #[test]
 fn the_page_shows_what_the_examples_do() {
-    let page = fs::read_to_string(page()).expect("there is the page");
+    let page = fs::read_to_string(path()).expect("there is the page");
     let mut fresh = String::new();
     let mut rest = page.as_str();
     while let Some((before, block)) = rest.split_once(BEGIN) {
@@ -26,21 +25,45 @@ fn the_page_shows_what_the_examples_do() {
     }
     fresh += rest;
     if std::env::var_os("TEAMSTER_BLESS").is_some() {
-        fs::write(page(), &fresh).expect("it is ours to write");
+        fs::write(path(), &fresh).expect("it is ours to write");
     }
-    assert_eq!(page, fresh, "{PAGE} is not what the examples show; TEAMSTER_BLESS=1 writes it anew");
+    assert!(page == fresh, "{PAGE} is not what the examples show; TEAMSTER_BLESS=1 writes it anew:\n{fresh}");
 }
 
-fn page() -> PathBuf {
+fn path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE)
 }
 
 /// Runs what the first line of a block says, types what stands behind its prompts, and gives the block anew.
+///
+/// Two actors that crash at once have no order, and the second may be late: it is run until they come as they do on the
+/// page.
 fn run(block: &str) -> String {
     let (head, said) = block.split_once('\n').expect("a command");
     let example = head.strip_prefix("$ cargo run --example ").expect("an example");
-    let typed: Vec<&str> =
-        said.lines().filter_map(|line| Some(line.strip_prefix("(root")?.split_once(") ")?.1)).collect();
+    let typed: Vec<(&str, &str)> = said.lines().filter(|line| line.starts_with("(root")).map(prompt_and_line).collect();
+    let is_blessed = std::env::var_os("TEAMSTER_BLESS").is_some();
+    let mut fresh = String::new();
+    for _ in 0..RUNS {
+        let Some(shown) = played(example, &typed) else { continue };
+        fresh = format!("{head}\n{}", stable(&plain(&shown)));
+        if is_blessed || fresh == block {
+            break;
+        }
+    }
+    fresh
+}
+
+/// About half of the runs are in the other order: fifty in a row are not.
+const RUNS: usize = 50;
+
+fn prompt_and_line(line: &str) -> (&str, &str) {
+    let end = line.find(") ").expect("a prompt") + 2;
+    line.split_at(end)
+}
+
+/// What an example shows when these lines are typed; `None` if another prompt comes than is expected.
+fn played(example: &str, typed: &[(&str, &str)]) -> Option<String> {
     let sockets = tempfile::tempdir().expect("a folder");
     let mut terminal = Terminal::new();
     let mut command = Command::new("setsid");
@@ -60,19 +83,27 @@ fn run(block: &str) -> String {
         .process_group(0);
     let mut child = command.spawn().expect("the example starts");
     drop(command);
-    let mut shown = String::new();
-    for line in &typed {
-        shown += &terminal.shown_until(|text| {
-            plain(text).lines().last().is_some_and(|l| l.starts_with("(root") && l.ends_with(") "))
+    let (mut shown, mut is_expected) = (String::new(), true);
+    for (number, (prompt, line)) in typed.iter().enumerate() {
+        // The editor says when it has given a line away: what stands there before is the last one.
+        let part = terminal.shown_until(|text| {
+            (number == 0 || text.contains("\x1b[?2004l")) && plain(text).lines().last().is_some_and(is_prompt)
         });
-        terminal.types(line);
-        // The editor says when it has given the line away.
-        shown += &terminal.shown_until(|text| text.contains("\x1b[?2004l"));
+        is_expected = plain(&part).ends_with(prompt);
+        shown += &part;
+        terminal.types(if is_expected { line } else { "abort" });
+        if !is_expected {
+            break;
+        }
     }
     shown += &terminal.shown();
     let status = child.wait().expect("it is our child");
     assert!(status.code().is_some(), "it died: {shown}");
-    format!("{head}\n{}", stable(&plain(&shown)))
+    is_expected.then_some(shown)
+}
+
+fn is_prompt(line: &str) -> bool {
+    line.starts_with("(root") && line.ends_with(") ")
 }
 
 fn built(example: &str) -> PathBuf {
@@ -102,12 +133,15 @@ fn stable(text: &str) -> String {
     let mut stable = String::new();
     for line in text.lines().filter(|line| !line.starts_with("still here")) {
         let mut line = line.trim_end().to_owned();
-        for (before, number) in [("(pid ", "4711"), ("thread ", "4712"), ("@", ""), ("order#", "1"), ("before = ", "0")]
+        for (before, number) in
+            [("(pid ", "4711"), ("thread ", "4712"), ("@", "1a2b3c4d"), ("order#", "1"), ("before = ", "0")]
         {
             let mut from = 0;
             while let Some(at) = line[from..].find(before).map(|at| from + at + before.len()) {
                 let digits = line[at..].chars().take_while(|char| char.is_ascii_hexdigit()).count();
-                line.replace_range(at..at + digits, number);
+                if digits > 0 {
+                    line.replace_range(at..at + digits, number);
+                }
                 from = at;
             }
         }
@@ -115,6 +149,10 @@ fn stable(text: &str) -> String {
             && ticks.parse::<u32>().is_ok_and(|ticks| ticks > 0)
         {
             line = "28 ticks while it stood still".to_owned();
+        }
+        // Whether the second one has come by then is chance.
+        if let Some(at) = line.find("  [1 more waiting") {
+            line.truncate(at);
         }
         stable += &line;
         stable.push('\n');
