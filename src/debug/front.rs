@@ -5,7 +5,7 @@
 //! It writes to a descriptor of its own, never to stdout: whoever stands still may hold that one's lock.
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -168,8 +168,7 @@ impl Front {
                 }
             }
             if !lines.is_empty() {
-                write!(self.terminal, "-- {} more lines: space = next, q = leave --", lines.len())?;
-                let key = self.key()?;
+                let key = self.key(&format!("-- {} more lines: space = next, q = leave --", lines.len()))?;
                 self.terminal.write_all(b"\r\x1b[K")?;
                 if matches!(key, b'q' | 3 | 4 | 27) {
                     break;
@@ -179,17 +178,16 @@ impl Front {
         Ok(())
     }
 
-    /// One key, without its echo.
-    fn key(&self) -> io::Result<u8> {
+    /// One key, without its echo: ctrl-c is one, from when the question can be seen.
+    fn key(&mut self, question: &str) -> io::Result<u8> {
         let before = rustix::termios::tcgetattr(&self.terminal)?;
         let mut raw = before.clone();
         raw.make_raw();
         rustix::termios::tcsetattr(&self.terminal, rustix::termios::OptionalActions::Now, &raw)?;
         let mut key = [0; 1];
-        let read = rustix::io::retry_on_intr(|| rustix::io::read(&self.terminal, &mut key));
+        let read = self.terminal.write_all(question.as_bytes()).and_then(|()| self.terminal.read_exact(&mut key));
         rustix::termios::tcsetattr(&self.terminal, rustix::termios::OptionalActions::Now, &before)?;
-        read?;
-        Ok(key[0])
+        read.map(|()| key[0])
     }
 
     /// Ends the line that is being read. When this returns the terminal is as it was before it.
