@@ -92,6 +92,16 @@ pub(crate) async fn root_fails() -> Outcome {
     .await
 }
 
+/// The same, by a `?` of the body.
+pub(crate) async fn root_question_mark() -> Outcome {
+    teamster::open_nursery(async |an| {
+        an.start_actor("child").await?;
+        println!("quantity: {}", quantity_of("pears many")?);
+        Ok(())
+    })
+    .await
+}
+
 /// The root has cancelled itself, and knows it.
 pub(crate) async fn cancelled_root_panics() -> Outcome {
     teamster::open_nursery(async |an| {

@@ -67,6 +67,7 @@ async fn play(scene: &str) -> Outcome {
         "question_mark" => errors::question_mark().await,
         "post_mortem" => errors::post_mortem().await,
         "root_fails" => errors::root_fails().await,
+        "root_question_mark" => errors::root_question_mark().await,
         "cancelled_root_panics" => errors::cancelled_root_panics().await,
         "each_kind" => errors::each_kind().await,
         "crash_later" => errors::crash_later().await,

@@ -1,6 +1,7 @@
 //! The prompt itself: whose turn it is, what its commands answer, how its line is edited.
 mod support;
 
+use rustix::process::Signal;
 use support::{Prompt, assert_has};
 
 /// Numbers that look random, and are the same for the same seed.
@@ -174,6 +175,40 @@ fn tab_completes_a_command_and_the_arrow_brings_back_the_last_one() {
     prompt.ends_with(101);
     let history = std::fs::read_to_string(prompt.state().join("debug-history")).expect("it is kept");
     assert!(history.lines().any(|line| line == "tree"), "{history}");
+}
+
+#[test]
+fn what_is_typed_ahead_is_not_lost() {
+    let mut prompt = Prompt::start("relayed");
+    prompt.expect_prompt("root/child");
+    prompt.types("args\rtree\rhelp\r");
+    prompt.says("(1, 0)");
+    prompt.says("<- at the prompt");
+    prompt.says("off ");
+    prompt.expect_prompt("root/child");
+    // To the next prompt, too.
+    prompt.types("c\rtree\rc\r");
+    prompt.says("-- relayed error");
+    prompt.says("<- at the prompt");
+    prompt.ends_with(1);
+}
+
+#[test]
+fn ctrl_c_while_a_command_runs_ends_nothing() {
+    let mut prompt = Prompt::start("crash_and_wait");
+    prompt.expect_prompt("root/child");
+    for _ in 0..10 {
+        // Whether it is a key or already a signal, or not any more, is for the scheduler to say.
+        prompt.enter("bt");
+        prompt.types("\x03");
+        prompt.says("ctrl-c ");
+        prompt.expect_prompt("root/child");
+        assert_eq!(prompt.line_until("args", "(1, 0)").lines().count(), 1);
+    }
+    prompt.enter("c");
+    prompt.says("child: panic");
+    prompt.types("\x03");
+    prompt.ends_by(Signal::INT);
 }
 
 #[test]

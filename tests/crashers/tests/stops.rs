@@ -125,6 +125,17 @@ fn the_roots_own_panic_stops() {
 }
 
 #[test]
+fn an_error_or_panic_of_the_root_that_is_quit_stops_nowhere_else() {
+    for (scene, status) in [("root_panics", 101), ("root_question_mark", 1)] {
+        let mut prompt = Prompt::start(scene);
+        prompt.expect_prompt("root");
+        prompt.enter("q");
+        let rest = prompt.ends_with(status);
+        assert!(!rest.contains("-- "), "{rest}");
+    }
+}
+
+#[test]
 fn the_roots_own_error_stops_where_it_leaves() {
     let mut prompt = Prompt::start("root_fails");
     assert_has(&prompt.expect_prompt("root"), &["-- returned error in actor root ", "the root's own error"]);

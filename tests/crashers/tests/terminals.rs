@@ -26,6 +26,22 @@ fn a_stopped_actor_that_is_killed_is_noticed_at_once_and_the_next_one_has_the_pr
 }
 
 #[test]
+fn actors_that_die_the_moment_they_stop_leave_the_others_their_turn() {
+    let rounds = std::env::var("TEAMSTER_ROUNDS").map_or(3, |rounds| rounds.parse().expect("a number"));
+    for _ in 0..rounds {
+        let mut prompt = Prompt::start("three_pause");
+        for _ in 0..2 {
+            let banner = prompt.says("-- pause in actor");
+            kill_process(pid_in(&banner), Signal::KILL).expect("it stands still");
+            prompt.says("is gone");
+        }
+        prompt.expect_any_prompt();
+        prompt.enter("off");
+        assert_has(&prompt.ends_with(1), &["signal 9 (SIGKILL)"]);
+    }
+}
+
+#[test]
 fn the_terminal_is_sane_when_the_only_stopped_actor_is_killed() {
     let mut prompt = Prompt::start_with("armed_sibling", |_| {});
     let banner = prompt.expect_prompt("root/armed");
