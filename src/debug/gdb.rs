@@ -454,8 +454,8 @@ impl Drop for Session {
         }
         // What it had started holds the pipe too, and is not ours to reap: it is gone when the pipe ends.
         let deadline = Deadline::after(KILLED);
-        while deadline.wait_for(&self.output).is_ok() && self.output.read(&mut [0; 1024]).is_ok_and(|count| count > 0) {
-        }
+        let mut rest = [0; 1024];
+        while deadline.wait_for(&self.output).is_ok() && self.output.read(&mut rest).is_ok_and(|read| read > 0) {}
         // The kernel lets a dead tracer's processes go. Killed in the middle of attaching, though, it
         // leaves the SIGSTOP that it sent: without this, 26 of 40 stayed stopped.
         if let Some(pid) = self.attached.and_then(as_pid) {

@@ -245,9 +245,12 @@ struct Hub {
     is_off: bool,
     quits: VecDeque<Uuid>,
     held: Option<HeldOutput>,
-    /// For the program that was looked at last: device and inode of its file.
-    gdb: Option<(Option<(u64, u64)>, Arc<HiddenGdb>)>,
+    /// For the program that was looked at last.
+    gdb: Option<(ProgramFile, Arc<HiddenGdb>)>,
 }
+
+/// Device and inode of a program, as far as they are to be had.
+type ProgramFile = Option<(u64, u64)>;
 
 struct OwnFront {
     connection: ConnectionId,
