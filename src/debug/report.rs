@@ -22,7 +22,9 @@ pub(super) fn log(stop: &Stop, frames: &[Frame], why: &str) {
         values = values.join(", "),
         error = one_line(&stop.chain),
         stack = stack.join(" < "),
-        "crash report: {} ({why})",
+        "crash report: {} in {}: {} ({why})",
+        stop.kind.name(),
+        stop.aid,
         one_line(&stop.text)
     );
 }
