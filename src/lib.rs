@@ -68,6 +68,8 @@ mod actor;
 mod broadcast;
 mod channel;
 mod context;
+#[cfg(feature = "debug")]
+mod debug;
 pub mod discovery;
 mod error;
 mod msg;

@@ -13,6 +13,12 @@ pub(crate) trait Debugger: Sync {
 
     /// Whether a SIGINT that has come to this root is none of the tree's, since a prompt is open. By the control thread.
     fn shields_interrupt(&self) -> bool;
+
+    /// SIGUSR1 has come: somebody wants to know what this root's tree does, or this actor. By the control thread.
+    fn asks_for_dump(&self, actor: &Arc<Actor>);
+
+    /// The root collects this dump. By the control thread.
+    fn dump(&self, actor: &Arc<Actor>, id: u64);
 }
 
 /// Filled when the program is linked: nothing has to run for it.

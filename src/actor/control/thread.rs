@@ -18,6 +18,7 @@ use super::{Command, Control, NameSink, orphans};
 use crate::actor::Actor;
 use crate::actor::child::{Child, Ended};
 use crate::actor::clock::Clock;
+use crate::actor::crash::debugger;
 use crate::actor::signals::Signals;
 use crate::channel::LineEnd;
 use crate::channel::line::{LineInbox, Rest};
@@ -186,7 +187,7 @@ impl Thread {
         }
         // One that came while the last things were being put away still ends the program.
         if let Some(actor) = self.actor.upgrade()
-            && let Some(signal) = self.signals.end().first()
+            && let Some(signal) = self.signals.end().iter().find(|signal| **signal != libc::SIGUSR1)
         {
             actor.interrupted(*signal);
         }
@@ -298,6 +299,7 @@ impl Thread {
                     self.wait_for(Word::Obituary, &aid, told);
                     self.ask_obituary(self.aid.clone(), aid, CameFrom::Here);
                 }
+                Command::Dump { id } => self.dump_below(id),
                 Command::EndSelf { canceller, grace } => self.end_self(canceller, grace),
                 Command::ParentLost => self.parent_lost(),
                 Command::Stop => self.is_stopping = true,
@@ -445,12 +447,21 @@ impl Thread {
                     kid.ends(now, &canceller, grace);
                 }
             }
+            Received::Dump { .. } => {} // it only comes from above
             Received::End { aid, canceller } => self.end_other(aid, canceller),
             Received::Ended { to, aid, receipt } => self.tell(Word::Gone, to, aid, receipt, CameFrom::Child(key)),
             Received::ObituaryAsked { to, aid } => self.ask_obituary(to, aid, CameFrom::Child(key)),
             Received::Obituary { to, aid, receipt } => {
                 self.tell(Word::Obituary, to, aid, receipt, CameFrom::Child(key));
             }
+        }
+    }
+
+    /// The children say what they do, for a dump of the root, and pass that on.
+    fn dump_below(&self, id: u64) {
+        for (line, _) in self.kids.values().filter_map(|kid| kid.line.as_ref()) {
+            // Of one whose line is broken the root knows soon that it has ended.
+            let _ = line.send(&Frame::Dump { id });
         }
     }
 
@@ -722,6 +733,12 @@ impl Thread {
     fn on_signals(&mut self) {
         for signal in self.signals.take() {
             let Some(actor) = self.actor.upgrade() else { continue };
+            if signal == libc::SIGUSR1 {
+                if let Some(debugger) = debugger() {
+                    debugger.asks_for_dump(&actor);
+                }
+                continue;
+            }
             if self.control.up.is_none() {
                 self.interrupt(&actor, signal);
             } else if !actor.is_cancelled() && self.own.verdict_at.is_none() {
@@ -852,6 +869,12 @@ impl Thread {
                         self.tell(Word::Gone, canceller.aid, aid, None, CameFrom::Here); // it has ended meanwhile
                     }
                 }
+                Received::Dump { id } => {
+                    self.dump_below(id);
+                    if let (Some(actor), Some(debugger)) = (self.actor.upgrade(), debugger()) {
+                        debugger.dump(&actor, id);
+                    }
+                }
                 Received::Ended { to, aid, receipt } => self.tell(Word::Gone, to, aid, receipt, CameFrom::Parent),
                 Received::ObituaryAsked { to, aid } => self.ask_obituary(to, aid, CameFrom::Parent),
                 Received::Obituary { to, aid, receipt } => {
@@ -889,6 +912,7 @@ impl Thread {
 enum Received {
     Cancel { dialog: u64, canceller: Canceller },
     CancelAck { dialog: u64 },
+    Dump { id: u64 },
     SpawnRecord { aid: Aid, start_ticks: u64 },
     Ready { aid: Aid, addr: Addr },
     Spawning,
@@ -932,6 +956,7 @@ impl Received {
         Some(match frame {
             Frame::Cancel { dialog, canceller, .. } => Received::Cancel { dialog, canceller },
             Frame::CancelAck { dialog, .. } => Received::CancelAck { dialog },
+            Frame::Dump { id } => Received::Dump { id },
             Frame::SpawnRecord { aid, start_ticks } => Received::SpawnRecord { aid, start_ticks },
             Frame::Ready { aid, addr } => Received::Ready { aid, addr },
             Frame::Spawning => Received::Spawning,

@@ -148,6 +148,8 @@ fn frame() -> impl Strategy<Value = Frame<'static>> {
             let receipt = receipt.map(|receipt| Box::new(Receipt { aid: aid.clone(), ..receipt }));
             Frame::Obituary { to, aid, receipt }
         }),
+        number().prop_map(|id| Frame::Dump { id }),
+        ".{0,80}".prop_map(|text| Frame::Stuck { text: leak(text) }),
         Just(Frame::Log),
         number().prop_map(|nonce| Frame::Ping { nonce }),
         number().prop_map(|nonce| Frame::Pong { nonce }),
@@ -363,11 +365,13 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         ("signalled", Frame::Signalled { signal: 15 }, b""),
         ("end_asked", Frame::EndAsked { canceller: asked(CancelRequest::Actor) }, b""),
         ("log", Frame::Log, b""),
+        ("dump", Frame::Dump { id: 3 }, b""),
         ("end", Frame::End { aid: aid.clone(), canceller: asked(CancelRequest::Actor) }, b""),
         ("ended", Frame::Ended { to: aid.clone(), aid: aid.clone(), receipt: Some(Box::new(receipt)) }, b""),
         ("spawning", Frame::Spawning, b""),
         ("obituary_asked", Frame::ObituaryAsked { to: aid.clone(), aid: aid.clone() }, b""),
         ("obituary", Frame::Obituary { to: aid.clone(), aid: aid.clone(), receipt: None }, b""),
+        ("stuck", Frame::Stuck { text: "demo::spin" }, b""),
     ]
 }
 

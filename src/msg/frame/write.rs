@@ -230,6 +230,14 @@ fn encode_rare(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
             w.aid(aid);
             w.option(receipt.as_deref(), Writer::receipt);
         }
+        Frame::Dump { id } => {
+            w.open(2, kind::DUMP);
+            w.uint(*id);
+        }
+        Frame::Stuck { text } => {
+            w.open(2, kind::STUCK);
+            w.str(text);
+        }
         Frame::Log => w.open(1, kind::LOG),
         Frame::Ping { nonce } => {
             w.open(2, kind::PING);

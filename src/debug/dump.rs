@@ -1,0 +1,218 @@
+//! What does every actor of a tree do at this moment?
+//!
+//! The root is asked, by SIGUSR1 or through its debug socket. Its control thread tells its children by their control
+//! lines, and each control thread passes that on. In each process a thread then looks at what is there and sends an
+//! [`Answer`] to the root's debug socket: no runtime takes part, so a stuck one holds nothing up. The root puts the
+//! answers together, and looks up the names of all addresses: they are those of its own program.
+mod answer;
+mod collect;
+mod look;
+mod places;
+mod symbols;
+mod text;
+mod threads;
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+pub(crate) use self::answer::Answer;
+use self::collect::{Collector, Expected};
+use self::symbols::Own;
+pub(crate) use self::threads::Skip;
+use crate::actor::Actor;
+use crate::actor::control::{Command, Living};
+use crate::actor::process::ProcessStat;
+use crate::msg::ident::Aid;
+
+/// When the answers are put together, whoever is missing.
+const ANSWERS_WITHIN: Duration = Duration::from_millis(900);
+/// When nobody is waited for any more who can't answer, being stopped.
+const LIVING_WITHIN: Duration = Duration::from_millis(450);
+/// Dumps that a process works on at a time; who asks for more at once gets none.
+const MAX_AT_ONCE: usize = 4;
+
+static AT_ONCE: AtomicUsize = AtomicUsize::new(0);
+static LAST_ID: AtomicU64 = AtomicU64::new(0);
+
+/// Those that are being put together in this process.
+static PENDING: Mutex<Option<HashMap<u64, Arc<Pending>>>> = Mutex::new(None);
+
+struct Pending {
+    collector: Mutex<Collector>,
+    answered: Condvar,
+}
+
+/// SIGUSR1 has come. A root has its whole tree say what it does; another actor says it of itself. By the control
+/// thread: all else is done by another one.
+pub(super) fn asked(actor: &Arc<Actor>) {
+    let actor = Arc::clone(actor);
+    on_a_thread(move || {
+        if !actor.is_root() {
+            return print(&text_of(&look::look(&actor, 0)));
+        }
+        let Some(text) = collect(&actor, None) else { return };
+        let written = write_file(&text).map(|path| format!("written to {}", path.display()));
+        let written = written.unwrap_or_else(|error| format!("not written to a file: {error}"));
+        print(&format!("-- dump of {}\n{text}-- {written}\n", actor.aid));
+    });
+}
+
+/// The root of this actor collects the dump `id`. By the control thread.
+pub(super) fn answer(actor: &Arc<Actor>, id: u64) {
+    let actor = Arc::clone(actor);
+    on_a_thread(move || {
+        let answer = look::look(&actor, id);
+        // Its root has ended, or has what it wanted: nobody waits for it then.
+        let _ = super::hub::send(&actor, answer);
+    });
+}
+
+/// An answer has come to the root's debug socket.
+pub(super) fn deliver(answer: Answer) {
+    let pending = PENDING.lock().as_ref().and_then(|pending| pending.get(&answer.id).cloned());
+    if let Some(pending) = pending {
+        pending.collector.lock().on_answer(answer);
+        pending.answered.notify_all();
+    }
+}
+
+/// The dump of a root's tree, or of the actors of this name and what is below them. `None`: there is no such actor.
+/// Takes up to a second.
+pub(super) fn collect(root: &Arc<Actor>, name: Option<&str>) -> Option<String> {
+    let began = Instant::now();
+    // Reading the debug information takes as long as all the rest, the first time.
+    let loading = std::thread::Builder::new().name("teamster-names".into()).spawn(Own::load);
+    let id = LAST_ID.fetch_add(1, Ordering::Relaxed) + 1;
+    let living = root.names.as_ref().map(|names| names.living()).unwrap_or_default();
+    let expected = living.iter().map(|Living { aid, parent, .. }| Expected { aid: aid.clone(), parent: *parent });
+    let mut collector = Collector::new(id, expected.collect());
+    if let Some(name) = name {
+        collector = collector.narrowed_to(name);
+        if collector.is_empty() {
+            return None;
+        }
+    }
+    let pending = Arc::new(Pending { collector: Mutex::new(collector), answered: Condvar::new() });
+    PENDING.lock().get_or_insert_default().insert(id, Arc::clone(&pending));
+    root.control.send(Command::Dump { id });
+    deliver(look::look(root, id));
+    let process = |aid: &Aid| {
+        let known = living.iter().find(|known| known.aid == *aid);
+        ProcessStat::read(aid.pid()).filter(|stat| known.is_none_or(|known| known.start_ticks == stat.start_ticks))
+    };
+    let can_answer = |aid: &Aid| process(aid).is_some_and(|stat| stat.is_alive() && !stat.is_stopped());
+    let mut collector = pending.collector.lock();
+    let mut until = began + LIVING_WITHIN;
+    while collector.missing().next().is_some() {
+        if pending.answered.wait_until(&mut collector, until).timed_out() {
+            if until == began + ANSWERS_WITHIN || !collector.missing().any(can_answer) {
+                break;
+            }
+            until = began + ANSWERS_WITHIN;
+        }
+    }
+    if let Some(pending) = PENDING.lock().as_mut() {
+        pending.remove(&id);
+    }
+    if let Ok(loading) = loading {
+        // It catches nothing and calls no user code: a panic there was said by the hook.
+        let _ = loading.join();
+    }
+    let after = began.elapsed();
+    let silent = |aid: &Aid| match process(aid) {
+        Some(stat) if stat.is_alive() => format!("no answer in {after:.1?}, {}", text::state(stat.state)),
+        Some(_) | None => "ended".to_owned(),
+    };
+    Some(collector.finish(&silent, &mut Own::new()))
+}
+
+/// Where the tasks of this actor wait, for who looks at this actor alone. On any thread but those of its runtime.
+pub(crate) fn tasks_text(actor: &Arc<Actor>) -> String {
+    let answer = look::look(actor, 0);
+    joined(text::tasks(&answer, &mut Own::new()))
+}
+
+/// What the threads of this process do, but for the thread that asks.
+pub(crate) fn threads_text(skip_own: Skip) -> String {
+    let (modules, threads) = look::look_at_threads(Instant::now() + Duration::from_millis(500), skip_own);
+    joined(text::threads(&threads, &modules.names(), &mut Own::new()))
+}
+
+fn text_of(answer: &Answer) -> String {
+    let lines = text::lines(answer, &mut Own::new());
+    format!("{}\n{}", text::title(answer), joined(lines.into_iter().map(|line| format!("   {line}")).collect()))
+}
+
+fn joined(lines: Vec<String>) -> String {
+    lines.into_iter().map(|line| line + "\n").collect()
+}
+
+fn on_a_thread(work: impl FnOnce() + Send + 'static) {
+    struct One;
+    impl Drop for One {
+        fn drop(&mut self) {
+            AT_ONCE.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+    let before = AT_ONCE.fetch_add(1, Ordering::AcqRel);
+    let one = One;
+    if before < MAX_AT_ONCE {
+        // Where no thread can be had nobody hears why: this may be the control thread, which says nothing.
+        let _ = std::thread::Builder::new().name("teamster-dump".into()).spawn(move || {
+            let _one = one;
+            work();
+        });
+    }
+}
+
+/// Past whoever holds std's lock of stderr: that may be what the dump is asked for.
+fn print(text: &str) {
+    let mut rest = text.as_bytes();
+    while !rest.is_empty() {
+        match rustix::io::write(rustix::stdio::stderr(), rest) {
+            Ok(0) => return,
+            Ok(written) => rest = &rest[written..],
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => wait_for_room(),
+            Err(_nobody_reads) => return,
+        }
+    }
+}
+
+fn wait_for_room() {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let stderr = rustix::stdio::stderr();
+    // An error is found by the next write, too.
+    let _ = poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], None);
+}
+
+/// The folder of the files that dumps are written to; without it, the one for temporary files.
+const FOLDER_VARIABLE: &str = "TEAMSTER_DUMP_DIR";
+
+fn write_file(text: &str) -> io::Result<PathBuf> {
+    let folder = std::env::var_os(FOLDER_VARIABLE).filter(|folder| !folder.is_empty());
+    let folder = folder.map_or_else(std::env::temp_dir, PathBuf::from);
+    let (path, mut file) = new_file(&folder)?;
+    file.write_all(text.as_bytes())?;
+    Ok(path)
+}
+
+/// A file that was not there: another program's, or a link that somebody has laid, is not written to.
+fn new_file(folder: &Path) -> io::Result<(PathBuf, std::fs::File)> {
+    const NAMES: u32 = 10_000;
+    for number in 1..=NAMES {
+        let path = folder.join(format!("teamster-dump-{}-{number}.txt", std::process::id()));
+        match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            opened => return Ok((path.clone(), opened?)),
+        }
+    }
+    Err(io::Error::other(format!("{} holds {NAMES} dumps of this process", folder.display())))
+}
