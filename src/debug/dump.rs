@@ -9,6 +9,7 @@ mod collect;
 mod look;
 mod places;
 mod symbols;
+mod symtab;
 mod text;
 mod threads;
 
@@ -121,32 +122,29 @@ pub(super) fn collect(root: &Arc<Actor>, name: Option<&str>) -> Option<String> {
     if let Some(pending) = PENDING.lock().as_mut() {
         pending.remove(&id);
     }
-    if let Ok(loading) = loading {
-        // It catches nothing and calls no user code: a panic there was said by the hook.
-        let _ = loading.join();
-    }
+    let mut symbols = loading.ok().and_then(|loading| loading.join().ok()).unwrap_or_else(Own::load);
     let after = began.elapsed();
     let silent = |aid: &Aid| match process(aid) {
         Some(stat) if stat.is_alive() => format!("no answer in {after:.1?}, {}", text::state(stat.state)),
         Some(_) | None => "ended".to_owned(),
     };
-    Some(collector.finish(&silent, &mut Own::new()))
+    Some(collector.finish(&silent, &mut symbols))
 }
 
 /// Where the tasks of this actor wait, for who looks at this actor alone. On any thread but those of its runtime.
 pub(crate) fn tasks_text(actor: &Arc<Actor>) -> String {
     let answer = look::look(actor, 0);
-    joined(text::tasks(&answer, &mut Own::new()))
+    joined(text::tasks(&answer, &mut Own::load()))
 }
 
 /// What the threads of this process do, but for the thread that asks.
 pub(crate) fn threads_text(skip_own: Skip) -> String {
     let (modules, threads) = look::look_at_threads(Instant::now() + Duration::from_millis(500), skip_own);
-    joined(text::threads(&threads, &modules.names(), &mut Own::new()))
+    joined(text::threads(&threads, &modules.names(), &mut Own::load()))
 }
 
 fn text_of(answer: &Answer) -> String {
-    let lines = text::lines(answer, &mut Own::new());
+    let lines = text::lines(answer, &mut Own::load());
     format!("{}\n{}", text::title(answer), joined(lines.into_iter().map(|line| format!("   {line}")).collect()))
 }
 

@@ -1,9 +1,9 @@
 //! What is a stack worth saying of? The program's own functions, and the library's that they have called.
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::path::Path;
 
 use super::places::Modules;
+use super::symtab::Symtab;
 
 /// A function that is in the middle of its work.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,62 +22,99 @@ pub(crate) trait Symbols {
 /// What this process knows of its own code, and so of every other process of the same program.
 pub(crate) struct Own {
     modules: Modules,
+    symtab: Symtab,
     known: HashMap<usize, Vec<Symbol>>,
     folder: Option<String>,
 }
 
 impl Own {
-    pub(crate) fn new() -> Self {
+    /// Reads the debug information, which takes most of the time the first time that a process does it.
+    pub(crate) fn load() -> Self {
+        backtrace::resolve((Own::load as fn() -> Own as usize) as *mut c_void, |_symbol| {});
         let folder = std::env::current_dir().ok().and_then(|folder| Some(format!("{}/", folder.to_str()?)));
-        Own { modules: Modules::here(), known: HashMap::new(), folder }
+        Own { modules: Modules::here(), symtab: Symtab::read(), known: HashMap::new(), folder }
     }
 
-    /// Reads the debug information, which takes most of the time the first time that a process does it.
-    pub(crate) fn load() {
-        backtrace::resolve((Own::load as fn() as usize) as *mut c_void, |_symbol| {});
+    fn look_up(&self, module: &str, offset: u64, address: usize) -> Vec<Symbol> {
+        let mut symbols = Vec::new();
+        // It looks up the byte before: a call's own, where the address is what it returns to.
+        backtrace::resolve(address as *mut c_void, |symbol| {
+            let Some(name) = symbol.name() else { return };
+            let file = symbol.filename().map(|file| file.to_string_lossy());
+            symbols.push(Symbol {
+                name: whole(plain(&format!("{name:#}")), file.as_deref()),
+                file: file.map(|file| relative(&file, self.folder.as_deref())),
+                line: symbol.lineno().unwrap_or(0),
+            });
+        });
+        // The others are inlined into it.
+        if module.is_empty()
+            && let Some(name) = self.symtab.at(offset.saturating_sub(1))
+        {
+            match symbols.last_mut() {
+                Some(outermost) => outermost.name = plain(&name),
+                None => symbols.push(Symbol { name: plain(&name), file: None, line: 0 }),
+            }
+        }
+        symbols
     }
 }
 
 impl Symbols for Own {
     fn at(&mut self, module: &str, offset: u64) -> Vec<Symbol> {
         let Some(address) = self.modules.address(module, offset) else { return Vec::new() };
-        let folder = self.folder.as_deref();
-        let known = self.known.entry(address).or_insert_with(|| {
-            let mut symbols = Vec::new();
-            // It looks up the byte before: a call's own, where the address is what it returns to.
-            backtrace::resolve(address as *mut c_void, |symbol| {
-                let Some(name) = symbol.name() else { return };
-                symbols.push(Symbol {
-                    name: plain(&format!("{name:#}")),
-                    file: symbol.filename().map(|file| relative(file, folder)),
-                    line: symbol.lineno().unwrap_or(0),
-                });
-            });
-            symbols
-        });
-        known.clone()
+        if let Some(known) = self.known.get(&address) {
+            return known.clone();
+        }
+        let symbols = self.look_up(module, offset, address);
+        self.known.entry(address).or_insert(symbols).clone()
     }
 }
 
 /// As the compiler's own messages have it: below the folder that the program runs in, from there.
-fn relative(file: &Path, folder: Option<&str>) -> String {
-    let file = file.to_string_lossy();
+fn relative(file: &str, folder: Option<&str>) -> String {
     let short = folder.and_then(|folder| file.strip_prefix(folder));
-    short.unwrap_or(&file).to_owned()
+    short.unwrap_or(file).to_owned()
+}
+
+/// Where this crate's own code lies.
+const OURS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/");
+
+/// The line tables of generic functions have short names. What module one of a library's is in, its file tells.
+fn whole(name: String, file: Option<&str>) -> String {
+    if name.contains("::") {
+        return name;
+    }
+    let Some((crate_name, inside)) = file.and_then(crate_of) else { return name };
+    let modules = inside.trim_end_matches(".rs").split('/').filter(|module| !matches!(*module, "mod" | "lib"));
+    let mut whole = crate_name.replace('-', "_");
+    for part in modules.chain([name.as_str()]).filter(|part| !part.is_empty()) {
+        whole.push_str("::");
+        whole.push_str(part);
+    }
+    whole
+}
+
+/// The library that a file is of, and where it lies in that one.
+fn crate_of(file: &str) -> Option<(&str, &str)> {
+    if let Some(inside) = file.strip_prefix(OURS) {
+        return Some(("teamster", inside));
+    }
+    let (crate_and_version, inside) = match file.split_once("/registry/src/") {
+        Some((_, in_registry)) => in_registry.split_once('/')?.1.split_once("/src/")?,
+        None => file.split_once("/library/")?.1.split_once("/src/")?,
+    };
+    let name = crate_and_version.rsplit_once('-').filter(|(_, version)| version.starts_with(|c: char| c.is_ascii_digit()));
+    Some((name.map_or(crate_and_version, |(name, _)| name), inside))
 }
 
 /// A function's name without what the compiler has added: types in place of generics, closures, and traits.
 pub(crate) fn plain(name: &str) -> String {
-    let mut plain = of_its_type(name);
-    for part in ["::{{closure}}", "::{{constructor}}"] {
-        plain = plain.replace(part, "");
-    }
-    while let Some(start) = plain.find("::{closure#") {
-        let end = plain[start + 2..].find('}').map_or(plain.len(), |end| start + 2 + end + 1);
-        plain.replace_range(start..end, "");
-    }
-    // What `#[rpc]` makes of an endpoint is a function in a nameless constant.
-    without_generics(&plain).replace("::_::body", "").replace("::_::", "::")
+    let named = without_generics(&of_its_type(name));
+    // Closures and async blocks, and what `#[rpc]` makes of an endpoint: a function in a nameless constant.
+    let parts = named.split("::").filter(|part| !part.is_empty() && !part.starts_with('{') && *part != "_");
+    let parts: Vec<&str> = parts.map(|part| part.strip_prefix("__teamster_body_").unwrap_or(part)).collect();
+    parts.join("::")
 }
 
 /// `<T as Trait>::method` is a method of `T`.
@@ -115,10 +152,7 @@ fn without_generics(name: &str) -> String {
         }
         before = character;
     }
-    while plain.contains("::::") {
-        plain = plain.replace("::::", "::"); // of a turbofish
-    }
-    plain.trim_end_matches("::").to_owned()
+    plain
 }
 
 /// Whose code it is.
@@ -186,17 +220,16 @@ const MACHINERY: &[&str] = &[
 
 fn whose(symbol: &Symbol) -> Whose {
     let name = symbol.name.as_str();
-    let Some((crate_name, _)) = name.split_once("::") else {
+    let crate_name = name.split("::").next().unwrap_or_default();
+    let is_librarys = match &symbol.file {
+        _ if LIBRARIES.contains(&crate_name) => true,
+        Some(file) => ["/rustc/", "/registry/src/", "/rustlib/", "/git/checkouts/"].iter().any(|part| file.contains(part)) || !file.ends_with(".rs"),
         // A function of C, or `main`'s shim.
-        return if name == "main" { Whose::Machinery } else { Whose::Librarys };
+        None => !name.contains("::"),
     };
-    let is_library = LIBRARIES.contains(&crate_name)
-        || symbol.file.as_deref().is_some_and(|file| {
-            ["/rustc/", "/registry/src/", "/rustlib/", "/git/checkouts/"].iter().any(|part| file.contains(part))
-        });
-    match is_library {
+    match is_librarys {
         false => Whose::Users,
-        true if MACHINERY.iter().any(|machinery| name.starts_with(machinery)) => Whose::Machinery,
+        true if name == "main" || MACHINERY.iter().any(|machinery| name.starts_with(machinery)) => Whose::Machinery,
         true => Whose::Librarys,
     }
 }
@@ -307,11 +340,24 @@ mod tests {
             ("<shop::Waits<fn() -> u32> as Future>::poll", "shop::Waits::poll"),
             ("core::ops::function::FnOnce::call_once", "core::ops::function::FnOnce::call_once"),
             ("alloc::vec::Vec::<u8>::push", "alloc::vec::Vec::push"),
-            ("dumps::block::_::body::{{closure}}", "dumps::block"),
+            ("dumps::_::__teamster_body_block::{{closure}}", "dumps::block"),
+            ("{closure#1}<teamster::spawn::launch::Message>", ""),
+            ("core::ops::function::FnOnce::call_once{{vtable.shim}}", "core::ops::function::FnOnce::call_once{{vtable.shim}}"),
         ];
         for (name, wanted) in cases {
             assert_eq!(plain(name), wanted);
         }
+    }
+
+    #[test]
+    fn a_short_name_of_a_librarys_gets_its_modules() {
+        let check = |name: &str, file: &str, wanted: &str| assert_eq!(whole(name.into(), Some(file)), wanted);
+        check("lock", "/rustc/5980/library/std/src/sync/poison/mutex.rs", "std::sync::poison::mutex::lock");
+        check("poll", "/c/registry/src/index.crates.io-1/tokio-util-0.7.1/src/task/mod.rs", "tokio_util::task::poll");
+        check("", "/c/registry/src/index.crates.io-1/tokio-1.54.1/src/lib.rs", "tokio");
+        check("noting", &format!("{OURS}actor/traces/on.rs"), "teamster::actor::traces::on::noting");
+        check("serve", "/home/user/shop/src/main.rs", "serve");
+        check("a::b", "/rustc/5980/library/std/src/sync/poison/mutex.rs", "a::b");
     }
 
     fn user(name: &str, line: u32) -> Symbol {
