@@ -3,6 +3,8 @@
 //! `cargo bench --bench ratios -- [--quick] [METRIC…]` prints one JSON line a metric. Each side is
 //! a median, the two sides alternate, and both are pinned alike. The raw children are this binary.
 
+#[path = "ratios/debug.rs"]
+mod debug;
 #[path = "ratios/machine.rs"]
 mod machine;
 #[path = "ratios/measure.rs"]
@@ -33,6 +35,9 @@ fn main() -> ExitCode {
         raw_child(&role.to_string_lossy());
     }
     let _guard = teamster::init();
+    if std::env::var_os(debug::CRASHES).is_some() {
+        return ExitCode::from(crash_at_a_terminal());
+    }
     match run(std::env::args().skip(1)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -40,6 +45,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn crash_at_a_terminal() -> u8 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    // It fails: that is what is looked at.
+    runtime.is_ok_and(|runtime| runtime.block_on(debug::crashes()).is_err()).into()
 }
 
 /// A raw child's whole life. It ends by `_exit`, as ours does.

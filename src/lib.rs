@@ -49,6 +49,7 @@
 //! | clean up | [`shield`], [`defer`], [`on_exit`]; [`is_cancelled`] in loops that never await |
 //! | learn what failed | [`Error`], [`RemoteError`], [`Death`], [`Receipt`] |
 //! | find others | [`find_actor`], [`wait_for_actor`], [`list_actors`], [`discovery`] |
+//! | debug one actor of a running tree | [`pause!`], [`ActorBuilder::debug`], [`RootBuilder::debug`], [`post_mortem`], `docs/debugging.md` |
 //! | test | [`test`](macro@test) and [`testing`] |
 //!
 //! # Variables
@@ -57,6 +58,8 @@
 //! |---|---|
 //! | `TEAMSTER_DIR` | the folder of sockets, mode 0700; trees that share it find each other |
 //! | `TEAMSTER_GRACE_MS` | milliseconds that an actor may take to end once it was asked (1000) |
+//! | `TEAMSTER_DEBUG` | which actors stop for the debugger, whatever the program says: `1`, `0`, or a list of `panic`, `err`, `pause`, `every-hop` |
+//! | `TEAMSTER_DEBUG_LISTEN` | a socket's path, where `teamster attach` opens the prompt instead of the root's terminal |
 //! | `TEAMSTER_LOG` | which log lines are shown, of the whole tree: `info`, `my_crate=debug,info`, `off` |
 //!
 //! A child's log lines reach the root's `tracing` subscriber under the target `teamster::remote`, with
@@ -69,7 +72,7 @@ mod broadcast;
 mod channel;
 mod context;
 #[cfg(feature = "debug")]
-mod debug;
+pub mod debug;
 pub mod discovery;
 mod error;
 mod msg;
@@ -83,6 +86,7 @@ pub mod tasks;
 pub mod testing;
 mod transport;
 
+pub use actor::crash::post_mortem;
 pub use actor::endpoint::{BoxFuture, Call, Data, Endpoint, Fallible, Function};
 pub use actor::on_exit;
 pub use actor::scope::{cancelled, deadline, defer, is_cancelled, shield};
@@ -110,14 +114,81 @@ pub mod launch {
 #[doc(hidden)]
 pub mod __private {
     //! What the macros' code stands on. Not for use by hand.
+    pub use crate::actor::crash::{Shown, ViaDebug, ViaOpaque, pause, pause_is_on};
     pub use crate::actor::endpoint::{Arg, ENDPOINTS, Layouts, Registration, encodes, register, travels};
     pub use crate::actor::failure::{ExactKind, Failure, StdKind, TextKind, probe};
+    pub use crate::actor::hold::hold_this_actor;
     pub use crate::context::{ContextTypes, register_context};
     pub use crate::msg::error_value::{ERRORS, ErrorRegistration, register_error};
     pub use crate::nursery::entry::{MainOptions, main};
     pub use crate::stream::calls::feed;
     pub use crate::testing::harness::{TestOptions, test};
     pub use linkme;
+}
+
+/// Stops here, if the actor is armed: the prompt opens in the root's terminal, on this very line.
+///
+/// In async code, in plain code and on threads of your own. What is given to it is shown: `pause!(x, y)` takes
+/// any expressions, by reference; of a type that is not `Debug` it shows the name. Its task stands still, what the
+/// task holds with it (a lock stays locked); the actor's other tasks go on. `c` goes on as if nothing had been;
+/// `q` fails the endpoint, by a panic of its own.
+///
+/// Where the actor is not armed (`.debug(true)`, `#[teamster::main(debug)]`, `TEAMSTER_DEBUG=1`) it is passed by, and
+/// costs a load and a branch; the first one says so in the log. What is given to it is not evaluated then.
+///
+/// # Examples
+///
+/// ```
+/// fn total(prices: &[u32]) -> u32 {
+///     let total = prices.iter().sum();
+///     teamster::pause!(prices, total);
+///     total
+/// }
+/// assert_eq!(total(&[1, 2]), 3);
+/// ```
+#[macro_export]
+macro_rules! pause {
+    ($($value:expr),* $(,)?) => {
+        if $crate::__private::pause_is_on() {
+            $crate::__private::pause(&mut || {
+                #[allow(unused_imports, reason = "which of the two is used is told by the value's type")]
+                use $crate::__private::{ViaDebug as _, ViaOpaque as _};
+                ::std::vec![$((::core::stringify!($value), (&$crate::__private::Shown(&$value)).show())),*]
+            });
+        }
+    };
+}
+
+/// [`pause!`] where a condition holds. The condition is looked at only where somebody is armed.
+///
+/// # Examples
+///
+/// ```
+/// for n in 0..10 {
+///     teamster::pause_if!(n == 7, n);
+/// }
+/// ```
+#[macro_export]
+macro_rules! pause_if {
+    ($condition:expr $(, $value:expr)* $(,)?) => {
+        if $crate::__private::pause_is_on() && $condition {
+            $crate::pause!($($value),*);
+        }
+    };
+}
+
+/// [`pause!`], by the name that other languages give it.
+///
+/// # Examples
+///
+/// ```
+/// teamster::breakpoint!();
+/// ```
+#[macro_export]
+macro_rules! breakpoint {
+    ($($value:expr),* $(,)?) => {
+        $crate::pause!($($value),*)
+    };
 }
 
 /// The programs of the guide: `cargo test` runs them.

@@ -174,7 +174,7 @@ impl Portal {
     async fn once(&self, actor: &Arc<Actor>, line: &Arc<DataLine>, call: &Prepared) -> Once {
         let deadline = with_current(|current| current.and_then(|current| current.deadline));
         let dialog = loop {
-            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let left = deadline.map(|at| at.saturating_duration_since(actor.clock.now()));
             match line.open(&call.outgoing(left, None)) {
                 Ok((dialog, _no_link)) => break dialog,
                 Err(Refused::Full) => line.room().await,
@@ -304,7 +304,7 @@ impl Portal {
             biased; // the word says more
             word = &mut word => word.ok().flatten(),
             // It follows when all below is gone too; never, if the parent is gone as well.
-            () = process.ended() => tokio::time::timeout(grace, word).await.ok().and_then(Result::ok).flatten(),
+            () = process.ended() => actor.clock.timeout(grace, word).await.ok().and_then(Result::ok).flatten(),
         };
         match word {
             Some(receipt) => Ok(receipt),
@@ -330,7 +330,7 @@ impl Portal {
         tokio::select! {
             biased; // its end is the answer, whatever its line says
             () = process.ended() => Ok(()),
-            ended = tokio::time::timeout(within, asked) => ended.unwrap_or_else(|_elapsed| {
+            ended = actor.clock.timeout(within, asked) => ended.unwrap_or_else(|_elapsed| {
                 Err(Error::NotStopped { endpoint: "cancel_actor".to_owned(), aid: aid.clone(), grace: within, heard: false })
             }),
         }

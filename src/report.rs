@@ -3,6 +3,7 @@ use std::any::type_name;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::panic::Location;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{BodyError, BoxError, Error};
 use crate::msg::printed;
@@ -46,6 +47,7 @@ struct ReportData {
     type_name: &'static str,
     location: &'static Location<'static>,
     backtrace: Backtrace,
+    is_seen: bool,
 }
 
 impl Report {
@@ -71,7 +73,13 @@ impl Report {
     fn boxed(error: BoxError, type_name: &'static str) -> Report {
         let location = Location::caller();
         let backtrace = Backtrace::capture();
-        Report { inner: Box::new(ReportData { error, type_name, location, backtrace }) }
+        let mut report =
+            Report { inner: Box::new(ReportData { error, type_name, location, backtrace, is_seen: false }) };
+        if IS_WATCHED.load(Ordering::Relaxed) {
+            let watcher = *WATCHER.lock();
+            watcher.inspect(|watcher| watcher(&mut report));
+        }
+        report
     }
 
     /// The line of the `?`.
@@ -129,6 +137,15 @@ impl Report {
         self.inner.type_name
     }
 
+    /// Somebody has looked at it where it was made.
+    pub(crate) fn set_seen(&mut self) {
+        self.inner.is_seen = true;
+    }
+
+    pub(crate) fn is_seen(&self) -> bool {
+        self.inner.is_seen
+    }
+
     pub(crate) fn into_inner(self) -> BoxError {
         self.inner.error
     }
@@ -141,6 +158,22 @@ impl Report {
             Err(error) => Error::Body(BodyError::new(error.into()).at(location)),
         }
     }
+}
+
+/// Who is shown each report inside of the `?` that makes it, while somebody wants to.
+static WATCHER: parking_lot::Mutex<Option<Watcher>> = parking_lot::Mutex::new(None);
+static IS_WATCHED: AtomicBool = AtomicBool::new(false);
+
+type Watcher = fn(&mut Report);
+
+pub(crate) fn watch(watcher: Watcher) {
+    *WATCHER.lock() = Some(watcher);
+    IS_WATCHED.store(true, Ordering::Relaxed);
+}
+
+pub(crate) fn watch_no_more() {
+    IS_WATCHED.store(false, Ordering::Relaxed);
+    *WATCHER.lock() = None;
 }
 
 impl<E: std::error::Error + Send + Sync + 'static> From<E> for Report {

@@ -112,7 +112,7 @@ const TURN_BYTES: usize = 64 * 1024;
 /// What an item counts for besides its bytes: small ones take time as well.
 const ITEM_BYTES: usize = 32;
 
-type Timer = Option<Pin<Box<tokio::time::Sleep>>>;
+type Timer = Option<BoxFuture<'static, ()>>;
 
 /// The receiving half of a [`MsgStream`]. Dropped before the sending half, it goes on reading, and
 /// throws away what comes.
@@ -741,7 +741,8 @@ impl<S: Data> SendHalf<S> {
                     self.outgoing = None;
                     return Poll::Ready(Err(core.overrun()));
                 }
-                let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(after)));
+                let clock = &core.actor.clock;
+                let timer = timer.get_or_insert_with(|| Box::pin(Arc::clone(clock).slept(after)));
                 ready!(timer.as_mut().poll(cx));
                 self.outgoing = None;
                 Poll::Ready(Err(core.overrun()))

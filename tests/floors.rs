@@ -15,7 +15,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("finding", &["discovery/"]),
     ("spawn", &["spawn/"]),
     ("nursery", &["nursery/"]),
-    (AROUND, &["tasks/", "testing/", "__fuzz.rs"]),
+    (AROUND, &["debug/", "tasks/", "testing/", "__fuzz.rs"]),
 ];
 
 /// Its members are neighbours: each uses the house, none needs another.

@@ -7,7 +7,7 @@ use crate::ours::{self, Ours};
 use crate::raw_calls::{Echo, Pipeline};
 use crate::raw_processes::Nest;
 use crate::raw_streams::Raw;
-use crate::{Result, machine};
+use crate::{Result, debug, machine};
 
 pub(crate) struct Metric {
     pub(crate) name: &'static str,
@@ -40,6 +40,9 @@ pub(crate) const METRICS: &[Metric] = &[
     metric("cancel_under_load", "us", Better::Less, |budget| Box::pin(cancel_under_load(budget))),
     metric("small_under_bulk", "us p99", Better::Less, |budget| Box::pin(small_under_bulk(budget))),
     metric("memory_backpressure", "windows", Better::Absolute, |budget| Box::pin(backpressure(budget))),
+    metric("pause_off", "ns", Better::Less, |budget| Box::pin(pauses(budget))),
+    metric("armed_idle", "us", Better::Less, |budget| Box::pin(armed(budget))),
+    metric("stop_to_prompt", "ms", Better::Absolute, |budget| Box::pin(prompts(budget))),
     metric("idle_pss", "KiB", Better::Less, |_| Box::pin(idle_memory())),
     metric("idle_wakeups", "switches", Better::Absolute, |_| Box::pin(idle_switches())),
 ];
@@ -231,6 +234,35 @@ async fn backpressure(budget: Budget) -> Result<Measured> {
         Ok(Measured { ours: vec![callee.backpressure(budget.time().max(BACKPRESSURE_TIME)).await?], raw: vec![] })
     })
     .await
+}
+
+/// A call with a `pause!` that is off, and one without.
+async fn pauses(budget: Budget) -> Result<Measured> {
+    alternate(budget, async || Ok(vec![debug::paused_call()]), async || Ok(vec![debug::bare_call()])).await
+}
+
+/// A call of an armed actor. The raw side is ours too: the same of one that is not armed.
+async fn armed(budget: Budget) -> Result<Measured> {
+    ours::open(machine::ONE, async |ours| {
+        let (armed, unarmed) = (ours.armed_callee().await?, ours.callee(None).await?);
+        alternate(
+            budget,
+            async || armed.round_trips(CHUNK_OF_CALLS).await,
+            async || unarmed.round_trips(CHUNK_OF_CALLS).await,
+        )
+        .await
+    })
+    .await
+}
+
+/// From a panic until the prompt is there, on a terminal.
+async fn prompts(budget: Budget) -> Result<Measured> {
+    let end = std::time::Instant::now() + budget.time();
+    let mut measured = Measured::default();
+    while measured.ours.is_empty() || std::time::Instant::now() < end {
+        measured.ours.push(debug::stop_to_prompt()?);
+    }
+    Ok(measured)
 }
 
 /// One actor at a time, on both processors.

@@ -68,6 +68,11 @@ impl Ours<'_> {
         Ok(Callee { portal })
     }
 
+    /// The same, stopping for a debugger.
+    pub(crate) async fn armed_callee(&self) -> Result<Callee> {
+        Ok(Callee { portal: self.nursery.actor("armed").debug(true).start().await? })
+    }
+
     /// From `start_actor` until the first call has answered.
     pub(crate) async fn spawn_time(&self) -> Result<f64> {
         let begin = Instant::now();

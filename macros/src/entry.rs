@@ -79,6 +79,7 @@ struct Options {
     multi_thread: bool,
     worker_threads: Option<LitInt>,
     exclusive: bool,
+    debug: bool,
 }
 
 impl Options {
@@ -103,6 +104,12 @@ impl Options {
                 }
                 options.worker_threads = Some(threads);
                 Ok(())
+            } else if entry == Entry::Main && meta.path.is_ident("debug") {
+                options.debug = match meta.value() {
+                    Ok(value) => value.parse::<LitBool>()?.value,
+                    Err(_) => true,
+                };
+                Ok(())
             } else if entry == Entry::Test && meta.path.is_ident("exclusive") {
                 options.exclusive = match meta.value() {
                     Ok(value) => value.parse::<LitBool>()?.value,
@@ -111,7 +118,7 @@ impl Options {
                 Ok(())
             } else {
                 let known = match entry {
-                    Entry::Main => "`flavor` and `worker_threads`",
+                    Entry::Main => "`debug`, `flavor` and `worker_threads`",
                     Entry::Test => "`flavor`, `worker_threads` and `exclusive`",
                 };
                 Err(misuse::unknown_option(&meta.path, known))
@@ -130,6 +137,7 @@ impl Options {
     fn runtime(&self) -> TokenStream {
         let flavor = self.multi_thread.then(|| quote!(.multi_thread()));
         let threads = self.worker_threads.as_ref().map(|threads| quote!(.worker_threads(#threads)));
-        quote!(#flavor #threads)
+        let debug = self.debug.then(|| quote!(.debug()));
+        quote!(#flavor #threads #debug)
     }
 }

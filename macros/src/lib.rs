@@ -117,7 +117,8 @@ pub fn error(options: TokenStream, item: TokenStream) -> TokenStream {
 /// Runs an async `main`, and boots as an actor where the process was started as one.
 ///
 /// `current_thread` by default: parallelism comes from actors. `flavor = "multi_thread"` and
-/// `worker_threads = n` are as for tokio. A `teamster::Error::Interrupted` that it returns, also
+/// `worker_threads = n` are as for tokio. `debug` arms the whole tree for debugging, as
+/// `teamster::root().debug(true)` does. A `teamster::Error::Interrupted` that it returns, also
 /// inside `anyhow::Error`, becomes the death by that signal which a shell expects. Where it fails,
 /// closures of `spawn_blocking` (tokio's stdin is one) have the grace to end in, 1 s or what
 /// `TEAMSTER_GRACE_MS` says: the failure is told without those that don't.

@@ -226,6 +226,12 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
     say_hello(&data_fd, &spec, LineKind::Data).map_err(at("speaking to the parent"))?;
     let _hook = PanicHook::install();
     let mut runtime = match spec.threads {
+        // A stop blocks its thread, and hands the other tasks to a new one: that takes a runtime that can.
+        0 | 1 if spec.debug.own.is_armed() => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(1);
+            builder
+        }
         0 | 1 => tokio::runtime::Builder::new_current_thread(),
         threads => {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -250,6 +256,7 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
             max_frame_bytes: spec.max_frame_bytes,
             expose: spec.expose.clone(),
             log: spec.log.clone(),
+            debug: spec.debug,
             ..Settings::default()
         },
         folder: spec.folder.clone(),
@@ -261,6 +268,7 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
         names: None,
     });
     super::current::set_spawned(&actor);
+    super::crash::booted(&actor);
     control.start(Arc::downgrade(&actor), signals, LineInbox::default()).map_err(at("starting its control thread"))?;
     let ended = runtime.block_on(live(Arc::clone(&actor), data_fd, bound, up));
     if let Err(error) = ended {
@@ -314,7 +322,7 @@ async fn wind_down(actor: &Arc<Actor>) {
     actor.tasks.wait().await;
     actor.control.none_living().await;
     let deferred = actor.scope.take_deferred();
-    super::scope::run_deferred(deferred, actor.settings.grace).await;
+    super::scope::run_deferred(deferred, Some(&actor.clock), actor.settings.grace).await;
     actor.run_exit_hooks().await;
     actor.tasks.wait().await;
 }
@@ -331,6 +339,8 @@ async fn flush(actor: &Actor, line: &Arc<super::DataLine>) {
 
 /// The last steps of a child: nothing of the tree needs it any more.
 fn leave(actor: &Arc<Actor>, runtime: tokio::runtime::Runtime) -> ! {
+    // A thread that no task of ours waits for may be held: whoever holds it has not seen all of it yet.
+    runtime.block_on(actor.clock.released());
     // Told after the last frame and before the time that the runtime's end may take. A parent that
     // is gone needs no word.
     let _ = actor.control.send_up(&Frame::TasksGone);
@@ -338,6 +348,7 @@ fn leave(actor: &Arc<Actor>, runtime: tokio::runtime::Runtime) -> ! {
     // Drops the user's own tasks and gives blocking closures what is left of the grace.
     // Of a parent's grace, too, the rest is for reaping: at its very end we would be killed.
     runtime.shutdown_timeout(crate::proto::escalation::childs_share(left));
+    actor.clock.wait_released(); // its blocking closures have gone on
     actor.end_keeps();
     let Addr::Uds(path) = &actor.addr;
     if actor.is_orphaned() {

@@ -30,6 +30,8 @@ pub(crate) struct ContextCore {
     overrun_after_ms: AtomicU64,
     /// What the loss of its line was found to be: asked once, for it has an id.
     loss: OnceLock<Error>,
+    /// When its end was asked for here first, by our clock.
+    asked_at: OnceLock<Instant>,
     handle: OnceLock<u64>,
 }
 
@@ -72,6 +74,7 @@ impl ContextCore {
             side,
             overrun_after_ms: AtomicU64::new(0),
             loss: OnceLock::new(),
+            asked_at: OnceLock::new(),
             handle: OnceLock::new(),
         };
         core.set_overrun_after(OVERRUN_AFTER);
@@ -151,13 +154,19 @@ impl ContextCore {
     /// This actor asks for the context's end. From the opener it is a request to the callee alone;
     /// from the callee it is one to its own task.
     pub(crate) fn cancel(&self) {
-        self.link.asks();
+        self.asks();
         match &self.side {
             Side::Opener { .. } => self.line.ask_to_end(&self.link, &self.our_cancel()),
             Side::Callee { scope, .. } => {
                 scope.cancel(&canceller(&self.actor.aid, CancelRequest::Itself));
             }
         }
+    }
+
+    /// Its end is asked for on this side. When that was done first, by our clock: its grace counts from there.
+    fn asks(&self) -> Instant {
+        self.link.asks();
+        *self.asked_at.get_or_init(|| self.actor.clock.now())
     }
 
     /// Whether an error is the cancel that this side has asked for through this context.
@@ -177,7 +186,7 @@ impl ContextCore {
 
     /// A third actor asks for the context's end.
     pub(crate) fn cancel_for(&self, canceller: &Canceller) {
-        self.link.asks();
+        self.asks();
         match &self.side {
             Side::Opener { .. } => self.line.ask_for(&self.link, canceller),
             Side::Callee { scope, .. } => scope.cancel(canceller),
@@ -186,18 +195,19 @@ impl ContextCore {
 
     /// Waits until the callee has ended, at most its grace after it was asked.
     pub(crate) async fn stopped(&self) -> Result<(), Error> {
-        self.stopped_by(self.link.asks() + self.line.grace() + ANSWER_WITHIN).await
+        self.stopped_by(self.asks() + self.line.grace() + ANSWER_WITHIN).await
     }
 
     /// The same for whoever has asked: a lost line is no answer, unless its loss says that the callee is over.
     pub(crate) async fn known_to_have_stopped(&self) -> Result<(), Error> {
-        let asked_at = self.link.asks();
+        let asked_at = self.asks();
         self.stopped().await?;
         if !matches!(self.link.end(), Some(LinkEnd::Lost(..))) {
             return Ok(());
         }
         // It may have been asked long before its line was lost.
-        let by = Instant::now().max(asked_at + self.line.grace()) + ANSWER_WITHIN;
+        let clock = &self.actor.clock;
+        let by = clock.now().max(asked_at + self.line.grace()) + ANSWER_WITHIN;
         let known = async {
             match &self.side {
                 Side::Opener { .. } => !matches!(self.watched_ending().await, Ending::Failed(Error::Unknown { .. })),
@@ -207,9 +217,9 @@ impl ContextCore {
                 }
             }
         };
-        match tokio::time::timeout_at(by.into(), known).await {
+        match clock.timeout_at(by, known).await {
             Ok(true) => Ok(()),
-            Ok(false) | Err(_) => Err(self.not_stopped(asked_at.elapsed())),
+            Ok(false) | Err(_) => Err(self.not_stopped(clock.now().saturating_duration_since(asked_at))),
         }
     }
 
@@ -223,7 +233,7 @@ impl ContextCore {
 
     async fn stopped_by(&self, at: Instant) -> Result<(), Error> {
         let end = poll_fn(|cx| self.link.poll_watch(cx));
-        match tokio::time::timeout_at(at.into(), end).await {
+        match self.actor.clock.timeout_at(at, end).await {
             Ok(_end) => Ok(()),
             Err(_elapsed) => Err(self.not_stopped(self.line.grace())),
         }
@@ -244,7 +254,7 @@ impl ContextCore {
         if self.link.end().is_some() {
             return;
         }
-        self.link.asks();
+        self.asks();
         self.line.ask_to_end(&self.link, &canceller(&self.actor.aid, request));
         let scope = super::current::with_current(|current| current.map(|current| Arc::clone(&current.scope)));
         if let Some(scope) = scope {
@@ -255,7 +265,7 @@ impl ContextCore {
     /// Waits for a context that was given up. Not as long as whoever waits for us, who would say
     /// that we have not stopped.
     pub(crate) async fn given_up(&self) {
-        if let Err(error) = self.stopped_by(self.link.asks() + self.line.grace()).await {
+        if let Err(error) = self.stopped_by(self.asks() + self.line.grace()).await {
             tracing::warn!(%error, "a context that was given up has not ended");
         }
     }

@@ -24,6 +24,7 @@ use crate::msg::ident::Aid;
 pub(crate) struct Current {
     pub(crate) actor: Arc<Actor>,
     pub(crate) scope: Arc<Scope>,
+    /// By the actor's clock.
     pub(crate) deadline: Option<Instant>,
     /// The context whose task or body this is.
     pub(crate) context: Option<Arc<ContextCore>>,
@@ -201,7 +202,7 @@ impl Place {
 }
 
 /// What stands for this process where there is no actor to name.
-fn this_process() -> &'static Aid {
+pub(crate) fn this_process() -> &'static Aid {
     static AID: OnceLock<Aid> = OnceLock::new();
     AID.get_or_init(|| {
         let program = std::env::args_os().next().map(PathBuf::from);

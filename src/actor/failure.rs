@@ -6,6 +6,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::marker::PhantomData;
 
+use super::crash::{DebugQuit, QUIT_TEXT, QUIT_TYPE};
 use crate::error::{BoxError, CodecError, Error};
 #[cfg(feature = "anyhow")]
 use crate::msg::error_value::name_of;
@@ -22,6 +23,8 @@ pub struct Failure {
 struct Inner {
     what: What,
     known: Circumstances,
+    /// Somebody has looked at it where it was made.
+    is_seen: bool,
 }
 
 enum What {
@@ -39,7 +42,7 @@ enum What {
 
 impl Failure {
     fn new(what: What, known: Circumstances) -> Failure {
-        Failure { inner: Box::new(Inner { what, known }) }
+        Failure { inner: Box::new(Inner { what, known, is_seen: false }) }
     }
 
     /// Used by the macros: a stream of results could not be sent.
@@ -64,6 +67,16 @@ impl Failure {
         location: Option<String>,
         backtrace: Option<String>,
     ) -> Failure {
+        let payload = match payload.downcast::<DebugQuit>() {
+            Ok(quit) => {
+                let known =
+                    Circumstances { type_name: QUIT_TYPE.to_owned(), location: Some(quit.location()), backtrace: None };
+                return Failure {
+                    inner: Box::new(Inner { what: What::Foreign(QUIT_TEXT.into()), known, is_seen: true }),
+                };
+            }
+            Err(payload) => payload,
+        };
         let text = match payload.downcast::<String>() {
             Ok(text) => *text,
             Err(payload) => match payload.downcast_ref::<&'static str>() {
@@ -82,6 +95,37 @@ impl Failure {
         }
     }
 
+    /// The error of ours that it is.
+    pub(crate) fn as_ours(&self) -> Option<&Error> {
+        match &self.inner.what {
+            What::Ours(ours) => Some(ours),
+            _ => None,
+        }
+    }
+
+    /// The error, where it is one: a panic's text is none, nor is a result that can't be encoded.
+    pub(crate) fn error(&self) -> Option<&(dyn StdError + 'static)> {
+        match &self.inner.what {
+            What::Ours(ours) => Some(ours),
+            What::Foreign(error) => Some(&**error),
+            #[cfg(feature = "anyhow")]
+            What::Anyhow(error) => Some(error.as_ref()),
+            What::Codec(_) | What::Panic(_) => None,
+        }
+    }
+
+    pub(crate) fn type_name(&self) -> &str {
+        &self.inner.known.type_name
+    }
+
+    pub(crate) fn location(&self) -> Option<&str> {
+        self.inner.known.location.as_deref()
+    }
+
+    pub(crate) fn is_seen(&self) -> bool {
+        self.inner.is_seen
+    }
+
     /// Names the place, unless a better one is known: the endpoint's own.
     #[doc(hidden)]
     #[must_use]
@@ -92,7 +136,7 @@ impl Failure {
 
     /// What a local call fails with.
     pub(crate) fn into_error(self) -> Error {
-        let Inner { what, known } = *self.inner;
+        let Inner { what, known, .. } = *self.inner;
         let error = match what {
             What::Ours(ours) => ours,
             What::Foreign(error) => Error::from_body(error),
@@ -109,7 +153,7 @@ impl Failure {
 
     /// What crosses to the opener, said by the actor `here`.
     pub(crate) fn into_wire(self, here: &Aid) -> WireError {
-        let Inner { what, known } = *self.inner;
+        let Inner { what, known, .. } = *self.inner;
         let remote = match what {
             What::Ours(ours) => RemoteError::returned_ours(here, &ours, known),
             What::Foreign(error) => RemoteError::returned(here, &*error, known),
@@ -247,10 +291,13 @@ impl ExactError for Report {
             location: Some(self.location().to_string()),
             backtrace: self.backtrace().map(ToString::to_string),
         };
-        match Error::unboxed(self.into_inner()) {
+        let is_seen = self.is_seen();
+        let mut failure = match Error::unboxed(self.into_inner()) {
             Ok(ours) => Failure::new(What::Ours(ours), known),
             Err(error) => Failure::new(What::Foreign(error), known),
-        }
+        };
+        failure.inner.is_seen = is_seen;
+        failure
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod crash;
 pub(crate) mod current;
 pub(crate) mod endpoint;
 pub(crate) mod failure;
+pub(crate) mod hold;
 pub(crate) mod listener;
 pub(crate) mod log;
 pub(crate) mod panics;
@@ -17,6 +18,7 @@ pub(crate) mod process;
 pub(crate) mod scope;
 pub(crate) mod serve;
 pub(crate) mod signals;
+pub(crate) mod suspend;
 pub(crate) mod traces;
 
 use std::any::{Any, TypeId};
@@ -39,6 +41,7 @@ use self::scope::Scope;
 use self::traces::{Origin, Traces, traced};
 use crate::channel::Channel;
 use crate::msg::ident::{Addr, Aid, Canceller};
+use crate::msg::spec::DebugSettings;
 
 /// A data line of this actor.
 pub(crate) type DataLine = Channel<Actor>;
@@ -53,6 +56,7 @@ pub(crate) struct Settings {
     pub(crate) max_frame_bytes: u32,
     /// The level directives of children that are given none of their own.
     pub(crate) log: Option<String>,
+    pub(crate) debug: DebugSettings,
 }
 
 /// The default grace: how long an actor may take to end once it was asked.
@@ -68,6 +72,7 @@ impl Default for Settings {
             expose: None,
             max_frame_bytes: crate::msg::frame::MAX_FRAME_BYTES,
             log: None,
+            debug: DebugSettings::default(),
         }
     }
 }
@@ -134,6 +139,8 @@ pub(crate) struct Actor {
     interrupted: AtomicI32,
     /// A nursery has ended with it.
     is_interruption_told: AtomicBool,
+    /// The one at the prompt has said `off`.
+    is_disarmed: AtomicBool,
     /// Spawner, output relay, registrar: whatever higher floors keep as long as the actor lives.
     pub(crate) keeps: Mutex<Vec<Box<dyn Keep>>>,
     pub(crate) spawner: OnceLock<Arc<dyn Any + Send + Sync>>,
@@ -191,7 +198,7 @@ impl Actor {
             folder: parts.folder,
             addr: parts.addr,
             registrar: parts.registrar,
-            clock: Arc::default(),
+            clock: Clock::new(Arc::clone(&parts.control)),
             scope: Scope::new("actor", None),
             control: parts.control,
             runtime: parts.runtime,
@@ -216,6 +223,7 @@ impl Actor {
             own_signal: AtomicI32::new(0),
             interrupted: AtomicI32::new(0),
             is_interruption_told: AtomicBool::new(false),
+            is_disarmed: AtomicBool::new(false),
             keeps: Mutex::default(),
             spawner: OnceLock::new(),
             tables: Mutex::default(),
@@ -224,6 +232,15 @@ impl Actor {
 
     pub(crate) fn is_root(&self) -> bool {
         self.parent.is_none()
+    }
+
+    /// Whether it stops for a debugger.
+    pub(crate) fn is_armed(&self) -> bool {
+        self.settings.debug.own.is_armed() && !self.is_disarmed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn disarm(&self) {
+        self.is_disarmed.store(true, Ordering::Relaxed);
     }
 
     /// What the process of this child, and each one below it, is known by.
@@ -237,12 +254,12 @@ impl Actor {
 
     /// A task of this actor that no dialog owns: the actor's end waits for it.
     pub(crate) fn spawn(&self, origin: Origin, future: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn_on(traced(&self.traces, origin, future), &self.runtime);
+        self.tasks.spawn_on(traced(&self.traces, origin, crash::SendTask(future)), &self.runtime);
     }
 
     /// A task that ends at the latest when its handle is dropped: the actor's end waits for it too.
     pub(crate) fn spawn_owned(&self, future: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
-        AbortOnDropHandle::new(self.tasks.spawn_on(future, &self.runtime))
+        AbortOnDropHandle::new(self.tasks.spawn_on(crash::SendTask(future), &self.runtime))
     }
 
     /// A task that ends with the actor and is not waited for.
@@ -378,6 +395,7 @@ impl Actor {
             && self.keeps.lock().is_empty()
             && !self.scope.has_deferred()
             && self.log_ring.as_ref().is_none_or(|ring| ring.is_empty())
+            && !self.clock.is_held()
             && self.living_lines().iter().all(|line| line.is_flushed())
     }
 

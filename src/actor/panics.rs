@@ -39,6 +39,7 @@ impl PanicHook {
             let before: Arc<Hook> = Arc::new(std::panic::take_hook());
             installed.before = Some(Arc::clone(&before));
             std::panic::set_hook(Box::new(move |info| {
+                super::crash::panicked(info);
                 if SERVING.get() > 0 {
                     let location = info.location().map(ToString::to_string);
                     let backtrace = Some(std::backtrace::Backtrace::force_capture().to_string());

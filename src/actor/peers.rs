@@ -168,7 +168,7 @@ fn is_nobody(error: &std::io::Error) -> bool {
 async fn obituary(actor: &Actor, aid: &Aid) -> Death {
     let (told, word) = oneshot::channel();
     actor.control.send(Command::AskObituary { aid: aid.clone(), told });
-    let word = tokio::time::timeout(TOLD_WITHIN, word).await;
+    let word = actor.clock.timeout(TOLD_WITHIN, word).await;
     died_elsewhere(aid, word.ok().and_then(Result::ok).flatten())
 }
 

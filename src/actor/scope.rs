@@ -4,14 +4,16 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
+use super::clock::{self, Clock};
 use super::context::ContextCore;
+use super::crash::{Answer, CallInfo};
 use super::current::{self, Current, Place, with_current};
 use super::traces::{Origin, beneath};
 use crate::error::Error;
@@ -31,6 +33,8 @@ pub(crate) struct Scope {
     parent: Option<Arc<Scope>>,
     is_cancelled: AtomicBool,
     state: Mutex<State>,
+    /// Of a call that an armed actor serves.
+    call: OnceLock<Box<CallInfo>>,
 }
 
 #[derive(Default)]
@@ -42,6 +46,8 @@ struct State {
     watchers: Vec<Waker>,
     below: Vec<Weak<dyn Below>>,
     deferred: Deferred,
+    /// What the one at the prompt has said of a failure on its way out.
+    answer: Option<Answer>,
 }
 
 /// What the end of a scope waits for.
@@ -63,7 +69,13 @@ impl Deferred {
 
 impl Scope {
     pub(crate) fn new(label: &'static str, parent: Option<Arc<Scope>>) -> Arc<Self> {
-        Arc::new(Scope { label, parent, is_cancelled: AtomicBool::new(false), state: Mutex::default() })
+        Arc::new(Scope {
+            label,
+            parent,
+            is_cancelled: AtomicBool::new(false),
+            state: Mutex::default(),
+            call: OnceLock::new(),
+        })
     }
 
     /// The first request counts.
@@ -192,6 +204,23 @@ impl Scope {
         std::mem::take(&mut self.state.lock().deferred)
     }
 
+    pub(crate) fn set_call(&self, call: CallInfo) {
+        // A scope serves one call.
+        let _ = self.call.set(Box::new(call));
+    }
+
+    pub(crate) fn call(&self) -> Option<&CallInfo> {
+        self.call.get().map(|call| &**call)
+    }
+
+    pub(crate) fn set_answer(&self, answer: Answer) {
+        self.state.lock().answer = Some(answer);
+    }
+
+    pub(crate) fn take_answer(&self) -> Option<Answer> {
+        self.state.lock().answer.take()
+    }
+
     /// This scope and those around it in the same task.
     pub(crate) fn chain(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Scope>> {
         std::iter::successors(Some(self), |scope| scope.parent.as_ref())
@@ -257,6 +286,7 @@ impl<F: Future + ?Sized> Scoped<F> {
                 Poll::Ready(End::Value(value))
             }
             Err(panic) => {
+                super::crash::caught();
                 self.clear();
                 Poll::Ready(End::Panicked(panic))
             }
@@ -482,10 +512,11 @@ pub fn defer(future: impl Future<Output = ()> + Send + 'static) {
 }
 
 /// Waits for all of it, side by side: for clean-ups as long as the grace lasts. A panic is logged.
-pub(crate) async fn run_deferred(deferred: Deferred, grace: Duration) {
+/// `clock`: that of the actor that they are part of.
+pub(crate) async fn run_deferred(deferred: Deferred, clock: Option<&Clock>, grace: Duration) {
     use futures::FutureExt;
     let clean_ups = deferred.clean_ups.into_iter().map(|future| AssertUnwindSafe(future).catch_unwind());
-    let clean_ups = tokio::time::timeout(grace, futures::future::join_all(clean_ups));
+    let clean_ups = clock::timeout(clock, grace, futures::future::join_all(clean_ups));
     let nurseries = futures::future::join_all(deferred.nurseries);
     let contexts = futures::future::join_all(deferred.contexts.iter().map(|core| core.given_up()));
     match futures::future::join3(clean_ups, nurseries, contexts).await.0 {
@@ -502,7 +533,7 @@ pub(crate) async fn run_deferred(deferred: Deferred, grace: Duration) {
 ///
 /// The time that is left travels with every call made inside: the callee's own clock cancels its
 /// task, whether or not this process or the line still exists. Of nested deadlines the nearest
-/// counts.
+/// counts. In an actor, time that it stands still for a debugger, or stopped by its terminal, does not count.
 ///
 /// # Errors
 ///
@@ -522,14 +553,11 @@ pub(crate) async fn run_deferred(deferred: Deferred, grace: Duration) {
 /// # }
 /// ```
 pub async fn deadline<F: Future>(after: Duration, future: F) -> Result<F::Output, Error> {
-    let at = Instant::now() + super::bounded(after);
-    let place = current::current().map(|mut place| {
-        place.deadline = Some(place.deadline.map_or(at, |outer| outer.min(at)));
-        place
-    });
-    let result = match place {
-        Some(place) => tokio::time::timeout(after, current::At::new(place, future)).await,
-        None => tokio::time::timeout(after, future).await,
+    let Some(mut place) = current::current() else {
+        return tokio::time::timeout(after, future).await.map_err(|_elapsed| Error::Deadline { after });
     };
-    result.map_err(|_elapsed| Error::Deadline { after })
+    let clock = Arc::clone(&place.actor.clock);
+    let at = clock.now() + super::bounded(after);
+    place.deadline = Some(place.deadline.map_or(at, |outer| outer.min(at)));
+    clock.timeout_at(at, current::At::new(place, future)).await.map_err(|_elapsed| Error::Deadline { after })
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use super::context::{ContextCore, Side};
+use super::crash::{self, CallInfo};
 use super::current::Current;
 use super::endpoint::{Endpoints, Found, Registration, Run, RunResult};
 use super::failure::Failure;
@@ -83,16 +84,25 @@ impl Service for Actor {
         if context.is_none() {
             line.serve(dialog, Arc::clone(&scope));
         }
-        let deadline = start.deadline.map(|left| (Instant::now() + left, left));
+        let deadline = start.deadline.map(|left| (self.clock.now() + left, left));
         let (scope_here, at) = (Arc::clone(&scope), deadline.map(|(at, _)| at));
         let place = Current { actor: Arc::clone(self), scope: scope_here, deadline: at, context: context.clone() };
+        if self.is_armed() {
+            let again = match registration.run {
+                Run::Rpc(run) => Some(run),
+                Run::Context(_) => None,
+            };
+            let (opener, args) = (line.peer.clone(), bytes::Bytes::copy_from_slice(args));
+            scope.set_call(CallInfo { dialog, opener, args, encoding: start.encoding, again });
+        }
         let mut task = Scoped::new(place, future);
         let mut end = None;
+        let mut is_told = false;
         if self.polls_inline {
             // The waker of this poll leads nowhere: a task that is not done is polled again as one.
             let mut cx = Context::from_waker(Waker::noop());
             if let Poll::Ready(done) = panics::serving(|| task.poll_inline(&mut cx)) {
-                if !scope.has_deferred() {
+                if !scope.has_deferred() && !(self.is_armed() && matches!(done, End::Value(Err(_)))) {
                     if let Some(core) = &context {
                         core.is_over();
                     }
@@ -100,10 +110,12 @@ impl Service for Actor {
                 }
                 end = Some(done);
             }
+            line.acknowledge_start(dialog);
+            is_told = true;
         }
-        line.acknowledge_start(dialog);
         let origin = Origin::Dialog { path, dialog, peer: line.peer.clone() };
         let served = Served { actor: Arc::clone(self), line: Arc::clone(line), dialog, scope, context, deadline };
+        let task = Serving { task, starts: (!is_told).then(|| (Arc::clone(line), dialog)) };
         self.spawn(origin, served.run(task, end));
     }
 
@@ -190,7 +202,11 @@ impl Actor {
             // Whoever cancelled may be gone: the failure is not lost with the answer.
             tracing::warn!(endpoint = scope.label, %canceller, ?failure, "it failed while it was being cancelled");
         }
-        failure.into_wire(&self.aid)
+        let wire = failure.into_wire(&self.aid);
+        if crash::is_any_armed() {
+            crash::left(self, scope, &wire);
+        }
+        wire
     }
 }
 
@@ -221,16 +237,17 @@ struct Served {
 }
 
 impl Served {
-    async fn run(self, task: Scoped<dyn Future<Output = RunResult> + Send>, end: Option<End<RunResult>>) {
+    async fn run(self, task: Serving, end: Option<End<RunResult>>) {
         let end = match (end, self.deadline) {
             (Some(end), _) => end,
-            (None, None) => Serving(task).await,
+            (None, None) => task.await,
             (None, Some((at, _))) => self.run_until(task, at).await,
         };
+        let end = self.looked_at(end).await;
         // What it dropped and deferred is gone before its last frame leaves.
         let deferred = self.scope.take_deferred();
         if !deferred.is_empty() {
-            run_deferred(deferred, self.actor.settings.grace).await;
+            run_deferred(deferred, Some(&self.actor.clock), self.actor.settings.grace).await;
         }
         if let Some(core) = &self.context {
             core.is_over();
@@ -240,11 +257,29 @@ impl Served {
         self.line.wake_driver();
     }
 
-    async fn run_until(&self, task: Scoped<dyn Future<Output = RunResult> + Send>, at: Instant) -> End<RunResult> {
-        let mut task = Serving(task);
+    /// An armed actor's failure waits for who may look at it, and may want to see it again.
+    async fn looked_at(&self, mut end: End<RunResult>) -> End<RunResult> {
+        while let End::Value(Err(failure)) = &end
+            && crash::is_retried(&self.actor, &self.scope, failure)
+            && let Some(CallInfo { args, encoding, again: Some(run), .. }) = self.scope.call()
+            && let Ok(future) = run(args, *encoding)
+        {
+            let deadline = self.deadline.map(|(at, _)| at);
+            let (actor, scope) = (Arc::clone(&self.actor), Arc::clone(&self.scope));
+            let task = Scoped::new(Current { actor, scope, deadline, context: None }, future);
+            let task = Serving { task, starts: None };
+            end = match self.deadline {
+                None => task.await,
+                Some((at, _)) => self.run_until(task, at).await,
+            };
+        }
+        end
+    }
+
+    async fn run_until(&self, mut task: Serving, at: Instant) -> End<RunResult> {
         tokio::select! {
             end = &mut task => return end,
-            () = tokio::time::sleep_until(at.into()) => {}
+            () = self.actor.clock.sleep_until(at) => {}
         }
         self.scope.cancel(&Canceller { aid: self.actor.aid.clone(), request: CancelRequest::Deadline });
         task.await
@@ -252,11 +287,23 @@ impl Served {
 }
 
 /// Notes where a served task panics, at each of its polls.
-struct Serving(Scoped<dyn Future<Output = RunResult> + Send>);
+struct Serving {
+    task: Scoped<dyn Future<Output = RunResult> + Send>,
+    /// Where it is told that it has started, unless its first poll is its last.
+    starts: Option<(Arc<DataLine>, u64)>,
+}
 
 impl Future for Serving {
     type Output = End<RunResult>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        panics::serving(|| Pin::new(&mut self.0).poll(cx))
+        let this = &mut *self;
+        let end = panics::serving(|| Pin::new(&mut this.task).poll(cx));
+        if let Some((line, dialog)) = this.starts.take()
+            && end.is_pending()
+        {
+            line.acknowledge_start(dialog);
+            line.wake_driver();
+        }
+        end
     }
 }

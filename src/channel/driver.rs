@@ -290,6 +290,8 @@ impl<S: Service> Channel<S> {
             Frame::Dump { .. } => return Err(violated(Violation::Misplaced("Dump"))),
             Frame::Stuck { .. } => return Err(violated(Violation::Misplaced("Stuck"))),
             Frame::Obituary { .. } => return Err(violated(Violation::Misplaced("Obituary"))),
+            Frame::Hold { .. } => return Err(violated(Violation::Misplaced("Hold"))),
+            Frame::Stood { .. } => return Err(violated(Violation::Misplaced("Stood"))),
         }
         Ok(())
     }

@@ -178,9 +178,9 @@ impl Link {
         wait(&mut self.state.lock().wakers.writer, cx);
     }
 
-    /// Its end is asked for on this side. When that was done first: its grace counts from there.
-    pub(crate) fn asks(&self) -> Instant {
-        *self.state.lock().asked_at.get_or_insert_with(Instant::now)
+    /// Its end is asked for on this side.
+    pub(crate) fn asks(&self) {
+        self.state.lock().asked_at.get_or_insert_with(Instant::now);
     }
 
     /// Whether its end was asked for on this side, for whomever.

@@ -221,7 +221,7 @@ impl ContextHandle {
         let grace = actor.settings.grace;
         // Whoever holds it waits for the grace.
         let asked = self.holder.run(cancel_by_handle(self.number, canceller));
-        match tokio::time::timeout(grace + 2 * ANSWER_WITHIN, asked).await {
+        match actor.clock.timeout(grace + 2 * ANSWER_WITHIN, asked).await {
             Ok(Err(Error::Remote(remote))) => Err(match remote.ours() {
                 Some(not_stopped @ Error::NotStopped { .. }) => not_stopped.clone(),
                 _ => Error::Remote(remote),

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{ContextCall, ContextEndpoint, ContextHandle};
 use crate::actor::Actor;
@@ -523,7 +523,7 @@ impl Portal {
         for _ in 0..FRESH_LINES {
             let deadline = with_current(|current| current.and_then(|current| current.deadline));
             let (_, link) = loop {
-                let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+                let left = deadline.map(|at| at.saturating_duration_since(actor.clock.now()));
                 match line.open(&prepared.outgoing(left, Some(call.overruns))) {
                     Ok(opened) => break opened,
                     Err(Refused::Full) => line.room().await,
@@ -598,7 +598,7 @@ struct LeftBehind<'a> {
 impl LeftBehind<'_> {
     async fn ended(self) {
         if self.scope.has_deferred() {
-            run_deferred(self.scope.take_deferred(), self.actor.settings.grace).await;
+            run_deferred(self.scope.take_deferred(), Some(&self.actor.clock), self.actor.settings.grace).await;
         }
     }
 }
@@ -611,7 +611,11 @@ impl Drop for LeftBehind<'_> {
         }
         match self.outer {
             Some(outer) => outer.inherit(deferred),
-            None => self.actor.spawn(Origin::CleanUp, run_deferred(deferred, self.actor.settings.grace)),
+            None => {
+                let (clock, grace) = (Arc::clone(&self.actor.clock), self.actor.settings.grace);
+                let rest = async move { run_deferred(deferred, Some(&clock), grace).await };
+                self.actor.spawn(Origin::CleanUp, rest);
+            }
         }
     }
 }

@@ -16,8 +16,9 @@ mod threads;
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -27,8 +28,10 @@ pub(crate) use self::answer::Answer;
 use self::collect::{Collector, Expected};
 use self::symbols::Own;
 pub(crate) use self::threads::Skip;
+use super::message::{self, FromHub, ToHub};
 use crate::actor::Actor;
 use crate::actor::control::{Command, Living};
+use crate::actor::crash::DEBUG_SOCKET;
 use crate::actor::process::ProcessStat;
 use crate::msg::ident::Aid;
 
@@ -69,14 +72,82 @@ pub(super) fn asked(actor: &Arc<Actor>) {
 pub(super) fn answer(actor: &Arc<Actor>, id: u64) {
     let actor = Arc::clone(actor);
     on_a_thread(move || {
-        let answer = look::look(&actor, id);
+        let answer = ToHub::Dumped(Box::new(look::look(&actor, id)));
+        // A hub that has no connection to spare closes this one at once.
+        for _ in 0..TRIES {
+            if send(&actor.folder, &answer).is_ok_and(|said| said.is_some()) {
+                return;
+            }
+        }
         // Its root has ended, or has what it wanted: nobody waits for it then.
-        let _ = super::hub::send(&actor, answer);
     });
 }
 
-/// An answer has come to the root's debug socket.
-pub(super) fn deliver(answer: Answer) {
+/// How often an answer is offered to the root.
+const TRIES: usize = 3;
+
+fn send(folder: &Path, message: &ToHub) -> io::Result<Option<FromHub>> {
+    let hub = UnixStream::connect(folder.join(DEBUG_SOCKET))?;
+    hub.set_read_timeout(Some(HEARD_WITHIN))?;
+    hub.set_write_timeout(Some(HEARD_WITHIN))?;
+    message::send(&hub, message)?;
+    message::receive(&hub)
+}
+
+/// How long a root may take, that is asked for a second of its time: its machine may be busy.
+const HEARD_WITHIN: Duration = Duration::from_secs(5);
+
+/// Something was said to the root's hub. What is not about dumps is given back.
+pub(super) fn heard(root: &Weak<Actor>, from: &UnixStream, said: ToHub) -> Option<ToHub> {
+    let answer = match said {
+        ToHub::Dumped(answer) => {
+            deliver(*answer);
+            FromHub::Granted
+        }
+        ToHub::DumpWanted { name } => {
+            let text = match (root.upgrade(), One::take()) {
+                (Some(root), Some(_one)) => collect(&root, name.as_deref()),
+                (None, _) => Some("the tree ends\n".into()),
+                (_, None) => Some("too many dumps at once\n".into()),
+            };
+            FromHub::Dump(text)
+        }
+        said => return Some(said),
+    };
+    let _ = message::send(from, &answer); // whoever has asked may be gone
+    None
+}
+
+/// What the tree whose root has this folder does at this moment: all of it, or the actors of this name, or whose uuid
+/// begins so, and what is below them. `None`: it has no such actor.
+///
+/// Its stuck and its stopped actors are in it too. Takes up to a second.
+///
+/// # Errors
+///
+/// Where the root does not answer: it has ended, it is stopped, or it was built without the feature `debug`.
+///
+/// # Examples
+///
+/// ```
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// an.start_actor("frank").await?;
+/// let trees = teamster::discovery::trees()?;
+/// let own = trees.iter().find(|tree| tree.pid == std::process::id()).expect("it runs");
+/// let text = teamster::debug::dump(&own.folder, Some("frank"))?.expect("there is a frank");
+/// assert!(text.starts_with("frank@"));
+/// # Ok(()) }).await }
+/// ```
+pub fn dump(folder: &Path, name: Option<&str>) -> io::Result<Option<String>> {
+    let wanted = ToHub::DumpWanted { name: name.map(str::to_owned) };
+    match send(folder, &wanted)? {
+        Some(FromHub::Dump(text)) => Ok(text),
+        Some(_) | None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it has ended meanwhile")),
+    }
+}
+
+/// An answer has come to this process.
+fn deliver(answer: Answer) {
     let pending = PENDING.lock().as_ref().and_then(|pending| pending.get(&answer.id).cloned());
     if let Some(pending) = pending {
         pending.collector.lock().on_answer(answer);
@@ -86,10 +157,10 @@ pub(super) fn deliver(answer: Answer) {
 
 /// The dump of a root's tree, or of the actors of this name and what is below them. `None`: there is no such actor.
 /// Takes up to a second.
-pub(super) fn collect(root: &Arc<Actor>, name: Option<&str>) -> Option<String> {
+fn collect(root: &Arc<Actor>, name: Option<&str>) -> Option<String> {
     let began = Instant::now();
     // Reading the debug information takes as long as all the rest, the first time.
-    let loading = std::thread::Builder::new().name("teamster-names".into()).spawn(Own::load);
+    let loading = std::thread::Builder::new().name("teamster-dump".into()).spawn(Own::load);
     let id = LAST_ID.fetch_add(1, Ordering::Relaxed) + 1;
     let living = root.names.as_ref().map(|names| names.living()).unwrap_or_default();
     let expected = living.iter().map(|Living { aid, parent, .. }| Expected { aid: aid.clone(), parent: *parent });
@@ -132,13 +203,13 @@ pub(super) fn collect(root: &Arc<Actor>, name: Option<&str>) -> Option<String> {
 }
 
 /// Where the tasks of this actor wait, for who looks at this actor alone. On any thread but those of its runtime.
-pub(crate) fn tasks_text(actor: &Arc<Actor>) -> String {
-    let answer = look::look(actor, 0);
+pub(super) fn tasks_text(actor: &Arc<Actor>) -> String {
+    let answer = look::look_at_tasks(actor);
     joined(text::tasks(&answer, &mut Own::load()))
 }
 
 /// What the threads of this process do, but for the thread that asks.
-pub(crate) fn threads_text(skip_own: Skip) -> String {
+pub(super) fn threads_text(skip_own: Skip) -> String {
     let (modules, threads) = look::look_at_threads(Instant::now() + Duration::from_millis(500), skip_own);
     joined(text::threads(&threads, &modules.names(), &mut Own::load()))
 }
@@ -153,20 +224,27 @@ fn joined(lines: Vec<String>) -> String {
 }
 
 fn on_a_thread(work: impl FnOnce() + Send + 'static) {
-    struct One;
-    impl Drop for One {
-        fn drop(&mut self) {
-            AT_ONCE.fetch_sub(1, Ordering::AcqRel);
-        }
+    let Some(one) = One::take() else { return };
+    // Where no thread can be had nobody hears why: this may be the control thread, which says nothing.
+    let _ = std::thread::Builder::new().name("teamster-dump".into()).spawn(move || {
+        let _one = one;
+        work();
+    });
+}
+
+/// One of the dumps that this process may work on at a time.
+struct One(());
+
+impl One {
+    fn take() -> Option<Self> {
+        let one = One(()); // dropped, it gives back
+        (AT_ONCE.fetch_add(1, Ordering::AcqRel) < MAX_AT_ONCE).then_some(one)
     }
-    let before = AT_ONCE.fetch_add(1, Ordering::AcqRel);
-    let one = One;
-    if before < MAX_AT_ONCE {
-        // Where no thread can be had nobody hears why: this may be the control thread, which says nothing.
-        let _ = std::thread::Builder::new().name("teamster-dump".into()).spawn(move || {
-            let _one = one;
-            work();
-        });
+}
+
+impl Drop for One {
+    fn drop(&mut self) {
+        AT_ONCE.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -71,6 +71,12 @@ pub(crate) enum Frame<'a> {
     /// The answer to an [`Frame::ObituaryAsked`], as soon as its process has been reaped. Without a receipt: nobody
     /// of the tree knows.
     Obituary { to: Aid, aid: Aid, receipt: Option<Box<Receipt>> },
+    /// The sender, or one below it, is held by a debugger from now on, or no more: on control lines, upwards. No time
+    /// of whoever is above runs out meanwhile.
+    Hold { on: bool },
+    /// The sender has stood still for so long, and the receiver too, stopped by their terminal: on control lines,
+    /// downwards, before the receiver is continued.
+    Stood { nanos: u64 },
     /// Say what you do to the root, for its dump of this number, and tell your children: on control lines, downwards.
     Dump { id: u64 },
     /// What threads of the sender were busy with shortly before its time is over: on control lines, upwards. The last
@@ -218,6 +224,8 @@ mod kind {
     pub(super) const SPAWNING: u8 = 41;
     pub(super) const OBITUARY_ASKED: u8 = 42;
     pub(super) const OBITUARY: u8 = 43;
+    pub(super) const HOLD: u8 = 44;
+    pub(super) const STOOD: u8 = 45;
     pub(super) const STUCK: u8 = 46;
 }
 

@@ -81,6 +81,12 @@ pub(crate) struct Circumstances {
     pub(crate) backtrace: Option<String>,
 }
 
+impl RemoteData {
+    pub(crate) fn id(&self) -> Uuid {
+        self.id
+    }
+}
+
 impl RemoteError {
     /// An error that an endpoint of the actor `here` returned.
     pub(crate) fn returned(here: &Aid, error: &(dyn StdError + 'static), known: Circumstances) -> Self {

@@ -48,4 +48,105 @@ pub(crate) struct SpawnSpec {
     pub(crate) depth: u32,
     /// Its ancestors' ids, the root's first, and its own: what its process is known by from outside.
     pub(crate) lineage: String,
+    /// What stops it, and those below it, for a debugger.
+    pub(crate) debug: DebugSettings,
+}
+
+/// What stops an actor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Arming {
+    pub(crate) panics: bool,
+    pub(crate) errors: bool,
+    pub(crate) pauses: bool,
+    /// A relayed error stops in each actor that it comes through.
+    pub(crate) every_hop: bool,
+}
+
+impl Arming {
+    pub(crate) const ALL: Arming = Arming { panics: true, errors: true, pauses: true, every_hop: false };
+
+    pub(crate) fn is_armed(self) -> bool {
+        self.panics || self.errors || self.pauses
+    }
+
+    fn with(self, other: Arming) -> Arming {
+        Arming {
+            panics: self.panics || other.panics,
+            errors: self.errors || other.errors,
+            pauses: self.pauses || other.pauses,
+            every_hop: self.every_hop || other.every_hop,
+        }
+    }
+
+    /// What `TEAMSTER_DEBUG` says: `1` or `all`, `0` or `off`, or a list of `panic`, `err`, `pause`, `every-hop`.
+    /// What is in neither is an error, with the text that says so.
+    pub(crate) fn parse(text: &str) -> Result<Arming, String> {
+        let mut arming = Arming::default();
+        for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+            arming = match word {
+                "1" | "all" | "on" | "true" => arming.with(Arming::ALL),
+                "0" | "off" | "false" => Arming::default(),
+                "panic" => Arming { panics: true, ..arming },
+                "err" => Arming { errors: true, ..arming },
+                "pause" => Arming { pauses: true, ..arming },
+                "every-hop" => Arming { every_hop: true, ..arming.with(Arming::ALL) },
+                other => {
+                    return Err(format!("{other:?} is none of 1, 0, panic, err, pause, every-hop"));
+                }
+            };
+        }
+        Ok(arming)
+    }
+}
+
+/// What an actor is told of debug mode: it is armed itself, or with its tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DebugSettings {
+    /// Of this actor.
+    pub(crate) own: Arming,
+    /// Of every actor below.
+    pub(crate) tree: Arming,
+    /// `TEAMSTER_DEBUG` has said so: nobody arms or disarms beside it.
+    pub(crate) is_fixed: bool,
+}
+
+impl DebugSettings {
+    /// The root's builder says it.
+    pub(crate) fn arm_tree(&mut self, is_on: bool) {
+        if !self.is_fixed {
+            let arming = if is_on { Arming::ALL } else { Arming::default() };
+            (self.own, self.tree) = (arming, arming);
+        }
+    }
+
+    /// Those of a child, which may be armed beside the tree.
+    pub(crate) fn of_child(&self, is_asked: bool) -> Self {
+        let own = if is_asked && !self.is_fixed { self.tree.with(Arming::ALL) } else { self.tree };
+        DebugSettings { own, ..*self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variable_says_what_stops() {
+        assert_eq!(Arming::parse("1"), Ok(Arming::ALL));
+        assert_eq!(Arming::parse("0"), Ok(Arming::default()));
+        assert_eq!(Arming::parse("panic, err"), Ok(Arming { panics: true, errors: true, ..Arming::default() }));
+        assert_eq!(Arming::parse("every-hop"), Ok(Arming { every_hop: true, ..Arming::ALL }));
+        assert!(Arming::parse("sometimes").unwrap_err().contains("\"sometimes\" is none of"));
+    }
+
+    #[test]
+    fn a_child_is_armed_by_itself_or_with_its_tree() {
+        let mut root = DebugSettings::default();
+        assert!(!root.of_child(false).own.is_armed());
+        assert!(root.of_child(true).own.is_armed() && !root.of_child(true).of_child(false).own.is_armed());
+        root.arm_tree(true);
+        assert!(root.own.is_armed() && root.of_child(false).of_child(false).own.is_armed());
+        let off = DebugSettings { is_fixed: true, ..DebugSettings::default() };
+        assert!(!off.of_child(true).own.is_armed());
+    }
 }

@@ -304,6 +304,24 @@ impl<'n> ActorBuilder<'n> {
         self
     }
 
+    /// Arms this actor for debugging, beside what its tree is: it stops where it panics or fails, and at each
+    /// [`pause!`](crate::pause), and the prompt opens in the root's terminal. `docs/debugging.md` has more.
+    ///
+    /// The actors above and below it are armed by themselves, or not. It gets a multi-thread runtime with one
+    /// worker, so that its other tasks go on while one of them is stopped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// an.actor("frank").debug(true).start().await?;
+    /// # Ok(()) }).await }
+    /// ```
+    pub fn debug(mut self, is_on: bool) -> Self {
+        self.options.debug = is_on;
+        self
+    }
+
     /// Starts it as a service actor; see [`ActorNursery::start_actor`].
     ///
     /// # Errors

@@ -15,6 +15,7 @@ pub struct MainOptions {
     pub(crate) multi_thread: bool,
     /// `None`: tokio's default.
     pub(crate) worker_threads: Option<usize>,
+    pub(crate) debug: bool,
 }
 
 impl MainOptions {
@@ -25,6 +26,12 @@ impl MainOptions {
     #[must_use]
     pub fn multi_thread(mut self) -> Self {
         self.multi_thread = true;
+        self
+    }
+
+    #[must_use]
+    pub fn debug(mut self) -> Self {
+        self.debug = true;
         self
     }
 
@@ -43,6 +50,9 @@ impl MainOptions {
 #[doc(hidden)]
 pub fn main<T: MainOutcome, F: AsyncFnOnce() -> T>(options: MainOptions, body: F) -> T {
     crate::actor::boot::boot_or_be_ready();
+    if options.debug {
+        crate::actor::crash::arm_roots();
+    }
     let mut builder = match options.multi_thread {
         true => tokio::runtime::Builder::new_multi_thread(),
         false => tokio::runtime::Builder::new_current_thread(),

@@ -12,5 +12,6 @@ pub use root::{Guard, RootBuilder, init, root};
 pub use scope::{ActorNursery, Cluster, open_nursery};
 
 pub(crate) use crate::actor::boot::{boot_if_spawned, boot_or_be_ready};
+pub(crate) use crate::actor::crash::set_test;
 pub(crate) use root::finish_roots;
 pub(crate) use supervise::is_consequence;

@@ -10,10 +10,11 @@ use uuid::Uuid;
 
 use super::scope::{self, ActorNursery};
 use crate::actor::control::{Control, Living, NameSink};
+use crate::actor::crash::DEBUG_SOCKET;
 use crate::actor::current::{self, host_name};
 use crate::actor::panics::PanicHook;
 use crate::actor::signals::Signals;
-use crate::actor::{Actor, Parts, Settings, boot, bounded, listener, log};
+use crate::actor::{Actor, Parts, Settings, boot, bounded, crash, listener, log};
 use crate::channel::LineEnd;
 use crate::channel::line::LineInbox;
 use crate::discovery::{Names, Record, Registrar};
@@ -91,8 +92,10 @@ impl Root {
         self.actor.tasks.close();
         self.actor.tasks.wait().await;
         self.actor.control.none_living().await;
-        crate::actor::scope::run_deferred(self.actor.scope.take_deferred(), self.actor.settings.grace).await;
+        let (deferred, clock) = (self.actor.scope.take_deferred(), &self.actor.clock);
+        crate::actor::scope::run_deferred(deferred, Some(clock), self.actor.settings.grace).await;
         self.actor.run_exit_hooks().await;
+        clock.released().await; // a thread that no task waits for may be held
         self.finish();
         self.actor.drivers.close();
         self.actor.drivers.wait().await;
@@ -129,12 +132,14 @@ impl Root {
         }
         self.actor.end_keeps();
         self.actor.control.stop();
+        self.actor.end_keeps(); // what the control thread has begun since
         parts.registrar.stop();
         parts.folder.remove();
         // What a dropped nursery has left holds the actor that holds it. With its runtime gone nobody
         // runs it any more.
         drop(self.actor.scope.take_deferred());
         current::remove_root(self.runtime, &self.actor);
+        crash::ended(&self.actor);
     }
 }
 
@@ -164,6 +169,7 @@ pub(crate) fn finish_roots() {
         // A nursery may still be open, in a task that nobody polls any more.
         root.actor.cancel_self(Canceller { aid: root.actor.aid.clone(), request: CancelRequest::Dropped });
         root.actor.control.wait_none_living();
+        root.actor.clock.wait_released();
         root.finish();
         forget(&root);
         root.hand_back_signal();
@@ -216,7 +222,13 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
         .start(Arc::downgrade(&actor), signals, LineInbox::default())
         .map_err(|error| failed("starting its control thread", error))?;
     let listening = actor.drivers.spawn_on(listener::listen(Arc::clone(&actor), listener), &actor.runtime);
+    if crash::debugger().is_some() {
+        bind_at(&folder.path().join(DEBUG_SOCKET))
+            .and_then(|listener| control.watch_debug(listener))
+            .map_err(|error| failed("binding its debug socket", error))?;
+    }
     current::add_root(id, &actor);
+    crash::booted(&actor);
     let parts = RootParts { folder, registrar, listener: listening.abort_handle(), _hook: hook };
     Ok(Arc::new(Root { actor, runtime: id, users: Mutex::new(1), parts: Mutex::new(Some(parts)) }))
 }
@@ -288,7 +300,8 @@ pub struct RootBuilder {
 /// # }
 /// ```
 pub fn root() -> RootBuilder {
-    RootBuilder { name: "root".to_owned(), settings: Settings::default() }
+    let debug = crash::settings_of_root();
+    RootBuilder { name: "root".to_owned(), settings: Settings { debug, ..Settings::default() } }
 }
 
 impl RootBuilder {
@@ -378,6 +391,24 @@ impl RootBuilder {
         self
     }
 
+    /// Arms the whole tree for debugging, or not: its actors stop where they panic or fail, and at each
+    /// [`pause!`](crate::pause). Default: as `#[teamster::main(debug)]` says; `TEAMSTER_DEBUG` counts before both.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> {
+    /// teamster::root().debug(cfg!(debug_assertions)).open(async |an| {
+    ///     an.start_actor("frank").await?;
+    ///     Ok(())
+    /// }).await
+    /// # }
+    /// ```
+    pub fn debug(mut self, is_on: bool) -> Self {
+        self.settings.debug.arm_tree(is_on);
+        self
+    }
+
     /// Boots the root and runs `body` in its first nursery, as [`open_nursery`](crate::open_nursery)
     /// does.
     ///
@@ -423,6 +454,9 @@ impl RootBuilder {
         let user = User { root: Some(Arc::clone(&root)) };
         let place = root.actor.place();
         let ended = scope::run_catching(place, body).await;
+        if let Ok(Err(error)) = &ended {
+            crash::left_root(&root.actor, error);
+        }
         user.leave().await;
         let result = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         match root.actor.interrupted_by() {
@@ -476,7 +510,7 @@ impl Drop for User {
         // Owned by LEAVING: whoever ends the program waits for what this has not done by then.
         handle.spawn(async move {
             let deferred = root.actor.scope.take_deferred();
-            crate::actor::scope::run_deferred(deferred, root.actor.settings.grace).await;
+            crate::actor::scope::run_deferred(deferred, Some(&root.actor.clock), root.actor.settings.grace).await;
             root.leave().await;
             root.hand_back_signal();
         });

@@ -7,6 +7,7 @@ use super::builder::ActorBuilder;
 use super::one_shot::OneShot;
 use super::supervise::{Nursery, clean_up_grace, is_consequence, stand_in};
 use crate::actor::Actor;
+use crate::actor::crash::{DebugQuit, QUIT_TEXT};
 use crate::actor::current::{self, Current};
 use crate::actor::endpoint::{Call, Endpoint};
 use crate::actor::peers::canceller;
@@ -131,13 +132,17 @@ where
             nursery.end_actors(&canceller);
             (None, None, None)
         }
+        End::Panicked(quit) if quit.is::<DebugQuit>() => {
+            nursery.fail(Error::from_body(QUIT_TEXT.into()));
+            (None, None, None)
+        }
         End::Panicked(panic) => {
             nursery.end_actors(&canceller(&actor.aid, CancelRequest::Failure));
             (None, None, Some(panic))
         }
     };
     nursery.gone().await;
-    run_deferred(scope.take_deferred(), clean_up_grace(&nursery)).await;
+    run_deferred(scope.take_deferred(), Some(&actor.clock), clean_up_grace(&nursery)).await;
     abandon.is_armed = false;
     if let Some(panic) = panic {
         return Err(panic);
@@ -168,7 +173,8 @@ impl Drop for Abandon<'_> {
         let nursery = Arc::clone(self.nursery);
         let rest = async move {
             nursery.gone().await;
-            run_deferred(nursery.scope.take_deferred(), clean_up_grace(&nursery)).await;
+            let clock = &nursery.actor.clock;
+            run_deferred(nursery.scope.take_deferred(), Some(clock), clean_up_grace(&nursery)).await;
         };
         self.outer.leave_nursery(Box::pin(rest));
     }

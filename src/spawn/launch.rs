@@ -288,6 +288,7 @@ fn spec(actor: &Arc<Actor>, aid: &Aid, options: &Options) -> SpawnSpec {
         rlimits: options.rlimits.clone(),
         depth: actor.depth + 1,
         lineage: actor.lineage_of(aid),
+        debug: actor.settings.debug.of_child(options.debug),
     }
 }
 

@@ -95,6 +95,7 @@ pub(crate) struct Options {
     pub(crate) umask: Option<u32>,
     pub(crate) nice: Option<i32>,
     pub(crate) rlimits: Vec<(u32, u64, u64)>,
+    pub(crate) debug: bool,
 }
 
 impl Options {

@@ -11,7 +11,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::region::{Ground, Region};
+use crate::actor::clock::Clock;
 use crate::actor::scope::{Below, End, Scope, shield};
+use crate::actor::{Actor, bounded};
 use crate::error::Error;
 use crate::msg::ident::CancelRequest;
 
@@ -52,7 +54,7 @@ struct Core {
     ground: Ground,
     /// What all that runs in the scope is cancelled with.
     token: Arc<Scope>,
-    deadline: watch::Sender<Option<Instant>>,
+    deadline: watch::Sender<Option<Deadline>>,
     has_caught: AtomicBool,
 }
 
@@ -109,7 +111,8 @@ impl CancelScope {
         self
     }
 
-    /// Cancels it at this time, or at none. Of several deadlines the last one that was set counts.
+    /// Cancels it at this time, or at none. Of several deadlines the last one that was set counts. In an actor,
+    /// time that it stands still for a debugger is added.
     ///
     /// A deadline that has cancelled it can't be taken back. Code with a deadline runs on a tokio
     /// runtime whose timer is on.
@@ -125,7 +128,8 @@ impl CancelScope {
     /// # Ok(()) }
     /// ```
     pub fn set_deadline(&self, at: Option<Instant>) {
-        self.core.deadline.send_replace(at);
+        let clock = self.core.ground.place().actor().map(|actor| Arc::clone(&actor.clock));
+        self.core.deadline.send_replace(at.map(|at| Deadline::new(at, clock)));
     }
 
     /// When it is cancelled by itself.
@@ -143,7 +147,7 @@ impl CancelScope {
     /// # Ok(()) }
     /// ```
     pub fn deadline(&self) -> Option<Instant> {
-        *self.core.deadline.borrow()
+        self.core.deadline.borrow().as_ref().map(|deadline| deadline.at)
     }
 
     /// Cancels what runs in it, now or later. Asking twice is asking once.
@@ -235,11 +239,11 @@ impl CancelScope {
         let mut region = Region::new(&ground, scope, future);
         let mut deadline = self.core.deadline.subscribe();
         let end = loop {
-            let at = *deadline.borrow_and_update();
-            region.set_deadline(at.map(Instant::into_std));
+            let at = deadline.borrow_and_update().clone();
+            region.set_deadline(at.as_ref().and_then(|at| at.by_clock_of(ground.place().actor())));
             let passed = async {
                 match at.filter(|_| !self.is_cancelled()) {
-                    Some(at) => sleep_until(at).await,
+                    Some(at) => at.passed().await,
                     None => std::future::pending().await,
                 }
             };
@@ -261,6 +265,45 @@ impl CancelScope {
             End::Panicked(panic) => resume_unwind(panic),
         }
     }
+}
+
+/// When a scope is cancelled.
+#[derive(Clone, Debug)]
+struct Deadline {
+    /// As it was set.
+    at: Instant,
+    /// The same by the clock of the actor that the scope is part of.
+    by_clock: Option<(Arc<Clock>, std::time::Instant)>,
+}
+
+impl Deadline {
+    fn new(at: Instant, clock: Option<Arc<Clock>>) -> Self {
+        let by_clock = clock.map(|clock| {
+            let by_clock = on_clock(&clock, at);
+            (clock, by_clock)
+        });
+        Deadline { at, by_clock }
+    }
+
+    /// The same by the clock of an actor: calls that are made there end then.
+    fn by_clock_of(&self, actor: Option<&Arc<Actor>>) -> Option<std::time::Instant> {
+        let clock = &actor?.clock;
+        match &self.by_clock {
+            Some((ours, at)) if Arc::ptr_eq(ours, clock) => Some(*at),
+            Some(_) | None => Some(on_clock(clock, self.at)),
+        }
+    }
+
+    async fn passed(&self) {
+        match &self.by_clock {
+            Some((clock, at)) => clock.sleep_until(*at).await,
+            None => sleep_until(self.at).await,
+        }
+    }
+}
+
+fn on_clock(clock: &Clock, at: Instant) -> std::time::Instant {
+    clock.now() + bounded(at.saturating_duration_since(Instant::now()))
 }
 
 impl Core {

@@ -129,12 +129,13 @@ impl<F: Future> Region<F> {
         let deferred = self.scope.take_deferred();
         if !deferred.is_empty() {
             let before = self.rest.take();
+            let clock = self.ground.place.actor().map(|actor| Arc::clone(&actor.clock));
             let grace = self.ground.grace();
             self.rest = Some(Box::pin(async move {
                 if let Some(before) = before {
                     before.await;
                 }
-                run_deferred(deferred, grace).await;
+                run_deferred(deferred, clock.as_deref(), grace).await;
             }));
         }
     }

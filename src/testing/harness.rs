@@ -120,7 +120,10 @@ impl<T: TestOutcome, E: fmt::Debug> TestOutcome for Result<T, E> {
 #[track_caller]
 pub fn test<R: TestOutcome>(path: &str, options: TestOptions, body: impl AsyncFnOnce() -> R) -> R {
     match is_in_test() {
-        true => crate::nursery::boot_or_be_ready(),
+        true => {
+            crate::nursery::boot_or_be_ready();
+            crate::nursery::set_test();
+        }
         // The harness's own process runs no body: a plain `#[test]` beside this one is not ready by this.
         false => crate::nursery::boot_if_spawned(),
     }

@@ -168,6 +168,13 @@ impl Program {
         Ended { status, stderr: self.stderr(), stdout: String::from_utf8_lossy(&stdout).into_owned() }
     }
 
+    /// It does not end within this time.
+    #[track_caller]
+    pub(crate) fn lives_for(&self, time: Duration) {
+        let pidfd = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()).expect("it is our child");
+        assert!(!ends_before(&pidfd, Instant::now() + time), "it has ended: {}", self.stderr());
+    }
+
     /// Every process of the tree ends within this time.
     #[track_caller]
     pub(crate) fn gone_within(&self, within: Duration) {

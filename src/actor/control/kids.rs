@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::NameSink;
 use crate::actor::child::{Child, Ended};
+use crate::actor::hold::Held;
 use crate::actor::process;
 use crate::channel::line::{Line, LineInbox};
 use crate::msg::death::{Death, DeathData, ExitKind, Receipt};
@@ -38,6 +39,8 @@ pub(super) struct Kid {
     /// It has heard a cancel of ours.
     pub(super) has_acknowledged: bool,
     pub(super) signalled: Signalled,
+    /// It is held, or what is below it: as long as its line is up.
+    pub(super) held: Option<Held>,
     /// Actors that asked for its end and are told of it. No more than there are in the tree.
     pub(super) askers: Vec<Aid>,
     /// Actors that have lost their dialogs with it and are told how it has ended. As many.
@@ -85,6 +88,7 @@ impl Kid {
             is_unlisted: false,
             has_acknowledged: false,
             signalled: Signalled::default(),
+            held: None,
             askers: Vec::new(),
             mourners: Vec::new(),
         }

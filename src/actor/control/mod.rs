@@ -78,6 +78,8 @@ pub(crate) enum Command {
     EndSelf { canceller: Canceller, grace: Duration },
     /// The data line to the parent has ended, so the parent has.
     ParentLost,
+    /// Tell when all that had come from the parent by now has been read.
+    CatchUp { told: oneshot::Sender<()> },
     /// End the thread, now that no child is left.
     Stop,
 }
@@ -100,6 +102,8 @@ pub(crate) struct Control {
     none: Mutex<()>,
     none_blocking: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// The debug socket of a root, until the first one connects.
+    debug: Mutex<Option<OwnedFd>>,
 }
 
 #[derive(Default)]
@@ -123,6 +127,7 @@ impl Control {
             none: Mutex::default(),
             none_blocking: Condvar::new(),
             thread: Mutex::default(),
+            debug: Mutex::default(),
         }))
     }
 
@@ -138,6 +143,20 @@ impl Control {
             })?;
         *self.thread.lock() = Some(handle);
         Ok(())
+    }
+
+    /// Has the thread hand a listening socket to the debugger once somebody has connected there.
+    pub(crate) fn watch_debug(&self, listener: OwnedFd) -> io::Result<()> {
+        epoll::add(&self.epoll, &listener, Token::Debug.encode(), epoll::EventFlags::IN)?;
+        *self.debug.lock() = Some(listener);
+        Ok(())
+    }
+
+    fn take_debug(&self) -> Option<OwnedFd> {
+        let listener = self.debug.lock().take()?;
+        // It was added when it came: an error would be a descriptor that is closed, which ends the watch as well.
+        let _ = epoll::delete(&self.epoll, &listener);
+        Some(listener)
     }
 
     pub(crate) fn send(&self, command: Command) {
@@ -230,6 +249,14 @@ impl Control {
         if is_earlier && wake_at_end_of(timer, delay).is_err() {
             self.wake();
         }
+    }
+
+    /// Waits until the thread has acted on all that the parent had said by now.
+    pub(crate) async fn caught_up(&self) {
+        let (told, heard) = oneshot::channel();
+        self.send(Command::CatchUp { told });
+        // An error: it has ended, and there is nothing to act on any more.
+        let _ = heard.await;
     }
 
     /// Sends a frame to the parent. A root has none, and a broken line has ended this actor.

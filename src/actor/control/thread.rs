@@ -18,7 +18,9 @@ use super::{Command, Control, NameSink, orphans};
 use crate::actor::Actor;
 use crate::actor::child::{Child, Ended};
 use crate::actor::clock::Clock;
+use crate::actor::crash;
 use crate::actor::crash::debugger;
+use crate::actor::hold::Held;
 use crate::actor::signals::Signals;
 use crate::channel::LineEnd;
 use crate::channel::line::{LineInbox, Rest};
@@ -42,6 +44,7 @@ pub(super) enum Token {
     Process(u64),
     Line(u64),
     Descendant(u64),
+    Debug,
 }
 
 const KEY_MASK: u64 = (1 << 56) - 1;
@@ -55,6 +58,7 @@ impl Token {
             Token::Process(key) => (3, key),
             Token::Line(key) => (4, key),
             Token::Descendant(key) => (5, key),
+            Token::Debug => (6, 0),
         };
         epoll::EventData::new_u64(kind << 56 | key)
     }
@@ -67,6 +71,7 @@ impl Token {
             2 => Token::Up,
             3 => Token::Process(key),
             4 => Token::Line(key),
+            6 => Token::Debug,
             _ => Token::Descendant(key),
         }
     }
@@ -92,6 +97,8 @@ pub(super) struct Thread {
     /// Tasks of this actor that wait for a word on another one, by that one's id.
     waiting: Vec<(Word, Uuid, oneshot::Sender<Option<Receipt>>)>,
     obituaries: Obituaries,
+    /// Tasks of this actor that wait until what the parent has said is read.
+    catching_up: Vec<oneshot::Sender<()>>,
     /// A process that does not exist yet, as far as anybody knows.
     starting: Option<Starting>,
     own: Own,
@@ -150,6 +157,7 @@ impl Thread {
             unknown: Vec::new(),
             waiting: Vec::new(),
             obituaries: Obituaries::default(),
+            catching_up: Vec::new(),
             starting: None,
             own: Own::default(),
             threads: None,
@@ -178,11 +186,13 @@ impl Thread {
                     Token::Line(key) => self.on_line(key),
                     Token::Process(key) => self.on_process(key),
                     Token::Descendant(key) => self.on_descendant(key),
+                    Token::Debug => self.on_debug(),
                 }
             }
             // A child that was booked when we looked at ours for the last time would miss their cancel.
             self.on_commands();
             self.look_again();
+            self.catch_up();
             self.on_timers();
         }
         // One that came while the last things were being put away still ends the program.
@@ -193,15 +203,27 @@ impl Thread {
         }
     }
 
+    /// How long to wait at most. While the clock stands nothing becomes due, and its going on wakes us.
     fn timeout(&self) -> Option<rustix::event::Timespec> {
+        let left = self.next_timer()?.saturating_duration_since(self.clock.now());
+        if !left.is_zero() && self.clock.is_held() {
+            return None;
+        }
+        rustix::event::Timespec::try_from(left).ok()
+    }
+
+    fn next_timer(&self) -> Option<Instant> {
         let kids = self.kids.values().filter_map(Kid::next_deadline);
         let own = [self.own.kill_at, self.own.verdict_at.map(|(at, _)| at), self.own.die_at.map(|(at, _)| at)];
         let own = own.into_iter().chain([self.starting.map(|starting| starting.look_at)]).flatten();
-        let next = kids.chain(own).min()?;
-        rustix::event::Timespec::try_from(next.saturating_duration_since(self.clock.now())).ok()
+        kids.chain(own).min()
     }
 
     fn on_timers(&mut self) {
+        if self.next_timer().is_none_or(|at| at > self.clock.now()) {
+            return;
+        }
+        self.on_up(); // we may have been stopped, and be told only now for how long
         let now = self.clock.now();
         if let Some(starting) = self.starting.as_mut().filter(|starting| starting.look_at <= now) {
             starting.look(now, |pid| self.kids.values().any(|kid| kid.child.aid.pid() == pid));
@@ -302,8 +324,19 @@ impl Thread {
                 Command::Dump { id } => self.dump_below(id),
                 Command::EndSelf { canceller, grace } => self.end_self(canceller, grace),
                 Command::ParentLost => self.parent_lost(),
+                Command::CatchUp { told } => self.catching_up.push(told),
                 Command::Stop => self.is_stopping = true,
             }
+        }
+    }
+
+    /// Somebody has stopped, or wants a look.
+    fn on_debug(&self) {
+        if let Some(listener) = self.control.take_debug()
+            && let Some(actor) = self.actor.upgrade()
+            && let Some(debugger) = crash::debugger()
+        {
+            debugger.open(&actor, listener);
         }
     }
 
@@ -390,11 +423,10 @@ impl Thread {
     /// nobody could end it any more: it has its grace for that.
     fn line_lost(&mut self, key: u64) {
         let now = self.clock.now();
-        if let Some(kid) = self.kids.get_mut(&key)
-            && !kid.is_reaped
-            && !kid.escalation.was_asked()
-        {
-            kid.end_by_itself(now); // it saw the same end of line
+        let Some(kid) = self.kids.get_mut(&key) else { return };
+        kid.held = None; // it saw the same end of line
+        if !kid.is_reaped && !kid.escalation.was_asked() {
+            kid.end_by_itself(now);
         }
     }
 
@@ -420,6 +452,11 @@ impl Thread {
             Received::Spawning => {
                 if let Some(kid) = self.kids.get_mut(&key) {
                     kid.may_leave_unrecorded = true;
+                }
+            }
+            Received::Hold { on } => {
+                if let Some(kid) = self.kids.get_mut(&key).filter(|kid| kid.line.is_some()) {
+                    kid.held = on.then(|| Held::on(&self.clock));
                 }
             }
             Received::SpawnRecord { aid, start_ticks } => self.record(key, aid, start_ticks),
@@ -493,6 +530,17 @@ impl Thread {
                     self.ask_above(to, aid, from);
                 }
             }
+        }
+    }
+
+    /// All that had come from the parent when somebody asked is read.
+    fn catch_up(&mut self) {
+        if !self.catching_up.is_empty() {
+            self.on_up();
+        }
+        for told in self.catching_up.drain(..) {
+            // Whoever no longer waits is not told.
+            let _ = told.send(());
         }
     }
 
@@ -677,6 +725,7 @@ impl Thread {
         if let Some((line, _)) = kid.line.take() {
             line.close();
         }
+        kid.held = None;
         let grace = kid.escalation.left(now).unwrap_or(kid.child.grace);
         kid.below_until = Some(now + grace);
         self.settle(key, Some(ended));
@@ -740,7 +789,12 @@ impl Thread {
                 continue;
             }
             if self.control.up.is_none() {
-                self.interrupt(&actor, signal);
+                // At a prompt it is a slip of the finger: whoever means it says so there.
+                let is_shielded =
+                    signal == libc::SIGINT && debugger().is_some_and(|debugger| debugger.shields_interrupt());
+                if !is_shielded {
+                    self.interrupt(&actor, signal);
+                }
             } else if !actor.is_cancelled() && self.own.verdict_at.is_none() {
                 self.own.verdict_at = Some((self.clock.now() + VERDICT_WITHIN, signal));
                 // A broken line says so by its end.
@@ -750,8 +804,14 @@ impl Thread {
     }
 
     /// The root got a signal: the first cancels the tree, the second leaves it no time.
+    ///
+    /// The first waits for whoever is held, as every cancel does. Nobody is waited for after a second one, and after a
+    /// SIGHUP: the terminal is gone that could release them.
     fn interrupt(&mut self, actor: &Arc<Actor>, signal: i32) {
         self.signals_seen += 1;
+        if self.signals_seen > 1 || signal == libc::SIGHUP {
+            self.clock.void();
+        }
         let canceller = Canceller { aid: self.aid.clone(), request: CancelRequest::Signal(signal) };
         match self.signals_seen {
             1 => {
@@ -894,6 +954,7 @@ impl Thread {
         if self.own.kill_at.is_some() {
             return;
         }
+        self.clock.void();
         let now = self.clock.now();
         let Some(actor) = self.actor.upgrade() else { return };
         let grace = actor.ends_within(now).unwrap_or(actor.settings.grace).min(actor.settings.grace);
@@ -917,6 +978,7 @@ enum Received {
     Ready { aid: Aid, addr: Addr },
     Spawning,
     TasksGone,
+    Hold { on: bool },
     Signalled { signal: i32 },
     EndAsked { canceller: Canceller },
     End { aid: Aid, canceller: Canceller },
@@ -961,6 +1023,7 @@ impl Received {
             Frame::Ready { aid, addr } => Received::Ready { aid, addr },
             Frame::Spawning => Received::Spawning,
             Frame::TasksGone => Received::TasksGone,
+            Frame::Hold { on } => Received::Hold { on },
             Frame::Signalled { signal } => Received::Signalled { signal },
             Frame::EndAsked { canceller } => Received::EndAsked { canceller },
             Frame::End { aid, canceller } => Received::End { aid, canceller },

@@ -25,14 +25,29 @@ static LOOKING: Mutex<()> = Mutex::new(());
 pub(super) fn look(actor: &Arc<Actor>, id: u64) -> Answer {
     let _alone = LOOKING.lock();
     let modules = Modules::here();
-    let (tasks, unasked) = tasks(actor, &modules);
+    let answer = Answer {
+        lines: actor.living_lines().iter().map(|line| self::line(line)).collect(),
+        threads: threads(&modules, Instant::now() + THREADS_WITHIN, Skip::Nothing),
+        ..tasks_of(actor, &modules, id)
+    };
+    answer.bounded()
+}
+
+/// Its tasks alone.
+pub(super) fn look_at_tasks(actor: &Arc<Actor>) -> Answer {
+    let _alone = LOOKING.lock();
+    tasks_of(actor, &Modules::here(), 0).bounded()
+}
+
+fn tasks_of(actor: &Actor, modules: &Modules, id: u64) -> Answer {
+    let (tasks, unasked) = tasks(actor, modules);
     let metrics = actor.runtime.metrics();
     let known = actor.tasks.len() + actor.drivers.len();
     let workers = match actor.runtime.runtime_flavor() {
         tokio::runtime::RuntimeFlavor::CurrentThread => 0,
         _ => u32::try_from(metrics.num_workers()).unwrap_or(u32::MAX),
     };
-    let answer = Answer {
+    Answer {
         id,
         aid: actor.aid.clone(),
         parent: actor.parent.as_ref().map(|parent| parent.aid.uuid()),
@@ -42,11 +57,10 @@ pub(super) fn look(actor: &Arc<Actor>, id: u64) -> Answer {
         tasks,
         unasked,
         plain_tasks: metrics.num_alive_tasks().saturating_sub(known) as u64,
-        lines: actor.living_lines().iter().map(|line| self::line(line)).collect(),
-        threads: threads(&modules, Instant::now() + THREADS_WITHIN, Skip::Nothing),
+        lines: Vec::new(),
+        threads: Vec::new(),
         left_out: 0,
-    };
-    answer.bounded()
+    }
 }
 
 /// The threads alone.

@@ -102,7 +102,10 @@ fn crate_of(file: &str) -> Option<(&str, &str)> {
     }
     let (crate_and_version, inside) = match file.split_once("/registry/src/") {
         Some((_, in_registry)) => in_registry.split_once('/')?.1.split_once("/src/")?,
-        None => file.split_once("/library/")?.1.split_once("/src/")?,
+        None if file.starts_with("/rustc/") || file.contains("/rustlib/") => {
+            file.split_once("/library/")?.1.split_once("/src/")?
+        }
+        None => return None,
     };
     let name = crate_and_version.rsplit_once('-').filter(|(_, version)| version.starts_with(|c: char| c.is_ascii_digit()));
     Some((name.map_or(crate_and_version, |(name, _)| name), inside))
@@ -110,6 +113,9 @@ fn crate_of(file: &str) -> Option<(&str, &str)> {
 
 /// A function's name without what the compiler has added: types in place of generics, closures, and traits.
 pub(crate) fn plain(name: &str) -> String {
+    if name.contains("teamster::actor::endpoint::") && name.contains("::invoke") {
+        return "teamster::actor::endpoint::invoke".to_owned(); // what `#[rpc]` has made
+    }
     let named = without_generics(&of_its_type(name));
     // Closures and async blocks, and what `#[rpc]` makes of an endpoint: a function in a nameless constant.
     let parts = named.split("::").filter(|part| !part.is_empty() && !part.starts_with('{') && *part != "_");
@@ -223,6 +229,8 @@ fn whose(symbol: &Symbol) -> Whose {
     let crate_name = name.split("::").next().unwrap_or_default();
     let is_librarys = match &symbol.file {
         _ if LIBRARIES.contains(&crate_name) => true,
+        // A macro of a library's, in code of the program's.
+        Some(file) if crate_of(file).is_some_and(|(of, _)| of.replace('-', "_") != crate_name) => return Whose::Machinery,
         Some(file) => ["/rustc/", "/registry/src/", "/rustlib/", "/git/checkouts/"].iter().any(|part| file.contains(part)) || !file.ends_with(".rs"),
         // A function of C, or `main`'s shim.
         None => !name.contains("::"),

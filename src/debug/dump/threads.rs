@@ -29,6 +29,8 @@ pub(crate) enum Skip {
 
 /// What their names begin with. That of a runtime's thread may: `teamster:` and the actor's name.
 const OURS: &str = "teamster-";
+/// Who works on a dump is no part of it.
+const DUMPS: &str = "teamster-dump";
 
 /// How long one thread may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
@@ -51,7 +53,7 @@ pub(crate) fn all(until: Instant, skip: Skip) -> Vec<ThreadNow> {
     tids.into_iter()
         .filter_map(|tid| {
             let (name, state) = described(tid)?;
-            if skip == Skip::OurThreads && name.starts_with(OURS) {
+            if name == DUMPS || (skip == Skip::OurThreads && name.starts_with(OURS)) {
                 return None;
             }
             let within = until.saturating_duration_since(Instant::now()).min(ANSWER_WITHIN);

@@ -375,6 +375,8 @@ impl<'a> Fields<'_, 'a> {
             kind::ENDED => self.of_an_end().map(|(to, aid, receipt)| Frame::Ended { to, aid, receipt }),
             kind::OBITUARY_ASKED => self.obituary_asked(),
             kind::OBITUARY => self.of_an_end().map(|(to, aid, receipt)| Frame::Obituary { to, aid, receipt }),
+            kind::HOLD => self.next().and_then(Reader::bool).map(|on| Frame::Hold { on }),
+            kind::STOOD => self.uint().map(|nanos| Frame::Stood { nanos }),
             kind::DUMP => self.uint().map(|id| Frame::Dump { id }),
             kind::STUCK => self.next().and_then(Reader::str).map(|text| Frame::Stuck { text }),
             kind::LOG => Some(Frame::Log),

@@ -148,6 +148,8 @@ fn frame() -> impl Strategy<Value = Frame<'static>> {
             let receipt = receipt.map(|receipt| Box::new(Receipt { aid: aid.clone(), ..receipt }));
             Frame::Obituary { to, aid, receipt }
         }),
+        any::<bool>().prop_map(|on| Frame::Hold { on }),
+        number().prop_map(|nanos| Frame::Stood { nanos }),
         number().prop_map(|id| Frame::Dump { id }),
         ".{0,80}".prop_map(|text| Frame::Stuck { text: leak(text) }),
         Just(Frame::Log),
@@ -371,6 +373,8 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         ("spawning", Frame::Spawning, b""),
         ("obituary_asked", Frame::ObituaryAsked { to: aid.clone(), aid: aid.clone() }, b""),
         ("obituary", Frame::Obituary { to: aid.clone(), aid: aid.clone(), receipt: None }, b""),
+        ("hold", Frame::Hold { on: true }, b""),
+        ("stood", Frame::Stood { nanos: 1_500_000_000 }, b""),
         ("stuck", Frame::Stuck { text: "demo::spin" }, b""),
     ]
 }

@@ -230,6 +230,14 @@ fn encode_rare(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
             w.aid(aid);
             w.option(receipt.as_deref(), Writer::receipt);
         }
+        Frame::Hold { on } => {
+            w.open(2, kind::HOLD);
+            w.bool(*on);
+        }
+        Frame::Stood { nanos } => {
+            w.open(2, kind::STOOD);
+            w.uint(*nanos);
+        }
         Frame::Dump { id } => {
             w.open(2, kind::DUMP);
             w.uint(*id);

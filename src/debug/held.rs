@@ -1,0 +1,113 @@
+//! Where does the tree's output go while the prompt has the terminal? Into memory, and out again afterwards.
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{FallocateFlags, MemfdFlags};
+
+/// What is kept of it, in bytes. Of more the oldest is dropped, and that is said.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// stdout and stderr of this process, as far as they go to a terminal, lead to memory while this lives: so what the
+/// relay of the children's output writes waits, and what the root prints itself, and neither waits for a reader.
+pub(super) struct HeldOutput {
+    memory: File,
+    /// Which descriptor was what before.
+    before: Vec<(i32, OwnedFd)>,
+}
+
+impl HeldOutput {
+    /// `None` where neither goes to a terminal, or where that can't be done: then the lines come between.
+    pub(super) fn begin() -> Option<Self> {
+        // What was printed before the prompt comes before it.
+        let _ = io::Write::flush(&mut io::stdout()); // a closed stdout holds nothing
+        let terminals: Vec<i32> = [1, 2].into_iter().filter(|&fd| rustix::termios::isatty(borrowed(fd))).collect();
+        if terminals.is_empty() {
+            return None;
+        }
+        let memory: File = rustix::fs::memfd_create("teamster-held", MemfdFlags::CLOEXEC).ok()?.into();
+        // Several writers, one end: each write goes behind the last.
+        let flags = rustix::fs::fcntl_getfl(&memory).ok()?;
+        rustix::fs::fcntl_setfl(&memory, flags | rustix::fs::OFlags::APPEND).ok()?;
+        let mut held = HeldOutput { memory, before: Vec::new() };
+        for fd in terminals {
+            let before = rustix::io::fcntl_dupfd_cloexec(borrowed(fd), 3).ok()?;
+            held.before.push((fd, before));
+            redirect(held.memory.as_fd(), fd).ok()?;
+        }
+        Some(held)
+    }
+
+    /// The last lines.
+    pub(super) fn tail(&self, lines: usize) -> String {
+        const LOOKED_AT: u64 = 256 * 1024;
+        let length = self.memory.metadata().map_or(0, |memory| memory.len());
+        let from = length.saturating_sub(LOOKED_AT);
+        let mut bytes = vec![0; usize::try_from(length - from).unwrap_or(0)];
+        if self.memory.read_exact_at(&mut bytes, from).is_err() || bytes.is_empty() {
+            return "nothing was printed since the prompt is open".to_owned();
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let all: Vec<&str> = text.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+
+    fn release(&mut self) -> io::Result<()> {
+        let Some((_, terminal)) = self.before.first() else { return Ok(()) };
+        let mut terminal = File::from(terminal.try_clone()?);
+        let length = self.memory.metadata()?.len();
+        let from = length.saturating_sub(MAX_BYTES);
+        if from > 0 {
+            use std::io::Write;
+            writeln!(terminal, "[{from} bytes of output were dropped while the prompt was open]")?;
+        }
+        // Through a descriptor with a place of its own: that of the writers is shared with them.
+        let mut reader = File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.memory)))?;
+        reader.seek(SeekFrom::Start(from))?;
+        io::copy(&mut reader, &mut terminal)?;
+        for (fd, before) in &self.before {
+            redirect(before.as_fd(), *fd)?;
+        }
+        // What came in between.
+        let mut rest = Vec::new();
+        reader.read_to_end(&mut rest)?;
+        io::Write::write_all(&mut terminal, &rest)
+    }
+
+    /// Gives back the memory of what is too old to be shown.
+    pub(super) fn trim(&self) {
+        let length = self.memory.metadata().map_or(0, |memory| memory.len());
+        if length > MAX_BYTES {
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            // Not to be had: then it stays.
+            let _ = rustix::fs::fallocate(&self.memory, flags, 0, length - MAX_BYTES);
+        }
+    }
+}
+
+impl Drop for HeldOutput {
+    fn drop(&mut self) {
+        if let Err(error) = self.release() {
+            // The terminal has gone away: nobody is left who could read it.
+            for (fd, before) in &self.before {
+                let _ = redirect(before.as_fd(), *fd);
+            }
+            tracing::warn!(target: "teamster::debug", %error, "output that was held back is lost");
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "stdout and stderr are borrowed for one call: a program that closes them gets an error")]
+fn borrowed(fd: i32) -> BorrowedFd<'static> {
+    // SAFETY: 1 and 2 stay open as long as the process does, but for programs that close them: then the call fails.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+fn redirect(to: BorrowedFd<'_>, fd: i32) -> io::Result<()> {
+    match fd {
+        1 => rustix::stdio::dup2_stdout(to)?,
+        _ => rustix::stdio::dup2_stderr(to)?,
+    }
+    Ok(())
+}
