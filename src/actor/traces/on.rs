@@ -102,12 +102,6 @@ impl Traces {
         (asked.iter().filter_map(|entry| entry.tell(dump)).collect(), left_out)
     }
 
-    /// How many live.
-    pub(crate) fn len(&self) -> usize {
-        let slots = self.slots.lock();
-        slots.entries.len() - slots.free.len()
-    }
-
     fn enter(&self, origin: Origin, waker: &Waker) -> (usize, Arc<Entry>) {
         let since = Instant::now();
         let state = State { waker: waker.clone(), told: 0, leaves: Vec::new(), within: None, is_covered: false };

@@ -327,6 +327,10 @@ pub(crate) fn doing(stack: &[Symbol]) -> Doing {
 }
 
 fn parks(name: &str) -> bool {
+    // A harness's own thread waits for the one that runs the test.
+    if name.starts_with("test::") {
+        return true;
+    }
     let is_tokios = name.starts_with("tokio::runtime::") || name.starts_with("mio::");
     is_tokios && (name.contains("park") || name.contains("Poll::poll") || name.contains("::blocking::pool::"))
 }
