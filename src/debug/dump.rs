@@ -48,8 +48,10 @@ static LAST_ID: AtomicU64 = AtomicU64::new(0);
 /// Those that are being put together in this process.
 static PENDING: Mutex<Option<HashMap<u64, Arc<Pending>>>> = Mutex::new(None);
 
+#[derive(Default)]
 struct Pending {
-    collector: Mutex<Collector>,
+    /// Those that nobody has looked at yet: no more than there are actors.
+    answers: Mutex<Vec<Answer>>,
     answered: Condvar,
 }
 
@@ -61,10 +63,12 @@ pub(super) fn asked(actor: &Arc<Actor>) {
         if !actor.is_root() {
             return print(&text_of(&look::look(&actor, 0)));
         }
+        let began = Instant::now();
         let Some(text) = collect(&actor, None) else { return };
+        let after = began.elapsed();
         let written = write_file(&text).map(|path| format!("written to {}", path.display()));
         let written = written.unwrap_or_else(|error| format!("not written to a file: {error}"));
-        print(&format!("-- dump of {}\n{text}-- {written}\n", actor.aid));
+        print(&format!("-- dump of {}, after {after:.0?}\n{text}-- {written}\n", actor.aid));
     });
 }
 
@@ -150,7 +154,7 @@ pub fn dump(folder: &Path, name: Option<&str>) -> io::Result<Option<String>> {
 fn deliver(answer: Answer) {
     let pending = PENDING.lock().as_ref().and_then(|pending| pending.get(&answer.id).cloned());
     if let Some(pending) = pending {
-        pending.collector.lock().on_answer(answer);
+        pending.answers.lock().push(answer);
         pending.answered.notify_all();
     }
 }
@@ -171,7 +175,7 @@ fn collect(root: &Arc<Actor>, name: Option<&str>) -> Option<String> {
             return None;
         }
     }
-    let pending = Arc::new(Pending { collector: Mutex::new(collector), answered: Condvar::new() });
+    let pending = Arc::new(Pending::default());
     PENDING.lock().get_or_insert_default().insert(id, Arc::clone(&pending));
     root.control.send(Command::Dump { id });
     deliver(look::look(root, id));
@@ -180,20 +184,27 @@ fn collect(root: &Arc<Actor>, name: Option<&str>) -> Option<String> {
         ProcessStat::read(aid.pid()).filter(|stat| known.is_none_or(|known| known.start_ticks == stat.start_ticks))
     };
     let can_answer = |aid: &Aid| process(aid).is_some_and(|stat| stat.is_alive() && !stat.is_stopped());
-    let mut collector = pending.collector.lock();
+    let mut symbols = loading.ok().and_then(|loading| loading.join().ok()).unwrap_or_else(Own::load);
     let mut until = began + LIVING_WITHIN;
     while collector.missing().next().is_some() {
-        if pending.answered.wait_until(&mut collector, until).timed_out() {
+        let mut answers = pending.answers.lock();
+        let is_late = answers.is_empty() && pending.answered.wait_until(&mut answers, until).timed_out();
+        let come = std::mem::take(&mut *answers);
+        drop(answers);
+        if is_late && come.is_empty() {
             if until == began + ANSWERS_WITHIN || !collector.missing().any(can_answer) {
                 break;
             }
             until = began + ANSWERS_WITHIN;
         }
+        for answer in come {
+            text::look_up(&answer, &mut symbols); // while the others are awaited
+            collector.on_answer(answer);
+        }
     }
     if let Some(pending) = PENDING.lock().as_mut() {
         pending.remove(&id);
     }
-    let mut symbols = loading.ok().and_then(|loading| loading.join().ok()).unwrap_or_else(Own::load);
     let after = began.elapsed();
     let silent = |aid: &Aid| match process(aid) {
         Some(stat) if stat.is_alive() => format!("no answer in {after:.1?}, {}", text::state(stat.state)),

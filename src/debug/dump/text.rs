@@ -34,6 +34,14 @@ pub(super) fn lines(answer: &Answer, symbols: &mut dyn Symbols) -> Vec<String> {
     lines
 }
 
+/// Looks up all names of an answer.
+pub(super) fn look_up(answer: &Answer, symbols: &mut dyn Symbols) {
+    let leaves = answer.tasks.iter().filter_map(|task| task.leaves.as_ref()).flatten();
+    for stack in leaves.chain(answer.threads.iter().filter_map(|thread| thread.stack.as_ref())) {
+        named(stack, &answer.modules, symbols);
+    }
+}
+
 pub(super) fn tasks(answer: &Answer, symbols: &mut dyn Symbols) -> Vec<String> {
     let mut lines = Vec::new();
     for task in &answer.tasks {
