@@ -3,8 +3,8 @@ use std::future::pending;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use teamster::{Error, rpc, tasks};
-use tokio::sync::{Mutex, oneshot};
+use teamster::{Call, Endpoint, Error, Portal, Rung, rpc, tasks};
+use tokio::sync::{Mutex, Notify, oneshot};
 
 #[path = "support/program.rs"]
 mod program;
@@ -55,10 +55,11 @@ async fn waits() {
     let lock = Mutex::new(());
     let _held = lock.lock().await;
     let (_sender, never) = oneshot::channel::<()>();
-    tokio::join!(
-        sleeps(),
-        async { tokio::join!(locks(&lock), async { never.await.expect("it is not sent") /* here: receives */ }) }
-    );
+    tokio::join!(sleeps(), async {
+        tokio::join!(locks(&lock), async {
+            never.await.expect("it is not sent") /* here: receives */
+        })
+    });
 }
 
 async fn sleeps() {
@@ -93,7 +94,9 @@ async fn yields() {
 /// `tests/dumps.rs:LINE` of the line with this mark.
 fn at(mark: &str) -> String {
     let source = include_str!("dumps.rs");
-    let line = source.lines().position(|line| line.contains(&format!("/ here: {mark}")) || line.contains(&format!("* here: {mark}")));
+    let line = source
+        .lines()
+        .position(|line| line.contains(&format!("/ here: {mark}")) || line.contains(&format!("* here: {mark}")));
     format!("tests/dumps.rs:{}", line.expect("it is marked") + 1)
 }
 
@@ -153,7 +156,7 @@ fn a_signal_to_the_root_tells_what_its_whole_tree_does() {
 
     let root = of(&dump, "root");
     assert_says(&root, &["a nursery"]);
-    assert_says(&root, &["leaf", "dumps::play at tests/dumps.rs:", "teamster::portal::Portal::run"]);
+    assert_says(&root, &["leaf", "dumps::play at tests/dumps.rs:", "teamster::Portal::run"]);
     assert_says(&root, &["calls dumps::blocks #", "in stuck@", "unanswered"]);
     assert_says(&root, &["calls dumps::waits #", "in waiting@", "running there"]);
 
@@ -220,4 +223,116 @@ fn a_signal_to_an_actor_is_about_that_one() {
     assert!(stderr.starts_with("stuck@") && stderr.contains("dumps::hang"), "{stderr}");
     assert_eq!(folder.path().read_dir().expect("it is there").count(), 0);
     dump(&program); // nobody has died
+}
+
+// ---- who did not listen
+
+/// A quarter of it is enough to look up names, however busy the machine is.
+const PLENTY: Duration = Duration::from_secs(4);
+
+static BEGUN: Notify = Notify::const_new();
+
+#[rpc]
+async fn has_begun() {
+    BEGUN.notify_one();
+}
+
+/// In a shield, so that no cancel comes in between.
+async fn then<T>(told: Portal, then: impl AsyncFnOnce() -> T) -> Result<T, Error> {
+    teamster::shield(async {
+        told.run(has_begun()).await?;
+        Ok(then().await)
+    })
+    .await
+}
+
+#[rpc]
+async fn blocks_then(told: Portal) -> Result<(), Error> {
+    then(told, async || hang()).await
+}
+
+#[rpc]
+async fn sleeps_then(told: Portal) -> Result<(), Error> {
+    then(told, sleeps).await
+}
+
+#[rpc]
+async fn waits_for_ever(told: Portal) -> Result<(), Error> {
+    then(told, pending).await
+}
+
+/// What an actor was busy with that does this and does not listen to its cancel.
+async fn stuck<E: Endpoint>(call: impl FnOnce(Portal) -> Call<E>) -> String {
+    let ended = teamster::root().grace(PLENTY).open(async |an| {
+        let stuck = an.start_actor("stuck").await?;
+        let cancel = async {
+            BEGUN.notified().await;
+            stuck.cancel_actor().await
+        };
+        let (called, receipt) = tokio::join!(stuck.run(call(teamster::this_actor()?)), cancel);
+        assert!(called.is_err());
+        let receipt = receipt?;
+        assert_eq!(receipt.rung, Some(Rung::Sigkill));
+        Ok(receipt.stuck)
+    });
+    ended.await.expect("nothing fails").expect("it has said so")
+}
+
+#[teamster::test]
+async fn who_is_killed_after_its_grace_says_where_it_was() {
+    let stuck = stuck(blocks_then).await;
+    let wanted =
+        format!("dumps::hang at {} (std::thread::functions::sleep), called from dumps::blocks_then at ", at("hangs"));
+    assert!(stuck.contains(&wanted), "{stuck}");
+}
+
+#[teamster::test]
+async fn a_task_that_does_not_let_go_is_named() {
+    let stuck = stuck(sleeps_then).await;
+    let wanted = ["dumps::then at tests/dumps.rs:", "dumps::sleeps at ", "tokio::time::sleep::Sleep::poll"];
+    assert!(wanted.iter().all(|part| stuck.contains(part)), "{stuck}");
+}
+
+#[teamster::test]
+async fn a_task_that_nothing_would_wake_is_named() {
+    let stuck = stuck(waits_for_ever).await;
+    assert!(stuck.contains("dumps::waits_for_ever #"), "{stuck}");
+    assert!(stuck.contains("which waits for nothing that would wake it"), "{stuck}");
+}
+
+#[teamster::test]
+async fn the_death_by_a_signal_from_outside_says_it_too() -> Result<(), Error> {
+    let ended: Result<(), Error> = teamster::root()
+        .grace(PLENTY)
+        .open(async |an| {
+            let stuck = an.start_actor("stuck").await?;
+            let kill = async {
+                BEGUN.notified().await;
+                kill_process(Pid::from_raw(stuck.aid().pid().cast_signed()).expect("a pid"), Signal::TERM)?;
+                pending::<Result<(), teamster::BoxError>>().await
+            };
+            let called = async { Ok(stuck.run(blocks_then(teamster::this_actor()?)).await?) };
+            let ((), ()) = tokio::try_join!(called, kill)?;
+            Ok(())
+        })
+        .await;
+    let Err(Error::ActorDied(death)) = ended else { panic!("{ended:?}") };
+    assert_eq!(death.signal(), Some(Signal::TERM.as_raw()));
+    let stuck = death.stuck().expect("it has said so");
+    assert!(stuck.contains("dumps::hang at "), "{stuck}");
+    assert!(death.to_string().contains(&format!("its grace was over, and it was in {stuck}")), "{death}");
+    Ok(())
+}
+
+#[teamster::test]
+async fn who_ends_in_time_was_not_stuck() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let idle = an.start_actor("idle").await?;
+        let receipt = idle.cancel_actor().await?;
+        assert_eq!((receipt.rung, receipt.stuck), (Some(Rung::Cancel), None));
+        let killed = an.start_actor("killed").await?;
+        assert_eq!(killed.kill_actor().await?.stuck, None);
+        Ok(())
+    })
+    .await
 }

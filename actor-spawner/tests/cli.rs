@@ -86,7 +86,7 @@ async fn a_dump_tells_what_each_actor_does() -> Result<(), Error> {
             let places = ["root@", "─ mid@", "─ leaf@", "─ idle@"].map(|name| all.find(name));
             assert!(places.is_sorted() && places[0] == Some(0), "{all}");
             assert!(all.contains("hold_a_leaf #"), "{all}");
-            assert!(all.contains(" > teamster::nursery::scope::ActorNursery::wait\n"), "{all}");
+            assert!(all.contains(" > teamster::ActorNursery::wait\n"), "{all}");
 
             let below = printed(&["dump", "mid"]).await;
             assert!(below.starts_with("mid@") && below.contains("─ leaf@"), "{below}");

@@ -72,6 +72,13 @@ pub(crate) trait Debugger: Sync {
 
     /// The root collects this dump. By the control thread.
     fn dump(&self, actor: &Arc<Actor>, id: u64);
+
+    /// This actor's time is almost over, and it has not ended: its parent wants to know what it is busy with. By the
+    /// control thread.
+    fn tell_stuck(&self, actor: &Arc<Actor>);
+
+    /// A child of this actor has said it: what it comes to is told to the control thread. By the control thread.
+    fn name_stuck(&self, actor: &Arc<Actor>, child: u64, places: Vec<u8>);
 }
 
 /// What the one at the prompt has said.

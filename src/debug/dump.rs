@@ -8,6 +8,7 @@ mod answer;
 mod collect;
 mod look;
 mod places;
+pub(super) mod stuck;
 mod symbols;
 mod symtab;
 mod text;
@@ -18,8 +19,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -39,6 +40,10 @@ use crate::msg::ident::Aid;
 const ANSWERS_WITHIN: Duration = Duration::from_millis(900);
 /// When nobody is waited for any more who can't answer, being stopped.
 const LIVING_WITHIN: Duration = Duration::from_millis(450);
+/// How long a task may go on before it counts as one that does not let go of its thread.
+const TASKS_WITHIN: Duration = Duration::from_millis(300);
+/// How long all threads together may take.
+const THREADS_WITHIN: Duration = Duration::from_millis(500);
 /// Dumps that a process works on at a time; who asks for more at once gets none.
 const MAX_AT_ONCE: usize = 4;
 
@@ -215,14 +220,14 @@ fn collect(root: &Arc<Actor>, name: Option<&str>) -> Option<String> {
 
 /// Where the tasks of this actor wait, for who looks at this actor alone. On any thread but those of its runtime.
 pub(super) fn tasks_text(actor: &Arc<Actor>) -> String {
-    let answer = look::look_at_tasks(actor);
+    let answer = look::look_at_tasks(actor, Instant::now() + TASKS_WITHIN);
     joined(text::tasks(&answer, &mut Own::load()))
 }
 
 /// What the threads of this process do, but for the thread that asks.
-pub(super) fn threads_text(skip_own: Skip) -> String {
-    let (modules, threads) = look::look_at_threads(Instant::now() + Duration::from_millis(500), skip_own);
-    joined(text::threads(&threads, &modules.names(), &mut Own::load()))
+pub(super) fn threads_text(skip: Skip) -> String {
+    let (modules, threads) = look::threads_here(Instant::now() + THREADS_WITHIN, skip);
+    joined(text::threads(&threads, &modules, &mut Own::load()))
 }
 
 fn text_of(answer: &Answer) -> String {

@@ -16,10 +16,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::{dump, front};
 use super::held::HeldOutput;
 use super::message::{self, FromHub, Stop, ToHub};
 use super::session::{Next, Session};
+use super::{dump, front};
 use crate::actor::control::Living;
 use crate::actor::crash::Answer;
 use crate::actor::{Actor, Keep};

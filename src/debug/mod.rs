@@ -139,6 +139,14 @@ impl Debugger for Prompt {
     fn dump(&self, actor: &Arc<Actor>, id: u64) {
         dump::answer(actor, id);
     }
+
+    fn tell_stuck(&self, actor: &Arc<Actor>) {
+        dump::stuck::tell(actor);
+    }
+
+    fn name_stuck(&self, actor: &Arc<Actor>, child: u64, places: Vec<u8>) {
+        dump::stuck::name(actor, child, places);
+    }
 }
 
 impl Seen {

@@ -163,7 +163,9 @@ impl Serving<'_> {
     /// A command may run code of the user's, which may panic.
     fn contained(&self, command: &Command) -> String {
         catch_unwind(AssertUnwindSafe(|| match command {
-            Command::Tasks => self.actor.map_or_else(|| "no actor: it has no tasks of ours".to_owned(), dump::tasks_text),
+            Command::Tasks => {
+                self.actor.map_or_else(|| "no actor: it has no tasks of ours".to_owned(), dump::tasks_text)
+            }
             Command::Threads => dump::threads_text(dump::Skip::OurThreads),
             Command::Probe(name) => super::probe::answer(name),
         }))

@@ -79,9 +79,9 @@ pub(crate) enum Frame<'a> {
     Stood { nanos: u64 },
     /// Say what you do to the root, for its dump of this number, and tell your children: on control lines, downwards.
     Dump { id: u64 },
-    /// What threads of the sender were busy with shortly before its time is over: on control lines, upwards. The last
-    /// one counts.
-    Stuck { text: &'a str },
+    /// What the sender is busy with, shortly before its time is over: on control lines, upwards. Between equal builds
+    /// alone: it is places in the program's code.
+    Stuck { places: &'a [u8] },
     /// A log line. Payload: the line as data.
     Log,
     /// Are you there?

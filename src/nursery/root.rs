@@ -260,7 +260,8 @@ impl NameSink for Sink {
     fn living(&self) -> Vec<Living> {
         let mut records = self.0.all();
         records.sort_unstable_by_key(|record| record.born);
-        let living = |record: Record| Living { aid: record.aid, parent: record.parent, start_ticks: record.start_ticks };
+        let living =
+            |record: Record| Living { aid: record.aid, parent: record.parent, start_ticks: record.start_ticks };
         records.into_iter().map(living).collect()
     }
 }

@@ -88,10 +88,7 @@ where
 }
 
 /// The same, with a panic of the body as a value: everything is gone by then.
-pub(super) fn run_catching<T, F>(
-    place: Current,
-    body: F,
-) -> impl Future<Output = std::thread::Result<Result<T, Error>>>
+pub(super) fn run_catching<T, F>(place: Current, body: F) -> impl Future<Output = std::thread::Result<Result<T, Error>>>
 where
     F: AsyncFnOnce(&ActorNursery) -> Result<T, BoxError>,
 {

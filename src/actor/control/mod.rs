@@ -74,6 +74,8 @@ pub(crate) enum Command {
     AskObituary { aid: Aid, told: oneshot::Sender<Option<Receipt>> },
     /// Have all that are below say what they do, for this dump of the root.
     Dump { id: u64 },
+    /// What a child is busy with whose time is over. `more`: it is told once more, with names.
+    Stuck { child: u64, text: String, more: bool },
     /// End this actor.
     EndSelf { canceller: Canceller, grace: Duration },
     /// The data line to the parent has ended, so the parent has.

@@ -176,11 +176,7 @@ impl Trace {
 
     /// Polls the task.
     #[inline]
-    pub(crate) fn poll<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
-    ) -> Poll<T> {
+    pub(crate) fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         let Some(entered) = &mut self.entered else {
             let polled = poll(cx);
             if polled.is_pending() {
@@ -249,11 +245,7 @@ fn noting<T>(
 ) -> Poll<T> {
     let within = NOTED.get();
     let is_covered = is_noting(cx.waker());
-    let noting = Noting {
-        real: cx.waker(),
-        bottom: (&raw const is_covered).addr(),
-        leaves: Mutex::new(Vec::new()),
-    };
+    let noting = Noting { real: cx.waker(), bottom: (&raw const is_covered).addr(), leaves: Mutex::new(Vec::new()) };
     let polled = if is_covered {
         poll(cx) // whoever polls us notes already, and we are a part of that
     } else {

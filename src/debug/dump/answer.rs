@@ -97,8 +97,12 @@ const MAX_BYTES: usize = 256 * 1024;
 
 impl Answer {
     /// The same, short enough to be sent.
-    pub(crate) fn bounded(mut self) -> Self {
-        while self.encoded_bytes() > MAX_BYTES {
+    pub(crate) fn bounded(self) -> Self {
+        self.bounded_to(MAX_BYTES)
+    }
+
+    pub(crate) fn bounded_to(mut self, max_bytes: usize) -> Self {
+        while self.encoded_bytes() > max_bytes {
             let dialogs = self.lines.iter().map(|line| line.dialogs.len()).sum();
             let most = [self.tasks.len(), dialogs, self.lines.len(), self.threads.len()].into_iter().max();
             self.left_out += match most {

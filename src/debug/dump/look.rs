@@ -7,14 +7,11 @@ use parking_lot::Mutex;
 use super::answer::{Answer, DialogNow, LineNow, TaskKind, TaskNow, ThreadNow, folded};
 use super::places::{Modules, Place};
 use super::threads::{self, Skip};
+use super::{TASKS_WITHIN, THREADS_WITHIN};
 use crate::actor::traces::{Origin, Told};
 use crate::actor::{Actor, DataLine};
 use crate::channel::look::Whose;
 
-/// How long a task may go on before it counts as one that does not let go of its thread.
-const TASKS_WITHIN: Duration = Duration::from_millis(300);
-/// How long all threads together may take.
-const THREADS_WITHIN: Duration = Duration::from_millis(500);
 /// How long a line's lock may be held by somebody else: nobody runs code of the user's meanwhile.
 const LOCK_WITHIN: Duration = Duration::from_millis(20);
 
@@ -25,22 +22,41 @@ static LOOKING: Mutex<()> = Mutex::new(());
 pub(super) fn look(actor: &Arc<Actor>, id: u64) -> Answer {
     let _alone = LOOKING.lock();
     let modules = Modules::here();
+    let (tasks, unasked) = tasks(actor, &modules, Instant::now() + TASKS_WITHIN);
     let answer = Answer {
+        tasks,
+        unasked,
         lines: actor.living_lines().iter().map(|line| self::line(line)).collect(),
         threads: threads(&modules, Instant::now() + THREADS_WITHIN, Skip::Nothing),
-        ..tasks_of(actor, &modules, id)
+        ..outline(actor, &modules, id)
     };
     answer.bounded()
 }
 
 /// Its tasks alone.
-pub(super) fn look_at_tasks(actor: &Arc<Actor>) -> Answer {
+pub(super) fn look_at_tasks(actor: &Arc<Actor>, until: Instant) -> Answer {
     let _alone = LOOKING.lock();
-    tasks_of(actor, &Modules::here(), 0).bounded()
+    let modules = Modules::here();
+    let (tasks, unasked) = tasks(actor, &modules, until);
+    Answer { tasks, unasked, ..outline(actor, &modules, 0) }.bounded()
 }
 
-fn tasks_of(actor: &Actor, modules: &Modules, id: u64) -> Answer {
-    let (tasks, unasked) = tasks(actor, modules);
+/// Its threads alone.
+pub(super) fn look_at_threads(actor: &Arc<Actor>, until: Instant, skip: Skip) -> Answer {
+    let _alone = LOOKING.lock();
+    let modules = Modules::here();
+    Answer { threads: threads(&modules, until, skip), ..outline(actor, &modules, 0) }.bounded()
+}
+
+/// The same of a process that may be no actor, with the modules that their places are in.
+pub(super) fn threads_here(until: Instant, skip: Skip) -> (Vec<String>, Vec<ThreadNow>) {
+    let _alone = LOOKING.lock();
+    let modules = Modules::here();
+    (modules.names(), threads(&modules, until, skip))
+}
+
+/// What is known without asking.
+fn outline(actor: &Actor, modules: &Modules, id: u64) -> Answer {
     let metrics = actor.runtime.metrics();
     let known = actor.tasks.len() + actor.drivers.len();
     let workers = match actor.runtime.runtime_flavor() {
@@ -54,21 +70,13 @@ fn tasks_of(actor: &Actor, modules: &Modules, id: u64) -> Answer {
         modules: modules.names(),
         workers,
         ends_for: actor.canceller().map(|canceller| canceller.to_string()),
-        tasks,
-        unasked,
+        tasks: Vec::new(),
+        unasked: 0,
         plain_tasks: metrics.num_alive_tasks().saturating_sub(known) as u64,
         lines: Vec::new(),
         threads: Vec::new(),
         left_out: 0,
     }
-}
-
-/// The threads alone.
-pub(super) fn look_at_threads(until: Instant, skip: Skip) -> (Modules, Vec<ThreadNow>) {
-    let _alone = LOOKING.lock();
-    let modules = Modules::here();
-    let threads = threads(&modules, until, skip);
-    (modules, threads)
 }
 
 fn threads(modules: &Modules, until: Instant, skip: Skip) -> Vec<ThreadNow> {
@@ -79,8 +87,8 @@ fn threads(modules: &Modules, until: Instant, skip: Skip) -> Vec<ThreadNow> {
         .collect()
 }
 
-fn tasks(actor: &Actor, modules: &Modules) -> (Vec<TaskNow>, u64) {
-    let (told, unasked) = actor.traces.ask(Instant::now() + TASKS_WITHIN);
+fn tasks(actor: &Actor, modules: &Modules, until: Instant) -> (Vec<TaskNow>, u64) {
+    let (told, unasked) = actor.traces.ask(until);
     let tasks = told.into_iter().map(|told| task(told, modules)).collect();
     (folded(tasks), unasked as u64)
 }

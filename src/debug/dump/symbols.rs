@@ -107,7 +107,8 @@ fn crate_of(file: &str) -> Option<(&str, &str)> {
         }
         None => return None,
     };
-    let name = crate_and_version.rsplit_once('-').filter(|(_, version)| version.starts_with(|c: char| c.is_ascii_digit()));
+    let name =
+        crate_and_version.rsplit_once('-').filter(|(_, version)| version.starts_with(|c: char| c.is_ascii_digit()));
     Some((name.map_or(crate_and_version, |(name, _)| name), inside))
 }
 
@@ -120,8 +121,30 @@ pub(crate) fn plain(name: &str) -> String {
     // Closures and async blocks, and what `#[rpc]` makes of an endpoint: a function in a nameless constant.
     let parts = named.split("::").filter(|part| !part.is_empty() && !part.starts_with('{') && *part != "_");
     let parts: Vec<&str> = parts.map(|part| part.strip_prefix("__teamster_body_").unwrap_or(part)).collect();
-    parts.join("::")
+    let plain = parts.join("::");
+    let public = PUBLIC.iter().find_map(|(inside, outside)| Some(format!("{outside}{}", plain.strip_prefix(inside)?)));
+    public.unwrap_or(plain)
 }
+
+/// Where users know what of ours from.
+const PUBLIC: &[(&str, &str)] = &[
+    ("teamster::actor::scope::cancelled", "teamster::cancelled"),
+    ("teamster::actor::scope::deadline", "teamster::deadline"),
+    ("teamster::actor::scope::shield", "teamster::shield"),
+    ("teamster::broadcast::", "teamster::"),
+    ("teamster::context::opener::", "teamster::"),
+    ("teamster::context::handle::", "teamster::"),
+    ("teamster::context::", "teamster::"),
+    ("teamster::nursery::builder::", "teamster::"),
+    ("teamster::nursery::one_shot::", "teamster::"),
+    ("teamster::nursery::root::", "teamster::"),
+    ("teamster::nursery::scope::", "teamster::"),
+    ("teamster::portal::", "teamster::"),
+    ("teamster::stream::", "teamster::"),
+    ("teamster::tasks::cancel_scope::", "teamster::tasks::"),
+    ("teamster::tasks::nursery::", "teamster::tasks::"),
+    ("teamster::tasks::topics::", "teamster::tasks::"),
+];
 
 /// `<T as Trait>::method` is a method of `T`.
 fn of_its_type(name: &str) -> String {
@@ -139,7 +162,11 @@ fn of_its_type(name: &str) -> String {
         }
         if depth == 0 {
             let of = &rest[..end_of_type.unwrap_or(at)];
-            return format!("{}{}", of_its_type(of.trim_start_matches('&').trim_start_matches("mut ")), &rest[at + 1..]);
+            return format!(
+                "{}{}",
+                of_its_type(of.trim_start_matches('&').trim_start_matches("mut ")),
+                &rest[at + 1..]
+            );
         }
     }
     name.to_owned()
@@ -230,8 +257,13 @@ fn whose(symbol: &Symbol) -> Whose {
     let is_librarys = match &symbol.file {
         _ if LIBRARIES.contains(&crate_name) => true,
         // A macro of a library's, in code of the program's.
-        Some(file) if crate_of(file).is_some_and(|(of, _)| of.replace('-', "_") != crate_name) => return Whose::Machinery,
-        Some(file) => ["/rustc/", "/registry/src/", "/rustlib/", "/git/checkouts/"].iter().any(|part| file.contains(part)) || !file.ends_with(".rs"),
+        Some(file) if crate_of(file).is_some_and(|(of, _)| of.replace('-', "_") != crate_name) => {
+            return Whose::Machinery;
+        }
+        Some(file) => {
+            ["/rustc/", "/registry/src/", "/rustlib/", "/git/checkouts/"].iter().any(|part| file.contains(part))
+                || !file.ends_with(".rs")
+        }
         // A function of C, or `main`'s shim.
         None => !name.contains("::"),
     };
@@ -295,8 +327,13 @@ fn placed(symbol: &Symbol) -> String {
 pub(crate) enum Doing {
     /// It waits for work, as threads of runtimes do, or does something of a library's that nobody asked for.
     Idle,
-    /// It is in the program's own code: from the inside out.
-    Busy(Vec<String>),
+    /// It is in the program's own code.
+    Busy {
+        /// What of a library's that has called.
+        called: Option<String>,
+        /// Its functions with their places, from the inside out.
+        frames: Vec<String>,
+    },
 }
 
 /// Frames of a thread's stack that are shown.
@@ -310,7 +347,6 @@ pub(crate) fn doing(stack: &[Symbol]) -> Doing {
     }
     let mut frames: Vec<String> = Vec::new();
     let called = stack[..users].iter().rev().find(|symbol| whose(symbol) == Whose::Librarys);
-    frames.extend(called.map(|symbol| symbol.name.clone()));
     for symbol in &stack[users..] {
         if symbol.name.starts_with("tokio::runtime::") {
             break; // who polls it
@@ -323,7 +359,7 @@ pub(crate) fn doing(stack: &[Symbol]) -> Doing {
             }
         }
     }
-    Doing::Busy(frames)
+    Doing::Busy { called: called.map(|symbol| symbol.name.clone()), frames }
 }
 
 fn parks(name: &str) -> bool {
@@ -353,8 +389,13 @@ mod tests {
             ("core::ops::function::FnOnce::call_once", "core::ops::function::FnOnce::call_once"),
             ("alloc::vec::Vec::<u8>::push", "alloc::vec::Vec::push"),
             ("dumps::_::__teamster_body_block::{{closure}}", "dumps::block"),
+            ("teamster::portal::Portal::run::{{closure}}", "teamster::Portal::run"),
+            ("teamster::actor::scope::shield", "teamster::shield"),
             ("{closure#1}<teamster::spawn::launch::Message>", ""),
-            ("core::ops::function::FnOnce::call_once{{vtable.shim}}", "core::ops::function::FnOnce::call_once{{vtable.shim}}"),
+            (
+                "core::ops::function::FnOnce::call_once{{vtable.shim}}",
+                "core::ops::function::FnOnce::call_once{{vtable.shim}}",
+            ),
         ];
         for (name, wanted) in cases {
             assert_eq!(plain(name), wanted);
@@ -409,7 +450,10 @@ mod tests {
         let main = user("shop::main", 9);
         let parked = [library("epoll_wait"), library("mio::poll::Poll::poll"), main.clone()];
         assert_eq!(doing(&parked), Doing::Idle);
-        assert_eq!(doing(&[library("epoll_wait"), library("teamster::actor::control::thread::Thread::run")]), Doing::Idle);
+        assert_eq!(
+            doing(&[library("epoll_wait"), library("teamster::actor::control::thread::Thread::run")]),
+            Doing::Idle
+        );
         let blocked = [
             library("clock_nanosleep"),
             library("std::thread::sleep"),
@@ -418,7 +462,8 @@ mod tests {
             library("tokio::runtime::task::raw::poll"),
             main,
         ];
-        let wanted = ["std::thread::sleep", "shop::hangs at src/main.rs:60"].map(String::from);
-        assert_eq!(doing(&blocked), Doing::Busy(wanted.into()));
+        let called = Some("std::thread::sleep".into());
+        let frames = vec!["shop::hangs at src/main.rs:60".into()];
+        assert_eq!(doing(&blocked), Doing::Busy { called, frames });
     }
 }

@@ -67,7 +67,17 @@ pub(super) fn tasks(answer: &Answer, symbols: &mut dyn Symbols) -> Vec<String> {
 }
 
 fn task_line(task: &TaskNow) -> String {
-    let what = match &task.kind {
+    let alike = match task.alike {
+        0 => String::new(),
+        alike => format!(", and {alike} more like it"),
+    };
+    let within = task.within.map(|within| format!(", in task {within}")).unwrap_or_default();
+    let (what, age) = (what(&task.kind), age(Duration::from_millis(task.age_ms)));
+    format!("task {}: {what}, for {age}{within}{alike}", task.number)
+}
+
+fn what(kind: &TaskKind) -> String {
+    match kind {
         TaskKind::Dialog { path, dialog, peer } => {
             format!("{} #{dialog} for {}", printable(path), printable(&peer.to_string()))
         }
@@ -75,13 +85,7 @@ fn task_line(task: &TaskNow) -> String {
         TaskKind::Task(label) => format!("a {}", printable(label)),
         TaskKind::CleanUp => "a clean-up".into(),
         TaskKind::End => "the actor's end".into(),
-    };
-    let alike = match task.alike {
-        0 => String::new(),
-        alike => format!(", and {alike} more like it"),
-    };
-    let within = task.within.map(|within| format!(", in task {within}")).unwrap_or_default();
-    format!("task {}: {what}, for {}{within}{alike}", task.number, age(Duration::from_millis(task.age_ms)))
+    }
 }
 
 fn unpolled(task: &TaskNow, answer: &Answer) -> String {
@@ -174,9 +178,9 @@ pub(super) fn threads(threads: &[ThreadNow], modules: &[String], symbols: &mut d
         match symbols::doing(&named(stack, modules, symbols)) {
             Doing::Idle if thread.state == 'R' => lines.push(format!("{title}: in no code of the program's")),
             Doing::Idle => idle.push(name),
-            Doing::Busy(frames) => {
+            Doing::Busy { called, frames } => {
                 lines.push(title);
-                lines.extend(frames.iter().map(|frame| format!("   {frame}")));
+                lines.extend(called.iter().chain(&frames).map(|frame| format!("   {frame}")));
             }
         }
     }
@@ -185,6 +189,49 @@ pub(super) fn threads(threads: &[ThreadNow], modules: &[String], symbols: &mut d
     }
     lines
 }
+
+/// What keeps an actor from ending, in a line or so: the threads that are busy, or where its tasks wait.
+pub(super) fn stuck(answer: &Answer, symbols: &mut dyn Symbols) -> String {
+    let mut parts = Vec::new();
+    for stack in answer.threads.iter().filter_map(|thread| thread.stack.as_ref()) {
+        if let Doing::Busy { called, frames } = symbols::doing(&named(stack, &answer.modules, symbols)) {
+            let called = called.map(|called| format!(" ({called})")).unwrap_or_default();
+            let mut frames = frames.into_iter();
+            let innermost = frames.next().unwrap_or_default();
+            let callers: String = frames.take(SHOWN_CALLERS).map(|frame| format!(", called from {frame}")).collect();
+            parts.push(format!("{innermost}{called}{callers}"));
+        }
+    }
+    for task in answer.tasks.iter().filter(|task| task.leaves.as_ref().is_some_and(Vec::is_empty)) {
+        parts.push(format!("{}, which waits for nothing that would wake it", what(&task.kind)));
+    }
+    for leaf in answer.tasks.iter().filter_map(|task| task.leaves.as_ref()).flatten() {
+        let place = symbols::leaf(&named(leaf, &answer.modules, symbols));
+        if !place.is_empty() && !parts.contains(&place) {
+            parts.push(place);
+        }
+    }
+    parts.truncate(SHOWN_PARTS);
+    parts.join("; ")
+}
+
+/// The same without names: what a look into the program's file makes of it.
+pub(super) fn stuck_unnamed(answer: &Answer) -> String {
+    let is_programs =
+        |Place(module, _): &&Place| answer.modules.get(usize::from(*module)).is_some_and(String::is_empty);
+    let mut parts = Vec::new();
+    for stack in answer.threads.iter().filter_map(|thread| thread.stack.as_ref()).take(SHOWN_PARTS) {
+        let places = stack.iter().filter(is_programs).take(SHOWN_PLACES);
+        let places: Vec<String> = places.map(|Place(_, offset)| format!("{offset:#x}")).collect();
+        parts.push(format!("the program at {}", places.join(", ")));
+    }
+    parts.join("; ")
+}
+
+/// What is told of one that is killed: callers of a function, threads or tasks, places without names.
+const SHOWN_CALLERS: usize = 3;
+const SHOWN_PARTS: usize = 4;
+const SHOWN_PLACES: usize = 8;
 
 /// What a letter of proc(5) means.
 pub(super) fn state(letter: char) -> &'static str {

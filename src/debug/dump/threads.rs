@@ -242,10 +242,8 @@ mod tests {
     #[test]
     fn a_thread_that_waits_for_ever_is_found_where_it_waits() {
         let (stop, stopped) = mpsc::channel::<()>();
-        let waiting = std::thread::Builder::new()
-            .name("waits".into())
-            .spawn(move || stopped.recv().is_err())
-            .expect("a thread");
+        let waiting =
+            std::thread::Builder::new().name("waits".into()).spawn(move || stopped.recv().is_err()).expect("a thread");
         let found = loop {
             let threads = all(Instant::now() + Duration::from_secs(10), Skip::OurThreads);
             let found = threads.into_iter().find(|thread| thread.name == "waits" && thread.state == 'S');

@@ -378,7 +378,7 @@ impl<'a> Fields<'_, 'a> {
             kind::HOLD => self.next().and_then(Reader::bool).map(|on| Frame::Hold { on }),
             kind::STOOD => self.uint().map(|nanos| Frame::Stood { nanos }),
             kind::DUMP => self.uint().map(|id| Frame::Dump { id }),
-            kind::STUCK => self.next().and_then(Reader::str).map(|text| Frame::Stuck { text }),
+            kind::STUCK => self.next().and_then(Reader::blob).map(|places| Frame::Stuck { places }),
             kind::LOG => Some(Frame::Log),
             unknown => return Err(FrameError::UnknownKind(unknown)),
         };
@@ -462,6 +462,7 @@ impl<'a> Fields<'_, 'a> {
                     _ => ExitKind::Unknown,
                 })
             })?,
+            stuck: self.option(Reader::str)?.map(str::to_owned),
         })
     }
 
