@@ -65,6 +65,7 @@
 //! A child's log lines reach the root's `tracing` subscriber under the target `teamster::remote`, with
 //! `actor` and `pid` as fields. Without a subscriber `TEAMSTER_LOG` prints them on stderr.
 #![warn(clippy::unwrap_used)]
+#![cfg_attr(not(feature = "debug"), allow(dead_code, reason = "what is kept for a debugger that is not there"))]
 extern crate self as teamster; // the macros' paths, in here too
 
 mod actor;

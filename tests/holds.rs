@@ -72,6 +72,19 @@ async fn stop_when_started(ctx: Context, at: PathBuf) -> Result<(), Error> {
     pending().await
 }
 
+/// Counts what it gets, when it is released.
+#[context]
+async fn stop_and_read(ctx: Context<(), u8, ()>, at: PathBuf) -> Result<usize, Error> {
+    ctx.started(()).await?;
+    tokio::task::spawn_blocking(move || stop(&at)).await.expect("no panic");
+    let mut stream = ctx.open_stream().await?;
+    let mut count = 0;
+    while stream.recv().await?.is_some() {
+        count += 1;
+    }
+    Ok(count)
+}
+
 /// With one child, which is told where to stop.
 #[rpc]
 async fn be_parent(at: PathBuf) -> Result<(), Error> {
@@ -313,6 +326,35 @@ async fn an_opener_waits_for_a_callee_that_is_held() {
         nothing("a cancel", &mut cancel).await; // it would be `NotStopped`
         held.release();
         cancel.await?;
+        Ok(())
+    })
+    .await;
+}
+
+/// More items than a window takes whose stream the other side has not opened.
+const MANY: usize = 20_000;
+
+#[teamster::test]
+async fn a_sender_waits_for_a_reader_that_is_held() {
+    with_frank(async |frank| {
+        let prompt = Prompt::new();
+        let reader = stop_and_read(prompt.at()).overrun_after(SHORT);
+        let sending = frank.open_context(reader, async |ctx, ()| {
+            let mut stream = ctx.open_stream().await?;
+            for _ in 0..MANY {
+                stream.send(1).await?;
+            }
+            stream.finish().await?;
+            Ok(ctx.result().await?)
+        });
+        let mut sending = pin!(sending);
+        let held = tokio::select! {
+            held = prompt.held() => held,
+            early = &mut sending => panic!("{early:?}"),
+        };
+        nothing("an overrun", &mut sending).await;
+        held.release();
+        assert_eq!(sending.await?, MANY);
         Ok(())
     })
     .await;

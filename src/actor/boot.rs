@@ -289,7 +289,7 @@ async fn live(
     let socket = Socket::new(data)?;
     let listener = Listener::new(bound)?;
     let (welcome, rest) = tokio::select! {
-        welcome = handshake::welcome(&socket) => welcome?,
+        welcome = handshake::welcome(&socket, actor.clock.sleep(handshake::HANDSHAKE_WITHIN)) => welcome?,
         _cancelled = actor.ending() => return Ok(()),
     };
     let mut parts = listener::dialled_parts(&actor, &welcome);

@@ -157,9 +157,14 @@ impl Clock {
         }
     }
 
-    /// The same for so long, from the first poll, for whoever keeps the future.
-    pub(crate) async fn slept(self: Arc<Self>, time: Duration) {
+    /// Waits for so long, from the first poll.
+    pub(crate) async fn sleep(&self, time: Duration) {
         self.sleep_until(self.now() + time).await;
+    }
+
+    /// The same for whoever keeps the future.
+    pub(crate) async fn slept(self: Arc<Self>, time: Duration) {
+        self.sleep(time).await;
     }
 
     /// Drops `future` if it has not ended when it is `at`.

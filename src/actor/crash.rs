@@ -198,8 +198,18 @@ const ON: u8 = 1;
 /// Nobody is armed, and that has been said once.
 const OFF: u8 = 2;
 
+/// A socket's path: the prompt opens to whoever attaches there, and in no terminal of the root's.
+pub(crate) const LISTEN_VARIABLE: &str = "TEAMSTER_DEBUG_LISTEN";
+
 /// An actor of this process has booted. Its code has not begun.
 pub(crate) fn booted(actor: &Arc<Actor>) {
+    if actor.is_root()
+        && std::env::var_os(LISTEN_VARIABLE).is_some()
+        && let Some(debugger) = debugger()
+        && let Some(listener) = actor.control.take_debug()
+    {
+        debugger.open(actor, listener); // whoever attaches may be there first
+    }
     if !actor.settings.debug.own.is_armed() {
         return;
     }
@@ -340,6 +350,16 @@ pub(crate) fn left(actor: &Actor, scope: &Scope, failure: &WireError) {
     }
 }
 
+/// An error of this actor's own code leaves a nursery's body, whose scope this is.
+pub(crate) fn left_body(actor: &Actor, scope: &Scope, error: &Error) {
+    if is_any_armed()
+        && scope.take_answer() == Some(Answer::Quit)
+        && let Some(debugger) = debugger()
+    {
+        debugger.quit(actor, error.id());
+    }
+}
+
 /// An endpoint has failed: whether it runs once more.
 pub(crate) fn is_retried(actor: &Arc<Actor>, scope: &Arc<Scope>, failure: &Failure) -> bool {
     if !is_any_armed() || !actor.is_armed() || !actor.settings.debug.own.errors {
@@ -388,7 +408,10 @@ pub fn pause(values: &mut dyn FnMut() -> Vec<(&'static str, String)>) {
         }
         return;
     };
-    if debugger.paused(stopping.as_ref(), at, values()) == Answer::Quit {
+    let answer = debugger.paused(stopping.as_ref(), at, values());
+    pass_on(answer);
+    // In a destructor that a panic runs, it fails already: a second panic would abort.
+    if answer == Answer::Quit && !std::thread::panicking() {
         std::panic::resume_unwind(Box::new(DebugQuit { at }));
     }
 }

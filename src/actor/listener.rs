@@ -12,7 +12,7 @@ use super::control::Command;
 use super::{Actor, DataLine};
 use crate::channel::Inbox;
 use crate::channel::driver::{drive, framed};
-use crate::channel::handshake::{self, HandshakeError};
+use crate::channel::handshake::{self, HANDSHAKE_WITHIN, HandshakeError};
 use crate::channel::line::{Line, LineInbox};
 use crate::channel::{CancelLine, Channel, Parts};
 use crate::msg::frame::{Encoding, Frame, Hello, LineKind, MAX_FRAME_BYTES, PROTOCOL, Welcome};
@@ -84,7 +84,7 @@ async fn let_in(actor: &Arc<Actor>, fd: OwnedFd) -> Result<(), HandshakeError> {
         handshake::refuse(&fd, "another user's process");
         return Err(HandshakeError::Garbage(format!("a process of the user {} knocked", peer.uid.as_raw())));
     }
-    let (hello, rest) = match handshake::hello(&fd).await {
+    let (hello, rest) = match handshake::hello(&fd, actor.clock.sleep(HANDSHAKE_WITHIN)).await {
         Ok(hello) => hello,
         // A probe that closes without a word is no event.
         Err(HandshakeError::Ended) => return Ok(()),

@@ -14,7 +14,7 @@ use super::control::Command;
 use super::listener::{dialled_parts, keep_moving};
 use super::{Actor, DataLine};
 use crate::channel::driver::framed;
-use crate::channel::handshake::{self, HandshakeError};
+use crate::channel::handshake::{self, HANDSHAKE_WITHIN, HandshakeError};
 use crate::channel::{Channel, LineEnd};
 use crate::error::Error;
 use crate::msg::death::{Death, DeathData, ExitKind, Receipt};
@@ -110,7 +110,7 @@ impl Actor {
         if sent < greeting.len() {
             return Err(broken("its socket takes nothing".into()));
         }
-        let (welcome, rest) = match handshake::welcome(&socket).await {
+        let (welcome, rest) = match handshake::welcome(&socket, self.clock.sleep(HANDSHAKE_WITHIN)).await {
             Ok(welcome) => welcome,
             Err(HandshakeError::Ended | HandshakeError::Io(_)) => {
                 return Err(Error::ActorDied(self.death_of(aid).await));

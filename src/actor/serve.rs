@@ -241,24 +241,30 @@ impl Served {
         let end = match (end, self.deadline) {
             (Some(end), _) => end,
             (None, None) => task.await,
-            (None, Some((at, _))) => self.run_until(task, at).await,
+            // What few calls need lies apart: a task is as large as all that it may have to wait for.
+            (None, Some((at, _))) => Box::pin(self.run_until(task, at)).await,
         };
-        let end = self.looked_at(end).await;
+        let end = match end {
+            End::Value(Err(failure)) if self.actor.is_armed() => Box::pin(self.looked_at(failure)).await,
+            end => end,
+        };
         // What it dropped and deferred is gone before its last frame leaves.
         let deferred = self.scope.take_deferred();
         if !deferred.is_empty() {
-            run_deferred(deferred, Some(&self.actor.clock), self.actor.settings.grace).await;
+            Box::pin(run_deferred(deferred, Some(&self.actor.clock), self.actor.settings.grace)).await;
         }
         if let Some(core) = &self.context {
             core.is_over();
         }
         let after = self.deadline.map(|(_, after)| after);
         self.actor.answer(&self.line, self.dialog, &self.scope, end, after);
-        self.line.wake_driver();
+        // While others are served, their answers may share the driver's write.
+        self.line.flush_soon(self.line.serves_none());
     }
 
     /// An armed actor's failure waits for who may look at it, and may want to see it again.
-    async fn looked_at(&self, mut end: End<RunResult>) -> End<RunResult> {
+    async fn looked_at(&self, failure: Failure) -> End<RunResult> {
+        let mut end = End::Value(Err(failure));
         while let End::Value(Err(failure)) = &end
             && crash::is_retried(&self.actor, &self.scope, failure)
             && let Some(CallInfo { args, encoding, again: Some(run), .. }) = self.scope.call()

@@ -3,6 +3,7 @@
 //! `tokio::signal` never gives a handler back, and its task does not run while the runtime is
 //! stuck: so the handlers are ours, and each actor of this process has an eventfd that they write.
 #![allow(unsafe_code, reason = "sigaction has no safe wrapper that restores what was there")]
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
@@ -35,7 +36,24 @@ struct Installed {
 
 static INSTALLED: Mutex<Installed> = Mutex::new(Installed { users: 0, before: Vec::new() });
 
+thread_local! {
+    /// What arrives on this thread is sent to it alone, to end what it waits in: nobody else is to hear of it.
+    static IS_INTERRUPTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs what this thread may be woken from by a SIGINT of its own: that one is no ctrl-c.
+pub(crate) fn interruptibly<R>(work: impl FnOnce() -> R) -> R {
+    IS_INTERRUPTED.set(true);
+    let result = work();
+    IS_INTERRUPTED.set(false);
+    result
+}
+
 extern "C" fn handler(signal: libc::c_int) {
+    // A flag without a destructor is part of the thread from its beginning: a handler may read it.
+    if signal == libc::SIGINT && IS_INTERRUPTED.get() {
+        return;
+    }
     RUNNING.fetch_add(1, Ordering::SeqCst); // before the look at `TARGETS`: see `Signals::end`
     // SAFETY: reading and restoring errno is what POSIX asks of a handler that makes system calls.
     let errno = unsafe { *libc::__errno_location() };

@@ -1,5 +1,5 @@
 //! Who is there? The first frames of a line, on both sides.
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::os::fd::{AsFd, OwnedFd};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -96,6 +96,7 @@ impl Opening {
         mut self,
         mut poll_recv: impl FnMut(&mut Context<'_>, &mut [u8]) -> Poll<io::Result<usize>>,
         take: Take<T>,
+        late: impl Future<Output = ()>,
     ) -> Result<First<T>, HandshakeError> {
         let read = async {
             loop {
@@ -106,7 +107,11 @@ impl Opening {
                 }
             }
         };
-        tokio::time::timeout(HANDSHAKE_WITHIN, read).await.map_err(|_elapsed| HandshakeError::Slow)?
+        tokio::select! {
+            biased; // what has come is not late
+            first = read => first,
+            () = late => Err(HandshakeError::Slow),
+        }
     }
 }
 
@@ -115,8 +120,8 @@ type Take<T> = fn(Frame<'_>) -> Result<T, HandshakeError>;
 /// Room for a Hello of the usual size and for a first call, in bytes; it grows.
 const FIRST_BYTES: usize = 1024;
 
-/// The accepting side: waits for the Hello.
-pub(crate) async fn hello(fd: &OwnedFd) -> Result<(Hello, BytesMut), HandshakeError> {
+/// The accepting side: waits for the Hello, until `late`.
+pub(crate) async fn hello(fd: &OwnedFd, late: impl Future<Output = ()>) -> Result<(Hello, BytesMut), HandshakeError> {
     let take: Take<Hello> = |frame| match frame {
         Frame::Hello(hello) => Ok(hello),
         other => Err(HandshakeError::Garbage(format!("its first frame is {other:?}"))),
@@ -126,15 +131,18 @@ pub(crate) async fn hello(fd: &OwnedFd) -> Result<(Hello, BytesMut), HandshakeEr
         Some(first) => first,
         None => {
             let watched = Watched::new(fd)?;
-            opening.wait(|cx, room| watched.poll_recv(cx, room), take).await?
+            opening.wait(|cx, room| watched.poll_recv(cx, room), take, late).await?
         }
     };
     frame::check_hello(&hello).map_err(HandshakeError::Garbage)?;
     Ok((hello, rest))
 }
 
-/// The connecting side: waits for the Welcome.
-pub(crate) async fn welcome(socket: &Socket) -> Result<(Welcome, BytesMut), HandshakeError> {
+/// The connecting side: waits for the Welcome, until `late`.
+pub(crate) async fn welcome(
+    socket: &Socket,
+    late: impl Future<Output = ()>,
+) -> Result<(Welcome, BytesMut), HandshakeError> {
     let take: Take<Welcome> = |frame| match frame {
         Frame::Welcome(welcome) => Ok(welcome),
         Frame::Bye { reason } => Err(HandshakeError::Refused(reason.to_owned())),
@@ -143,7 +151,7 @@ pub(crate) async fn welcome(socket: &Socket) -> Result<(Welcome, BytesMut), Hand
     let mut opening = Opening::new();
     match opening.at_once(|room| socket.try_recv(room), take)? {
         Some(first) => Ok(first),
-        None => opening.wait(|cx, room| socket.poll_recv(cx, room), take).await,
+        None => opening.wait(|cx, room| socket.poll_recv(cx, room), take, late).await,
     }
 }
 

@@ -441,6 +441,11 @@ impl<S: Service> Channel<S> {
         }
     }
 
+    /// Whether none of the peer's dialogs is left here.
+    pub(crate) fn serves_none(&self) -> bool {
+        self.shared.lock().dialogs.served().next().is_none()
+    }
+
     /// Dialogs open on this line, ours and the peer's: a debug count for leak checks.
     pub(crate) fn dialogs(&self) -> usize {
         let shared = self.shared.lock();

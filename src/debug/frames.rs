@@ -63,7 +63,10 @@ fn is_users(name: &str, file: Option<&Path>) -> bool {
         ["/rustc/", "/registry/src/", "/rustlib/", "/git/checkouts/"].iter().any(|part| file.contains(part));
     // A child boots in code of ours that its `main` was made of, and so does a closure that we call.
     // What `#[rpc]` writes around a function is nobody's, and neither is where a thread begins.
-    let is_nobodys = name.contains("{async_block#") || name == "start_thread" || name.starts_with("clone");
+    let is_nobodys = name.contains("{async_block#")
+        || name.contains("<impl teamster::") && name.contains("Endpoint for ")
+        || name == "start_thread"
+        || ["clone", "__libc_start", "_start"].iter().any(|beginning| name.starts_with(beginning));
     !is_librarys && !is_nobodys && !file.starts_with(OURS) && !name.starts_with("teamster::")
 }
 

@@ -3,6 +3,7 @@
 //!
 //! It knows no command: it shows what the hub says, reads lines when it is asked to, and runs a program in the terminal.
 //! It writes to a descriptor of its own, never to stdout: whoever stands still may hold that one's lock.
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -22,9 +23,13 @@ use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
 use rustyline::validate::Validator;
-use rustyline::{Behavior, Config, Editor, ExternalPrinter, Helper};
+use rustyline::{
+    Behavior, Cmd, ConditionalEventHandler, Config, Editor, Event, EventContext, EventHandler, ExternalPrinter, Helper,
+    KeyEvent, RepeatCount,
+};
 
 use super::message::{self, FromHub, ToHub};
+use crate::actor::{signals, suspend};
 
 /// Whether a prompt can be opened here; if not, why.
 pub(super) fn has_terminal() -> Result<(), String> {
@@ -41,14 +46,6 @@ pub(super) fn has_terminal() -> Result<(), String> {
 
 fn terminal() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open("/dev/tty")
-}
-
-/// A SIGINT that we send ourselves, to end a line that nobody waits for any more.
-static OWN_INTERRUPTS: AtomicUsize = AtomicUsize::new(0);
-
-/// Whether the SIGINT that has come is one of those.
-pub(super) fn is_own_interrupt() -> bool {
-    OWN_INTERRUPTS.load(Ordering::SeqCst) > 0
 }
 
 /// Serves the terminal until the hub closes the line.
@@ -75,6 +72,8 @@ struct Front {
     jobs: Option<Sender<Job>>,
     editor: Option<std::thread::JoinHandle<()>>,
     printer: Option<Box<dyn ExternalPrinter + Send>>,
+    /// Of the line that was asked for last.
+    prompt: String,
 }
 
 /// A line to be read.
@@ -114,13 +113,15 @@ impl Front {
             .name("teamster-line".into())
             .spawn(move || read_lines(&inbox, &shared, &to, &ready))?;
         let printer = printer.recv().map_err(io::Error::other)??;
-        Ok(Front { hub: Arc::clone(hub), terminal, editing, jobs: Some(jobs), editor: Some(editor), printer })
+        let (jobs, editor, prompt) = (Some(jobs), Some(editor), String::new());
+        Ok(Front { hub: Arc::clone(hub), terminal, editing, jobs, editor, printer, prompt })
     }
 
     fn on(&mut self, said: FromHub) {
         match said {
             FromHub::Show { text, is_paged } => self.show(&text, is_paged),
             FromHub::Ask { prompt, words } => {
+                self.prompt.clone_from(&prompt);
                 let mut state = self.editing.state.lock();
                 (state.is_reading, state.is_hushed) = (true, false);
                 drop(state);
@@ -143,6 +144,8 @@ impl Front {
         match &mut self.printer {
             // A terminal that is gone shows as the end of its lines.
             Some(printer) if is_reading => drop(printer.print(text.to_owned())),
+            // A line that nobody edits is begun anew below.
+            None if is_reading => drop(write!(self.terminal, "\n{text}{}", self.prompt)),
             _ if is_paged => drop(self.page(text)),
             _ => drop(self.terminal.write_all(text.as_bytes())),
         }
@@ -150,17 +153,22 @@ impl Front {
 
     /// A screen at a time: space or enter for the next, `q` to leave it.
     fn page(&mut self, text: &str) -> io::Result<()> {
-        let rows = rustix::termios::tcgetwinsize(&self.terminal).map_or(24, |size| usize::from(size.ws_row));
-        let lines: Vec<&str> = text.lines().collect();
-        if rows < 3 || lines.len() < rows {
-            return self.terminal.write_all(text.as_bytes());
-        }
-        for (number, screen) in lines.chunks(rows - 1).enumerate() {
-            let shown = (number + 1) * (rows - 1);
-            self.terminal.write_all(screen.join("\n").as_bytes())?;
-            self.terminal.write_all(b"\n")?;
-            if shown < lines.len() {
-                write!(self.terminal, "-- {} more lines: space = next, q = leave --", lines.len() - shown)?;
+        let mut lines: VecDeque<&str> = text.lines().collect();
+        while !lines.is_empty() {
+            // One without a size is read by a program.
+            let size = rustix::termios::tcgetwinsize(&self.terminal).ok().filter(|size| size.ws_row >= 3);
+            let (rows, columns) = size.map_or((u16::MAX, u16::MAX), |size| (size.ws_row, size.ws_col.max(1)));
+            let mut left = usize::from(rows) - 1;
+            // The first one is shown in any case: it may be longer than a screen.
+            while let Some(line) = lines.pop_front() {
+                writeln!(self.terminal, "{line}")?;
+                left = left.saturating_sub(height(line, columns));
+                if lines.front().is_some_and(|next| height(next, columns) > left) {
+                    break;
+                }
+            }
+            if !lines.is_empty() {
+                write!(self.terminal, "-- {} more lines: space = next, q = leave --", lines.len())?;
                 let key = self.key()?;
                 self.terminal.write_all(b"\r\x1b[K")?;
                 if matches!(key, b'q' | 3 | 4 | 27) {
@@ -191,7 +199,6 @@ impl Front {
         if !state.is_reading {
             return;
         }
-        OWN_INTERRUPTS.fetch_add(1, Ordering::SeqCst);
         while state.is_reading {
             // The line editor takes a SIGINT as the end of its line, once it has begun to read; a plain read the event.
             let _ = rustix::io::write(&self.editing.event, &1u64.to_ne_bytes()); // it is full: it has been told
@@ -200,7 +207,6 @@ impl Front {
             }
             self.editing.changed.wait_for(&mut state, AGAIN_AFTER);
         }
-        OWN_INTERRUPTS.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Runs a program in the terminal; what there is to say of it.
@@ -223,6 +229,11 @@ impl Front {
             let _ = editor.join(); // its panic was told by the hook
         }
     }
+}
+
+/// How many rows a line takes, about: a character may be wider than one column.
+fn height(line: &str, columns: u16) -> usize {
+    line.chars().count().div_ceil(usize::from(columns)).max(1)
 }
 
 /// How long a SIGINT may take to end a line, before it is sent again: the editor may just be on its way in.
@@ -250,12 +261,14 @@ fn read_lines(jobs: &Receiver<Job>, editing: &Editing, hub: &UnixStream, ready: 
     // SAFETY: a plain call.
     let this = unsafe { libc::pthread_self() };
     for job in jobs {
-        editing.state.lock().thread = Some(this);
-        let said = reader.read(&job, editing);
-        let mut state = editing.state.lock();
-        (state.is_reading, state.thread) = (false, None);
-        let is_hushed = state.is_hushed;
-        drop(state);
+        // A SIGINT may come before the editor's own handler is there, or when it is not any more.
+        let (said, is_hushed) = signals::interruptibly(|| {
+            editing.state.lock().thread = Some(this);
+            let said = reader.read(&job, editing);
+            let mut state = editing.state.lock();
+            (state.is_reading, state.thread) = (false, None);
+            (said, state.is_hushed)
+        });
         editing.changed.notify_all();
         if !is_hushed {
             let _ = message::send(hub, &said); // a hub that is gone ends us
@@ -266,7 +279,7 @@ fn read_lines(jobs: &Receiver<Job>, editing: &Editing, hub: &UnixStream, ready: 
 
 /// With an editor; without one on a terminal that can't move its cursor.
 enum Reader {
-    Edited(Box<Editor<Words, FileHistory>>),
+    Edited(Box<Editor<Words, FileHistory>>, Suspended),
     Plain(File),
 }
 
@@ -282,21 +295,33 @@ impl Reader {
         if let Some(path) = history() {
             let _ = editor.load_history(&path); // there is none yet
         }
-        Ok(Reader::Edited(Box::new(editor)))
+        let suspended = Suspended::default();
+        editor.bind_sequence(KeyEvent::ctrl('Z'), EventHandler::Conditional(Box::new(suspended.clone())));
+        Ok(Reader::Edited(Box::new(editor), suspended))
     }
 
     fn printer(&mut self) -> Option<Box<dyn ExternalPrinter + Send>> {
         match self {
-            Reader::Edited(editor) => Some(Box::new(editor.create_external_printer().ok()?)),
+            Reader::Edited(editor, _) => Some(Box::new(editor.create_external_printer().ok()?)),
             Reader::Plain(_) => None,
         }
     }
 
     fn read(&mut self, job: &Job, editing: &Editing) -> ToHub {
         match self {
-            Reader::Edited(editor) => {
+            Reader::Edited(editor, suspended) => {
                 editor.set_helper(Some(Words(job.words.clone())));
-                match editor.readline(&job.prompt) {
+                let mut line = Line::default();
+                let read = loop {
+                    let read = editor.readline_with_initial(&job.prompt, (&line.left, &line.right));
+                    match suspended.0.lock().take() {
+                        Some(begun) => line = begun,
+                        None => break read,
+                    }
+                    // The terminal is as it was before the line.
+                    suspend::stop_group();
+                };
+                match read {
                     Ok(line) => ToHub::Line(line),
                     Err(ReadlineError::Eof) => ToHub::Eof,
                     Err(ReadlineError::Interrupted | ReadlineError::Signal(_)) => ToHub::Interrupted,
@@ -313,7 +338,7 @@ impl Reader {
     }
 
     fn save(&mut self) {
-        if let (Reader::Edited(editor), Some(path)) = (self, history()) {
+        if let (Reader::Edited(editor, _), Some(path)) = (self, history()) {
             if let Some(folder) = path.parent() {
                 let _ = std::fs::create_dir_all(folder); // a history that can't be kept is none
             }
@@ -322,11 +347,34 @@ impl Reader {
     }
 }
 
+/// A line that ctrl-z has ended, and that is begun again with the same text.
+///
+/// The editor would stop us by itself, and go on at once on its thread while another one takes the signal: the shell
+/// would find the terminal raw.
+#[derive(Clone, Default)]
+struct Suspended(Arc<Mutex<Option<Line>>>);
+
+/// Before the cursor, and behind it.
+#[derive(Default)]
+struct Line {
+    left: String,
+    right: String,
+}
+
+impl ConditionalEventHandler for Suspended {
+    fn handle(&self, _: &Event, _: RepeatCount, _: bool, context: &EventContext<'_>) -> Option<Cmd> {
+        let (left, right) = context.line().split_at(context.pos());
+        *self.0.lock() = Some(Line { left: left.to_owned(), right: right.to_owned() });
+        Some(Cmd::Interrupt)
+    }
+}
+
 fn is_a_signal(error: &ReadlineError) -> bool {
     matches!(error, ReadlineError::Io(error) if error.kind() == io::ErrorKind::Interrupted)
 }
 
 fn plain(terminal: &mut File, prompt: &str, editing: &Editing) -> io::Result<ToHub> {
+    let _ = rustix::io::read(&editing.event, &mut [0; 8]); // what is left of the line before; mostly nothing
     terminal.write_all(prompt.as_bytes())?;
     let mut fds = [PollFd::new(&*terminal, PollFlags::IN), PollFd::new(&editing.event, PollFlags::IN)];
     rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
@@ -337,7 +385,11 @@ fn plain(terminal: &mut File, prompt: &str, editing: &Editing) -> io::Result<ToH
     let mut line = String::new();
     // The terminal gives a line at a time: nothing of the next is read with it.
     let read = io::BufReader::new(terminal.as_fd().try_clone_to_owned().map(File::from)?).read_line(&mut line)?;
-    Ok(if read == 0 { ToHub::Eof } else { ToHub::Line(line.trim_end().to_owned()) })
+    if read == 0 {
+        terminal.write_all(b"\n")?;
+        return Ok(ToHub::Eof);
+    }
+    Ok(ToHub::Line(line.trim_end().to_owned()))
 }
 
 /// `$XDG_STATE_HOME/teamster/debug-history`.

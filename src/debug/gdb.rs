@@ -16,6 +16,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, setsid};
 
+use self::mi::{Record, Value, quote};
+
+mod mi;
+
 /// Where a stopped thread stands and which frame of it is looked at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
@@ -127,7 +131,6 @@ impl Gdb {
         if !is_installed(std::env::var_os("PATH").as_deref()) {
             return Err(GdbError::NotInstalled);
         }
-        // A link to a program that has been built anew reads "… (deleted)"; the process's own link still opens it.
         let session = Session::start(exe).map_err(GdbError::Start)?;
         Ok(Self { exe: exe.to_owned(), session: Some(session) })
     }
@@ -172,9 +175,7 @@ pub(crate) fn interactive(place: &Place, exe: &Path) -> Vec<String> {
     let Place { pid, tid, ip, line, nth, .. } = place;
     let select = [
         format!("python for t in gdb.selected_inferior().threads(): t.ptid[1] == {tid} and t.switch()"),
-        // One list of the frames from new to old; what matches is selected.
-        "python F = lambda f: [f] + F(f.older()) if f else []".to_owned(),
-        "python import sys; sys.setrecursionlimit(100000); F = F(gdb.newest_frame())".to_owned(),
+        "python from gdb.FrameIterator import FrameIterator; F = FrameIterator(gdb.newest_frame())".to_owned(),
         format!("python F = [f for f in F if abs(f.pc() - {ip}) < 2 and {line} in (0, f.find_sal().line)]"),
         format!("python [f.select() for f in F[{nth}:{nth} + 1]]"),
     ];
@@ -238,26 +239,26 @@ impl Session {
         for setting in SETTINGS {
             command.args(["-iex", &format!("set {setting}")]);
         }
+        // Set once the program's own debuginfo has been looked for. That of libc costs 140 ms per attach.
+        command.args(["-ex", "set debug-file-directory"]);
         command.arg(exe).stdin(Stdio::piped()).stdout(input.try_clone()?).stderr(input);
         command.env("LC_ALL", "C.UTF-8").env_remove("LANGUAGE"); // messages are compared below
         // SAFETY: setsid is a system call without memory of ours, so it is allowed between fork and exec.
         unsafe { command.pre_exec(|| setsid().map(drop).map_err(io::Error::from)) };
         let mut gdb = command.spawn()?;
         let stdin = gdb.stdin.take();
-        let (unread, last) = (Vec::new(), String::new());
-        let session = Self {
+        Ok(Self {
             gdb,
             stdin,
             output,
-            unread,
+            unread: Vec::new(),
             searched: 0,
             loaded: false,
             token: 0,
             attached: None,
             stopped: false,
-            last,
-        };
-        Ok(session)
+            last: String::new(),
+        })
     }
 
     fn until_loaded(&mut self) -> Result<(), GdbError> {
@@ -274,6 +275,7 @@ impl Session {
 
     /// The shell found no gdb to become.
     fn is_missing(&mut self) -> bool {
+        drop(self.stdin.take()); // so that the wait ends, whatever closed its output
         self.gdb.wait().is_ok_and(|status| status.code() == Some(127))
     }
 
@@ -287,8 +289,11 @@ impl Session {
             self.attached = None;
         }
         answer.map_err(|error| match error {
+            // A process that dies while it is looked at shows as many errors.
+            GdbError::Said(_) | GdbError::NoFrame { .. } | GdbError::NoThread { .. } if is_gone(place.pid) => {
+                GdbError::Gone { pid: place.pid }
+            }
             GdbError::Said(text) if text.contains(CALLS) => GdbError::Calls,
-            GdbError::Said(text) if text.contains(GONE) => GdbError::Gone { pid: place.pid },
             error => error,
         })
     }
@@ -317,36 +322,55 @@ impl Session {
         let threads = self.command("-thread-info", deadline)?.fields;
         let thread = thread_of(&threads, place.tid).ok_or(GdbError::NoThread { pid: place.pid, tid: place.tid })?;
         self.command(&format!("-thread-select {thread}"), deadline)?;
-        if let Query::Backtrace { full } = *query {
-            return self.console(if full { "backtrace full" } else { "backtrace" }, deadline);
-        }
-        let frames = frames_of(&self.command("-stack-list-frames", deadline)?.fields);
-        let frame = pick(&frames, place).ok_or(GdbError::NoFrame { tid: place.tid, ip: place.ip })?;
-        if frame.line == 0 {
-            return Err(GdbError::NoDebuginfo);
-        }
-        // Asked first: without variables of ours, a name would be looked up among those of libc.
-        let arguments = self.command("-stack-list-arguments 0", deadline)?.fields;
-        if !has_variables(&frames, &arguments) {
-            return Err(GdbError::LinesOnly);
-        }
-        self.command(&format!("-stack-select-frame {}", frame.level), deadline)?;
         match *query {
+            Query::Backtrace { full: false } => self.console("backtrace", deadline),
+            Query::Backtrace { full: true } => self.console("backtrace full", deadline),
             Query::Locals => {
-                let mut text = self.console("info args", deadline)?;
-                text.push('\n');
-                text.push_str(&self.console("info locals", deadline)?);
+                self.select(place, deadline)?;
+                let text = [self.console("info args", deadline)?, self.console("info locals", deadline)?].join("\n");
                 let kept = |line: &&str| !matches!(*line, "" | "No arguments." | "No locals.");
                 let lines: Vec<&str> = text.lines().filter(kept).collect();
                 Ok(if lines.is_empty() { "no variables in this frame".to_owned() } else { lines.join("\n") })
             }
-            Query::Print(text) => self.console(&format!("print {text}"), deadline),
-            Query::Assign { place, value } => {
-                self.console(&format!("set variable {place} = {value}"), deadline)?;
-                self.console(&format!("print {place}"), deadline)
+            Query::Print(text) => {
+                self.select(place, deadline)?;
+                self.console(&format!("print {text}"), deadline)
             }
-            Query::Backtrace { .. } => Ok(String::new()), // answered above
+            Query::Assign { place: target, value } => {
+                self.select(place, deadline)?;
+                self.console(&format!("set variable {target} = {value}"), deadline)?;
+                self.console(&format!("print {target}"), deadline)
+            }
         }
+    }
+
+    /// Selects the place's frame, if its variables are known at all.
+    fn select(&mut self, place: &Place, deadline: &Deadline) -> Result<(), GdbError> {
+        let frames = frames_of(&self.command("-stack-list-frames", deadline)?.fields);
+        let frame = pick(&frames, place).ok_or(match place.line {
+            0 => GdbError::NoDebuginfo, // without it gdb may lose its way up the stack, too
+            _ => GdbError::NoFrame { tid: place.tid, ip: place.ip },
+        })?;
+        if frame.line == 0 {
+            return Err(GdbError::NoDebuginfo);
+        }
+        // Asked first: without variables of ours, a name would be looked up among those of libc. A frame may have
+        // none for itself, as that of an async function has no arguments.
+        let others = frames.iter().filter(|other| other.is_rust && other.level != frame.level);
+        let mut is_described = false;
+        for level in std::iter::once(frame).chain(others).map(|frame| frame.level) {
+            self.command(&format!("-stack-select-frame {level}"), deadline)?;
+            let variables = self.command("-stack-list-variables --no-values", deadline)?.fields;
+            is_described = variables.field("variables").is_some_and(|all| !all.items().is_empty());
+            if is_described {
+                break;
+            }
+        }
+        if !is_described {
+            return Err(GdbError::LinesOnly);
+        }
+        self.command(&format!("-stack-select-frame {}", frame.level), deadline)?;
+        Ok(())
     }
 
     /// Runs one command of the kind that a person types, and gives its output.
@@ -423,11 +447,17 @@ impl Drop for Session {
     /// Kills gdb, reaps it and sees to it that no process stays stopped.
     fn drop(&mut self) {
         drop(self.stdin.take());
-        // Each error below means that the process is gone already.
-        let _ = kill_process_group(Pid::from_child(&self.gdb), Signal::KILL);
-        let _ = self.gdb.kill(); // in case it has not come to its setsid
-        let _ = self.gdb.wait();
-        // The kernel lets the tracees of a dead tracer go, but delivers the SIGSTOP that attached them.
+        // Not if it has been reaped: its id may then be another's. Errors below: it is gone already.
+        if matches!(self.gdb.try_wait(), Ok(None)) {
+            let _ = kill_process_group(Pid::from_child(&self.gdb), Signal::KILL); // with what gdb forked
+            let _ = self.gdb.wait();
+        }
+        // What it had started holds the pipe too, and is not ours to reap: it is gone when the pipe ends.
+        let deadline = Deadline::after(KILLED);
+        let mut rest = [0; 1024];
+        while deadline.wait_for(&self.output).is_ok() && self.output.read(&mut rest).is_ok_and(|read| read > 0) {}
+        // The kernel lets a dead tracer's processes go. Killed in the middle of attaching, though, it
+        // leaves the SIGSTOP that it sent: without this, 26 of 40 stayed stopped.
         if let Some(pid) = self.attached.and_then(as_pid) {
             let _ = kill_process(pid, Signal::CONT);
         }
@@ -470,137 +500,6 @@ struct Answer {
     console: String,
     /// The fields of the result record.
     fields: Value,
-}
-
-/// One line of MI output.
-#[derive(Debug, PartialEq)]
-enum Record {
-    Console(String),
-    Result {
-        token: u64,
-        class: String,
-        fields: Value,
-    },
-    /// The attached process stands still.
-    Stopped,
-    Prompt,
-    /// A log line, news of another kind, or no MI at all.
-    Other(String),
-}
-
-impl Record {
-    fn parse(line: &str) -> Self {
-        let digits = line.bytes().take_while(u8::is_ascii_digit).count();
-        let (token, rest) = line.split_at(digits);
-        let mut text = Text(rest.get(1..).unwrap_or_default());
-        match rest.bytes().next() {
-            Some(b'~') => Self::Console(text.string()),
-            Some(b'^') => {
-                let class = text.word().to_owned();
-                Self::Result { token: token.parse().unwrap_or(0), class, fields: text.fields(0) }
-            }
-            Some(b'*') if text.word() == "stopped" => Self::Stopped,
-            Some(b'(') if rest == "(gdb)" => Self::Prompt,
-            _ => Self::Other(line.to_owned()),
-        }
-    }
-}
-
-/// A value of MI: `"text"`, or a `{tuple}` or `[list]`, whose items may have no name.
-#[derive(Debug, PartialEq)]
-enum Value {
-    Text(String),
-    Many(Vec<(String, Value)>),
-}
-
-impl Value {
-    fn items(&self) -> &[(String, Self)] {
-        if let Self::Many(items) = self { items } else { &[] }
-    }
-
-    fn field(&self, name: &str) -> Option<&Self> {
-        self.items().iter().find(|(key, _)| key == name).map(|(_, value)| value)
-    }
-
-    fn text(&self, name: &str) -> Option<&str> {
-        if let Some(Self::Text(text)) = self.field(name) { Some(text) } else { None }
-    }
-
-    fn number(&self, name: &str) -> Option<usize> {
-        let text = self.text(name)?;
-        text.strip_prefix("0x").map_or_else(|| text.parse().ok(), |hex| usize::from_str_radix(hex, 16).ok())
-    }
-}
-
-/// The part of a record that is not yet parsed. Nonsense gives less fields, never a panic.
-struct Text<'a>(&'a str);
-
-impl<'a> Text<'a> {
-    fn eat(&mut self, token: char) -> bool {
-        let rest = self.0.strip_prefix(token);
-        self.0 = rest.unwrap_or(self.0);
-        rest.is_some()
-    }
-
-    /// A name: of a class or of a field.
-    fn word(&mut self) -> &'a str {
-        let end = self.0.find(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_').unwrap_or(self.0.len());
-        let (word, rest) = self.0.split_at(end);
-        self.0 = rest;
-        word
-    }
-
-    /// `name=value,value,…`, with a comma before each or between two.
-    fn fields(&mut self, depth: usize) -> Value {
-        let mut fields = Vec::new();
-        loop {
-            self.eat(',');
-            let name = self.word();
-            self.eat('=');
-            let Some(value) = self.value(depth) else { return Value::Many(fields) };
-            fields.push((name.to_owned(), value));
-        }
-    }
-
-    fn value(&mut self, depth: usize) -> Option<Value> {
-        if self.0.starts_with('"') {
-            return Some(Value::Text(self.string()));
-        }
-        if depth == DEPTH || !(self.eat('{') || self.eat('[')) {
-            return None;
-        }
-        let fields = self.fields(depth + 1);
-        (self.eat('}') || self.eat(']')).then_some(fields)
-    }
-
-    /// A C string. Octal escapes are bytes of UTF-8.
-    fn string(&mut self) -> String {
-        let mut bytes = Vec::new();
-        let mut rest = self.0.bytes().skip(1).peekable();
-        let all = rest.len();
-        while let Some(byte) = rest.next().filter(|byte| *byte != b'"') {
-            let escaped = if byte == b'\\' { rest.next() } else { None };
-            bytes.push(match escaped {
-                None => byte,
-                Some(b'n') => b'\n',
-                Some(b't') => b'\t',
-                Some(b'r') => b'\r',
-                Some(b'e') => 0x1b,
-                Some(digit @ b'0'..=b'7') => {
-                    let mut value = digit - b'0';
-                    for _ in 0..2 {
-                        let Some(digit) = rest.next_if(|byte| matches!(byte, b'0'..=b'7')) else { break };
-                        value = value.wrapping_mul(8).wrapping_add(digit - b'0');
-                    }
-                    value
-                }
-                Some(other) => other,
-            });
-        }
-        // The loop ends behind an ASCII quote or at the end, so this is a boundary of characters.
-        self.0 = self.0.get(1 + all - rest.len()..).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
 }
 
 /// A frame of the selected thread.
@@ -652,20 +551,6 @@ fn pick<'a>(frames: &'a [Frame], place: &Place) -> Option<&'a Frame> {
     here().nth(place.nth).filter(|_| one)
 }
 
-/// Whether the debuginfo of this program describes variables: some Rust function then has an argument.
-fn has_variables(frames: &[Frame], arguments: &Value) -> bool {
-    let listed = arguments.field("stack-args").map_or(&[][..], Value::items);
-    listed.iter().any(|(_, entry)| {
-        let rust = frames.iter().any(|frame| frame.is_rust && Some(frame.level) == entry.number("level"));
-        rust && entry.field("args").is_some_and(|args| !args.items().is_empty())
-    })
-}
-
-/// As one argument of an MI command.
-fn quote(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\""))
-}
-
 /// Without the `$1 = ` of gdb's history of values.
 fn without_number(text: &str) -> &str {
     let rest = text.strip_prefix('$').map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()));
@@ -682,6 +567,12 @@ fn tracer(pid: u32) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok().filter(|pid| *pid != 0)
 }
 
+/// Whether no such process runs: it may still wait to be reaped.
+fn is_gone(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.map_or(true, |stat| stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X'])))
+}
+
 /// How far the kernel restricts attaching; none if it does not.
 fn yama() -> Option<u8> {
     let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok()?;
@@ -692,8 +583,9 @@ fn as_pid(pid: u32) -> Option<Pid> {
     i32::try_from(pid).ok().and_then(Pid::from_raw)
 }
 
-/// Becomes rust-gdb, which prints Rust's types well; or gdb, where rust-gdb is a proxy to nothing.
-const RUN: &str = r#"rust-gdb --version </dev/null >/dev/null 2>&1 && exec rust-gdb "$@"; exec gdb "$@""#;
+/// Becomes rust-gdb, which prints Rust's types well; or gdb, where rust-gdb is a proxy to nothing. Whoever tries that
+/// keeps stdout, by another number: its end tells that all are gone.
+const RUN: &str = r#"rust-gdb --version </dev/null 3>&1 >/dev/null 2>&1 && exec rust-gdb "$@"; exec gdb "$@""#;
 
 /// No call may run in a process that stands at an unknown point: it may need a lock which is held,
 /// and would let the other threads run. Unknown settings are passed over by older gdbs.
@@ -712,16 +604,410 @@ const SETTINGS: [&str; 8] = [
 const ANSWER: Duration = Duration::from_secs(10);
 /// A large program's symbols take seconds. Nothing is stopped meanwhile.
 const LOADING: Duration = Duration::from_secs(60);
+/// What was killed is gone in a moment.
+const KILLED: Duration = Duration::from_secs(1);
 /// What is longer is a text pasted by mistake.
 const TEXT_BYTES: usize = 4096;
 /// What a person can read of one answer; the rest is cut off.
 const ANSWER_BYTES: usize = 1 << 20;
 /// A list of 4096 frames is smaller.
 const LINE_BYTES: usize = 16 << 20;
-/// How deep MI nests at most; gdb's own records stay below 8.
-const DEPTH: usize = 64;
-
 const OPTIMIZED: &str = "[optimized build: locals may be missing or WRONG]";
 /// Parts of gdb's messages, in the language of `LC_ALL=C.UTF-8`.
 const CALLS: &str = "may-call-functions is off";
 const GONE: &str = "No such process";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+    use std::process::ChildStdout;
+
+    #[test]
+    fn a_thread_is_found_by_its_kernel_id() {
+        let check = |target: &str, expected| {
+            let line = format!(r#"1^done,threads=[{{id="7",target-id="{target}"}}]"#);
+            let Record::Result { fields, .. } = Record::parse(&line) else { panic!() };
+            assert_eq!(thread_of(&fields, 1144), expected, "{target}");
+        };
+        check("Thread 0x7f8a52c17780 (LWP 1144)", Some(7));
+        check("LWP 1144", Some(7));
+        check("process 1144", Some(7));
+        check("Thread 0x1144 (LWP 11442)", None);
+    }
+
+    #[test]
+    fn inlined_frames_are_told_apart_by_line_and_recursive_ones_by_number() {
+        let frame =
+            |level, ip, function: &str, line| Frame { level, ip, function: function.to_owned(), line, is_rust: true };
+        let frames = [
+            frame(0, 100, "read", 1),
+            frame(1, 200, "inner", 8),
+            frame(2, 200, "outer", 14),
+            frame(3, 300, "again", 20),
+            frame(4, 300, "again", 20),
+        ];
+        let check = |ip, line, nth, expected| {
+            let place = Place { pid: 1, tid: 1, ip, line, nth, optimized: false };
+            assert_eq!(pick(&frames, &place).map(|frame| frame.level), expected, "{place:?}");
+        };
+        check(200, 8, 0, Some(1));
+        check(200, 14, 0, Some(2));
+        check(199, 14, 0, Some(2)); // as `ip - 1`, which some captures keep
+        check(200, 99, 0, None); // which of the two?
+        check(200, 0, 0, Some(1));
+        check(300, 20, 1, Some(4));
+        check(300, 21, 0, Some(3)); // gdb and the capture may differ in the line of one function
+        check(300, 20, 2, None);
+        check(400, 0, 0, None);
+    }
+
+    #[test]
+    fn a_text_is_one_command() {
+        for bad in ["", " ", "a\n-gdb-exit", "a\r", "a\0", &"x".repeat(TEXT_BYTES + 1)] {
+            assert!(matches!(Query::Print(bad).check(), Err(GdbError::BadText)), "{bad:?}");
+            assert!(matches!(Query::Assign { place: "x", value: bad }.check(), Err(GdbError::BadText)), "{bad:?}");
+        }
+        assert_eq!(without_number("$12 = 5"), "5");
+        assert_eq!(without_number("$x"), "$x");
+    }
+
+    #[test]
+    fn a_missing_gdb_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!is_installed(Some(folder.path().as_os_str())));
+        assert!(!is_installed(None));
+        fs::write(folder.path().join("gdb"), "").unwrap();
+        assert!(is_installed(Some(folder.path().as_os_str())));
+    }
+
+    #[test]
+    fn the_hand_over_names_the_process() {
+        assert_eq!(dap("a\"b", 7), r#"{"type":"lldb-dap","request":"attach","name":"teamster ab","pid":7}"#);
+        let place = Place { pid: 7, tid: 8, ip: 9, line: 10, nth: 0, optimized: false };
+        let argv = interactive(&place, Path::new("/bin/true"));
+        assert!(argv.windows(3).any(|words| words == ["/bin/true", "-p", "7"]), "{argv:?}");
+    }
+
+    /// Prints a line with its thread and the addresses on its stack, and waits for the end of its input.
+    const DEBUGGEE: &str = r#"
+use std::io::Read;
+use std::os::raw::{c_int, c_void};
+unsafe extern "C" {
+    fn gettid() -> c_int;
+    fn _Unwind_Backtrace(f: extern "C" fn(*mut c_void, *mut c_void) -> c_int, ips: *mut c_void) -> c_int;
+    fn _Unwind_GetIP(context: *mut c_void) -> usize;
+}
+extern "C" fn push(context: *mut c_void, ips: *mut c_void) -> c_int {
+    unsafe { (*ips.cast::<Vec<usize>>()).push(_Unwind_GetIP(context)) };
+    0
+}
+struct Order { id: u32, price: f64 }
+#[inline(never)]
+fn stop(depth: u32) -> u32 {
+    if depth > 0 { return stop(depth - 1) + 1 } // here: stop
+    let mut ips = Vec::<usize>::new();
+    unsafe { _Unwind_Backtrace(push, (&raw mut ips).cast()) };
+    println!("{} {ips:?}", unsafe { gettid() });
+    std::io::stdin().read(&mut [0]).unwrap() as u32
+}
+#[inline(always)]
+fn inlined(twice: u32) -> u32 {
+    let inner = twice * 2;
+    stop(2) + inner // here: inlined
+}
+#[inline(never)]
+fn outer(order: &Order, items: &[u32]) -> u32 {
+    let mut index = 12usize;
+    let total: u32 = items.iter().sum();
+    let name = "grüß \"dich\"";
+    let sum = inlined(total); // here: outer
+    println!("{index} {name}");
+    index += 1;
+    sum + order.id + index as u32
+}
+fn main() {
+    let order = Order { id: 7, price: 1.5 };
+    let thread = std::thread::spawn(move || println!("{} {}", order.price, outer(&order, &[1, 2, 3])));
+    thread.join().unwrap();
+}
+"#;
+
+    /// A running debuggee of a program of its own.
+    struct Debuggee {
+        process: Child,
+        lines: std::io::Lines<BufReader<ChildStdout>>,
+        tid: u32,
+        /// Of `stop` three times, of `outer` with `inlined` in it, and so on.
+        ips: Vec<usize>,
+        exe: PathBuf,
+        folder: tempfile::TempDir,
+    }
+
+    impl Debuggee {
+        fn start(flags: &[&str]) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let (source, exe) = (folder.path().join("debuggee.rs"), folder.path().join("debuggee"));
+            fs::write(&source, DEBUGGEE).unwrap();
+            let rustc = std::env::var_os("RUSTC").unwrap_or("rustc".into());
+            let built = Command::new(rustc).args(["--edition=2024", "-o"]).args([&exe, &source]).args(flags).status();
+            assert!(built.unwrap().success());
+            Self::run(exe, folder)
+        }
+
+        fn run(exe: PathBuf, folder: tempfile::TempDir) -> Self {
+            let mut process = Command::new(&exe).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+            let line = lines.next().unwrap().unwrap();
+            let (tid, ips) = line.split_once(' ').unwrap();
+            let ips = ips.trim_matches(['[', ']']).split(", ").map(|ip| ip.parse().unwrap()).collect();
+            Self { process, lines, tid: tid.parse().unwrap(), ips, exe, folder }
+        }
+
+        fn place(&self, frame: usize, function: &str) -> Place {
+            let mark = format!("// here: {function}");
+            let line = 1 + DEBUGGEE.lines().position(|line| line.ends_with(&mark)).unwrap() as u32;
+            Place { pid: self.process.id(), tid: self.tid, ip: self.ips[frame], line, nth: 0, optimized: false }
+        }
+
+        fn outer(&self) -> Place {
+            self.place(3, "outer")
+        }
+
+        /// Lets it run to its end: so it was not left stopped. Gives its last lines.
+        fn finish(mut self) -> String {
+            drop(self.process.stdin.take());
+            let lines: Vec<String> = self.lines.by_ref().map(Result::unwrap).collect();
+            assert!(self.process.wait().unwrap().success());
+            lines.join("\n")
+        }
+    }
+
+    impl Drop for Debuggee {
+        fn drop(&mut self) {
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+        }
+    }
+
+    /// Ends the gdb, and asks the kernel that none is left.
+    fn end(gdb: Gdb) {
+        let pid = gdb.session.as_ref().map(|session| session.gdb.id());
+        drop(gdb);
+        assert!(pid.is_none_or(|pid| !Path::new(&format!("/proc/{pid}")).exists()));
+    }
+
+    fn print(gdb: &mut Gdb, place: &Place, text: &str) -> String {
+        let begin = Instant::now();
+        let answer = gdb.query(place, &Query::Print(text)).unwrap();
+        eprintln!("p {text}: {:?}", begin.elapsed());
+        answer
+    }
+
+    #[test]
+    #[ignore = "needs gdb"]
+    fn variables_are_read_and_written() {
+        let debuggee = Debuggee::start(&["-g"]);
+        let begin = Instant::now();
+        let mut gdb = Gdb::start(&debuggee.exe).unwrap();
+        let place = debuggee.outer();
+        let locals = gdb.query(&place, &Query::Locals).unwrap();
+        eprintln!("start to first locals: {:?}", begin.elapsed());
+        let lines = ["items = &[u32](size=3) = {1, 2, 3}", "index = 12", "total = 6", r#"name = "grüß \"dich\"""#];
+        for line in lines {
+            assert!(locals.lines().any(|have| have == line), "{line} is not in {locals}");
+        }
+        assert_eq!(print(&mut gdb, &place, "order.price * 2.0"), "3");
+        assert_eq!(print(&mut gdb, &place, "items[1] + total"), "8");
+        assert_eq!(print(&mut gdb, &place, "*order"), "debuggee::Order {\n  id: 7,\n  price: 1.5\n}");
+        assert_eq!(print(&mut gdb, &debuggee.place(3, "inlined"), "inner"), "12", "inlined: the same address");
+        let recursive = debuggee.place(1, "stop");
+        assert_eq!(debuggee.ips[1], debuggee.ips[2]);
+        assert_eq!(print(&mut gdb, &recursive, "depth"), "1");
+        assert_eq!(print(&mut gdb, &Place { nth: 1, ..recursive }, "depth"), "2");
+        let assign = Query::Assign { place: "index", value: "77 + total as usize" };
+        assert_eq!(gdb.query(&place, &assign).unwrap(), "83");
+        assert!(gdb.query(&place, &Query::Backtrace { full: false }).unwrap().contains("outer"));
+        assert!(gdb.query(&place, &Query::Backtrace { full: true }).unwrap().contains("total = 6"));
+        let warned = print(&mut gdb, &Place { optimized: true, ..place }, "total");
+        assert_eq!(warned, format!("{OPTIMIZED}\n6"));
+        end(gdb);
+        assert!(debuggee.finish().starts_with("83 gr"));
+    }
+
+    #[test]
+    #[ignore = "needs gdb"]
+    fn a_refused_question_lets_the_process_go() {
+        let debuggee = Debuggee::start(&["-g"]);
+        let mut gdb = Gdb::start(&debuggee.exe).unwrap();
+        let place = debuggee.outer();
+        let mut check = |place: Place, query, expected: &str| {
+            let error = gdb.query(&place, &query).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check(place, Query::Print("nope"), "gdb: No symbol 'nope' in current context");
+        check(place, Query::Print("outer(order, items)"), "calls a function");
+        check(place, Query::Print(r#"total" -x "\"#), "gdb: ");
+        check(place, Query::Assign { place: "total", value: "" }, "one line");
+        check(Place { ip: 1, ..place }, Query::Locals, "does not find the frame at 0x1");
+        check(Place { tid: 1, ..place }, Query::Locals, "no thread 1 any more");
+        check(Place { pid: std::process::id(), ..place }, Query::Locals, "is this one");
+        check(Place { pid: u32::MAX >> 1, ..place }, Query::Locals, "is gone");
+        assert_eq!(print(&mut gdb, &place, "total"), "6");
+        end(gdb);
+        debuggee.finish();
+    }
+
+    #[test]
+    #[ignore = "needs gdb"]
+    fn missing_debuginfo_is_named() {
+        let check = |flags: &[&str], expected: &str| {
+            let debuggee = Debuggee::start(flags);
+            let mut gdb = Gdb::start(&debuggee.exe).unwrap();
+            let place = Place { line: 0, ..debuggee.outer() };
+            // libc has a variable `name`, whose value must not be taken for ours.
+            for query in [Query::Locals, Query::Print("name"), Query::Assign { place: "name", value: "1" }] {
+                let answer = gdb.query(&place, &query).map_err(|error| error.to_string());
+                assert!(answer.as_ref().is_err_and(|error| error.contains(expected)), "{flags:?}: {answer:?}");
+            }
+            end(gdb);
+            debuggee.finish();
+        };
+        check(&["-Cdebuginfo=line-tables-only"], "only line tables");
+        check(&["-Cdebuginfo=0"], "no debuginfo");
+        check(&["-Cdebuginfo=0", "-Cstrip=symbols"], "no debuginfo");
+    }
+
+    #[test]
+    #[ignore = "needs gdb"]
+    fn optimized_code_is_asked_too() {
+        let debuggee = Debuggee::start(&["-g", "-O"]);
+        let mut gdb = Gdb::start(Path::new(&format!("/proc/{}/exe", debuggee.process.id()))).unwrap();
+        // The compiler may make a loop of the recursion, so `outer` is searched.
+        let mut locals = |ip| gdb.query(&Place { ip, optimized: true, ..debuggee.outer() }, &Query::Locals).ok();
+        let answers: Vec<String> = debuggee.ips.iter().filter_map(|ip| locals(*ip)).collect();
+        assert!(answers.iter().any(|text| text.starts_with(OPTIMIZED) && text.contains("index = 12")), "{answers:?}");
+        end(gdb);
+        debuggee.finish();
+    }
+
+    #[test]
+    #[ignore = "needs gdb"]
+    fn a_gdb_that_hangs_or_dies_is_started_anew() {
+        let debuggee = Debuggee::start(&["-g"]);
+        let mut gdb = Gdb::start(&debuggee.exe).unwrap();
+        let place = debuggee.outer();
+        assert_eq!(print(&mut gdb, &place, "total"), "6");
+        let pid = |gdb: &Gdb| Pid::from_child(&gdb.session.as_ref().unwrap().gdb);
+
+        let hung = pid(&gdb);
+        kill_process(hung, Signal::STOP).unwrap();
+        let answer = gdb.query_within(&place, &Query::Locals, Duration::from_millis(50));
+        assert!(matches!(answer, Err(GdbError::Timeout(_))), "{answer:?}");
+        assert!(rustix::process::test_kill_process(hung).is_err(), "the hung gdb is reaped");
+        assert_eq!(print(&mut gdb, &place, "total"), "6");
+
+        for limit in [0, 1, 2, 4, 8, 16].map(Duration::from_millis) {
+            // In the middle of attaching, or of the question. What comes of it is no matter.
+            let _ = gdb.query_within(&place, &Query::Locals, limit);
+        }
+        assert_eq!(print(&mut gdb, &place, "total"), "6");
+
+        kill_process(pid(&gdb), Signal::KILL).unwrap();
+        let answer = gdb.query(&place, &Query::Locals);
+        assert!(matches!(answer, Err(GdbError::Died { .. })), "{answer:?}");
+        assert_eq!(print(&mut gdb, &place, "total"), "6");
+        end(gdb);
+        debuggee.finish();
+    }
+
+    #[test]
+    #[ignore = "needs gdb"]
+    fn a_killed_gdb_leaves_the_process_running() {
+        let debuggee = Debuggee::start(&["-g"]);
+        let mut gdb = Gdb::start(&debuggee.exe).unwrap();
+        let session = gdb.session.as_mut().unwrap();
+        session.until_loaded().unwrap();
+        session.attach(debuggee.process.id(), &Deadline::after(ANSWER)).unwrap();
+        assert_eq!(tracer(debuggee.process.id()), Some(session.gdb.id()));
+
+        let mut second = Gdb::start(&debuggee.exe).unwrap();
+        let error = second.query(&debuggee.outer(), &Query::Locals).unwrap_err().to_string();
+        assert!(error.contains(&format!("held by the debugger with pid {}", session.gdb.id())), "{error}");
+        end(gdb); // while attached
+        assert_eq!(print(&mut second, &debuggee.outer(), "total"), "6");
+        end(second);
+        debuggee.finish();
+    }
+
+    #[test]
+    #[ignore = "needs gdb"]
+    fn a_process_that_is_killed_while_attached_is_gone() {
+        let debuggee = Debuggee::start(&["-g"]);
+        let mut gdb = Gdb::start(&debuggee.exe).unwrap();
+        let session = gdb.session.as_mut().unwrap();
+        session.until_loaded().unwrap();
+        let deadline = Deadline::after(ANSWER);
+        session.attach(debuggee.process.id(), &deadline).unwrap();
+        kill_process(Pid::from_child(&debuggee.process), Signal::KILL).unwrap();
+        let answer = session.look(&debuggee.outer(), &Query::Locals, &deadline);
+        assert!(answer.is_err(), "{answer:?}");
+        end(gdb);
+        let mut debuggee = debuggee;
+        debuggee.process.wait().unwrap(); // gdb has not kept it
+        assert!(is_gone(debuggee.process.id()));
+    }
+
+    #[test]
+    #[ignore = "needs gdb"]
+    fn one_gdb_serves_many_processes_of_a_program_even_of_a_deleted_one() {
+        let first = Debuggee::start(&["-g"]);
+        let second = Debuggee::run(first.exe.clone(), tempfile::tempdir().unwrap());
+        let mut gdb = Gdb::start(&first.exe).unwrap();
+        for debuggee in [&first, &second, &first] {
+            assert_eq!(print(&mut gdb, &debuggee.outer(), "total"), "6");
+        }
+        end(gdb);
+        fs::remove_file(&first.exe).unwrap();
+        let mut gdb = Gdb::start(Path::new(&format!("/proc/{}/exe", first.process.id()))).unwrap();
+        assert_eq!(print(&mut gdb, &first.outer(), "total"), "6");
+        end(gdb);
+        first.finish();
+        second.finish();
+    }
+
+    #[test]
+    #[ignore = "needs gdb"]
+    fn gdb_ends_when_its_input_does() {
+        let debuggee = Debuggee::start(&["-g"]);
+        let mut gdb = Gdb::start(&debuggee.exe).unwrap();
+        let session = gdb.session.as_mut().unwrap();
+        session.until_loaded().unwrap();
+        let pid = Pid::from_child(&session.gdb);
+        assert_eq!(rustix::process::getsid(Some(pid)), Ok(pid), "a session of its own");
+        session.attach(debuggee.process.id(), &Deadline::after(ANSWER)).unwrap();
+        drop(session.stdin.take()); // as when this process is killed
+        let ended = std::iter::repeat_with(|| session.record(&Deadline::after(ANSWER))).find_map(Result::err);
+        assert!(matches!(ended, Some(GdbError::Died { .. })), "{ended:?}");
+        assert!(session.gdb.wait().is_ok());
+        session.attached = None; // gdb let it go by itself
+        end(gdb);
+        debuggee.finish();
+    }
+
+    #[test]
+    #[ignore = "needs gdb"]
+    fn the_hand_over_selects_the_frame_and_leaves_the_process_running() {
+        let debuggee = Debuggee::start(&["-g"]);
+        let argv = interactive(&debuggee.place(3, "inlined"), &debuggee.exe);
+        let mut gdb = Command::new(&argv[0]);
+        gdb.args(&argv[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut gdb = gdb.spawn().unwrap();
+        gdb.stdin.take().unwrap().write_all(b"print inner\nup\nprint index\nbt 3\nquit\n").unwrap();
+        let output = gdb.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        eprintln!("{text}\n{}", String::from_utf8_lossy(&output.stderr));
+        assert!(text.contains("$1 = 12") && text.contains("$2 = 12") && output.status.success(), "{output:?}");
+        debuggee.finish();
+    }
+}

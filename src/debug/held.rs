@@ -21,7 +21,7 @@ impl HeldOutput {
     /// `None` where neither goes to a terminal, or where that can't be done: then the lines come between.
     pub(super) fn begin() -> Option<Self> {
         // What was printed before the prompt comes before it.
-        let _ = io::Write::flush(&mut io::stdout()); // a closed stdout holds nothing
+        super::stop::beside(|| drop(io::Write::flush(&mut io::stdout()))); // a closed stdout holds nothing
         let terminals: Vec<i32> = [1, 2].into_iter().filter(|&fd| rustix::termios::isatty(borrowed(fd))).collect();
         if terminals.is_empty() {
             return None;

@@ -5,6 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,10 +19,10 @@ use uuid::Uuid;
 
 use super::held::HeldOutput;
 use super::message::{self, FromHub, Stop, ToHub};
-use super::session::{Next, Session};
+use super::session::{HiddenGdb, Next, Session};
 use super::{dump, front};
 use crate::actor::control::Living;
-use crate::actor::crash::Answer;
+use crate::actor::crash::{Answer, LISTEN_VARIABLE as LISTEN};
 use crate::actor::{Actor, Keep};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
 
@@ -59,6 +60,8 @@ pub(super) struct Shared {
     /// A program runs in the terminal: ctrl-c is its own.
     runs: AtomicBool,
     streams: Mutex<HashMap<ConnectionId, Arc<UnixStream>>>,
+    /// Those that read, and those that ask gdb: the hub's end waits for them.
+    threads: Mutex<Vec<JoinHandle<()>>>,
     next: AtomicU64,
 }
 
@@ -68,7 +71,7 @@ pub(super) fn shields_interrupt() -> bool {
     let mut is_shielded = false;
     for hub in hubs.iter().filter(|hub| hub.is_open.load(Ordering::SeqCst)) {
         is_shielded = true;
-        if !hub.runs.load(Ordering::SeqCst) && !front::is_own_interrupt() {
+        if !hub.runs.load(Ordering::SeqCst) {
             // A hub that is busy says it late, or never: it is shielded all the same.
             let _ = hub.events.try_send(Event::Interrupt);
         }
@@ -96,7 +99,8 @@ fn start(root: Weak<Actor>, listener: OwnedFd) -> io::Result<Kept> {
         is_open: AtomicBool::new(false),
         runs: AtomicBool::new(false),
         streams: Mutex::default(),
-        next: AtomicU64::new(OWN + 1),
+        threads: Mutex::default(),
+        next: AtomicU64::new(1),
     });
     let mut listeners = vec![Arc::new(UnixListener::from(listener))];
     let wanted = std::env::var_os(LISTEN).map(PathBuf::from);
@@ -128,13 +132,11 @@ fn start(root: Weak<Actor>, listener: OwnedFd) -> io::Result<Kept> {
         is_off: false,
         quits: VecDeque::new(),
         held: None,
+        gdb: None,
     };
     threads.push(thread("teamster-hub", move || hub.run(&inbox))?);
     Ok(Kept { shared, listeners, threads, path: wanted })
 }
-
-/// A socket's path: the prompt opens to whoever attaches there, and in no terminal of the root's.
-const LISTEN: &str = "TEAMSTER_DEBUG_LISTEN";
 
 fn listen_at(path: &PathBuf) -> io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
@@ -173,6 +175,9 @@ impl Keep for Kept {
         for thread in self.threads {
             let _ = thread.join(); // its panic was told by the hook
         }
+        for helper in std::mem::take(&mut *self.shared.threads.lock()) {
+            let _ = helper.join(); // as above
+        }
         if let Some(path) = self.path {
             let _ = std::fs::remove_file(path); // somebody may have tidied up
         }
@@ -190,14 +195,29 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
     }
 }
 
+impl Shared {
+    /// A thread that the hub's end waits for.
+    pub(super) fn start(&self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let started = thread(name, run)?;
+        let mut threads = self.threads.lock();
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(started);
+        Ok(())
+    }
+}
+
 fn begin(id: ConnectionId, stream: UnixStream, shared: &Arc<Shared>) {
     let stream = Arc::new(stream);
     shared.streams.lock().insert(id, Arc::clone(&stream));
     if shared.events.send(Event::Opened(id, Arc::clone(&stream))).is_err() {
         return; // the hub has ended
     }
+    read(id, stream, shared);
+}
+
+fn read(id: ConnectionId, stream: Arc<UnixStream>, shared: &Arc<Shared>) {
     let reader = Arc::clone(shared);
-    let started = thread("teamster-reader", move || {
+    let started = shared.start("teamster-reader", move || {
         while let Ok(Some(said)) = message::receive(&stream) {
             let Some(said) = dump::heard(&reader.root, &stream, said) else { continue };
             if reader.events.send(Event::Said(id, said)).is_err() {
@@ -209,7 +229,7 @@ fn begin(id: ConnectionId, stream: UnixStream, shared: &Arc<Shared>) {
     });
     if started.is_err() {
         shared.streams.lock().remove(&id);
-        let _ = shared.events.send(Event::Closed(id)); // as above
+        let _ = shared.events.try_send(Event::Closed(id)); // as above
     }
 }
 
@@ -229,7 +249,12 @@ struct Hub {
     is_off: bool,
     quits: VecDeque<Uuid>,
     held: Option<HeldOutput>,
+    /// For the program that was looked at last.
+    gdb: Option<(ProgramFile, Arc<HiddenGdb>)>,
 }
+
+/// Device and inode of a program, as far as they are to be had.
+type ProgramFile = Option<(u64, u64)>;
 
 struct OwnFront {
     connection: ConnectionId,
@@ -240,9 +265,6 @@ struct Connection {
     stream: Arc<UnixStream>,
     stop: Option<Box<Stop>>,
 }
-
-/// The connection of the root's own terminal.
-const OWN: ConnectionId = 1;
 
 impl Hub {
     fn run(mut self, inbox: &Receiver<Event>) {
@@ -269,6 +291,9 @@ impl Hub {
             }
         }
         self.close_terminal();
+        if let Some((_, gdb)) = self.gdb.take() {
+            gdb.end();
+        }
         if let Some(OwnFront { connection, thread }) = self.own_front.take() {
             if let Some(connection) = self.connections.get(&connection) {
                 let _ = connection.stream.shutdown(std::net::Shutdown::Both); // closed already: as good
@@ -335,16 +360,25 @@ impl Hub {
             self.queue.pop_front();
             return self.next();
         };
-        if front == OWN && !self.shared.is_open.swap(true, Ordering::SeqCst) {
+        if self.is_own(front) && !self.shared.is_open.swap(true, Ordering::SeqCst) {
             self.held = HeldOutput::begin();
         }
         let path = self.path_of(&stop.aid);
-        let session = Session::new(id, stop, path);
+        let gdb = self.gdb_of(&stop.exe);
+        let session = Session::new(id, stop, path, gdb, Arc::clone(&self.shared));
         self.send(id, &FromHub::Granted);
         let banner = session.banner(&self.waiting());
         self.session = Some(session);
         self.show(&banner);
         self.ask();
+    }
+
+    fn gdb_of(&mut self, exe: &str) -> Arc<HiddenGdb> {
+        let file = std::fs::metadata(exe).ok().map(|file| (file.dev(), file.ino()));
+        match &self.gdb {
+            Some((of, gdb)) if *of == file => Arc::clone(gdb),
+            _another => Arc::clone(&self.gdb.insert((file, HiddenGdb::new())).1),
+        }
     }
 
     /// The paths of those that wait their turn.
@@ -377,6 +411,9 @@ impl Hub {
     fn closed(&mut self, id: ConnectionId) {
         self.connections.remove(&id);
         self.queue.retain(|other| *other != id);
+        if let Some(own) = self.own_front.take_if(|own| own.connection == id) {
+            let _ = own.thread.join(); // its panic was told by the hook
+        }
         if self.session.as_ref().is_some_and(|session| session.connection == id)
             && let Some(session) = self.session.take()
         {
@@ -413,8 +450,11 @@ impl Hub {
         if self.waits_for_attach {
             let listens = std::env::var_os(LISTEN).map(PathBuf::from).unwrap_or_default();
             let path = listens.display();
-            tracing::warn!(target: "teamster::debug", "an actor has stopped, and waits for `teamster attach {path}`");
-            eprintln!("teamster: an actor has stopped, and waits for `teamster attach {path}`");
+            let text = format!("an actor has stopped, and waits for `teamster attach {path}`");
+            super::stop::beside(move || {
+                tracing::warn!(target: "teamster::debug", "{text}");
+                eprintln!("teamster: {text}");
+            });
             return None;
         }
         if let Err(why) = front::has_terminal() {
@@ -428,11 +468,11 @@ impl Hub {
             });
             match started {
                 Ok((ours, thread)) => {
-                    self.own_front = Some(OwnFront { connection: OWN, thread });
+                    let (id, stream) = (self.shared.next.fetch_add(1, Ordering::Relaxed), Arc::new(ours));
+                    self.own_front = Some(OwnFront { connection: id, thread });
                     // Its events come after those that wait already: it is known here and now.
-                    let (stream, shared) = (Arc::new(ours), Arc::clone(&self.shared));
-                    self.connections.insert(OWN, Connection { stream: Arc::clone(&stream), stop: None });
-                    read_own(stream, shared);
+                    self.connections.insert(id, Connection { stream: Arc::clone(&stream), stop: None });
+                    read(id, stream, &self.shared);
                 }
                 Err(error) => {
                     self.nobody(&format!("no thread for the terminal: {error}"));
@@ -440,8 +480,13 @@ impl Hub {
                 }
             }
         }
-        self.front = Some(OWN);
+        self.front = self.own_front.as_ref().map(|own| own.connection);
         self.front
+    }
+
+    /// Whether this is the root's own terminal.
+    fn is_own(&self, front: ConnectionId) -> bool {
+        self.own_front.as_ref().is_some_and(|own| own.connection == front)
     }
 
     fn attached(&mut self, id: ConnectionId) {
@@ -471,7 +516,7 @@ impl Hub {
     /// Nothing is stopped any more: the terminal is as it was, and what was held goes out.
     fn close_terminal(&mut self) {
         self.tell_front(&FromHub::Close);
-        if self.front == Some(OWN) {
+        if self.front.is_some_and(|front| self.is_own(front)) {
             self.front = None;
         }
         self.held = None;
@@ -479,7 +524,7 @@ impl Hub {
     }
 
     fn show(&self, text: &str) {
-        self.tell_front(&FromHub::Show { text: text.to_owned(), is_paged: false });
+        self.tell_front(&FromHub::Show { text: printable(text), is_paged: false });
     }
 
     fn ask(&self) {
@@ -533,7 +578,7 @@ impl Hub {
                 if !text.is_empty() && !text.ends_with('\n') {
                     text.push('\n');
                 }
-                self.tell_front(&FromHub::Show { text, is_paged: true });
+                self.tell_front(&FromHub::Show { text: printable(&text), is_paged: true });
                 self.ask();
             }
             Next::Wait => {}
@@ -621,18 +666,9 @@ impl Hub {
     }
 }
 
-/// Reads what the root's own terminal says.
-fn read_own(stream: Arc<UnixStream>, shared: Arc<Shared>) {
-    let reader = Arc::clone(&shared);
-    let started = thread("teamster-reader", move || {
-        while let Ok(Some(said)) = message::receive(&stream) {
-            if reader.events.send(Event::Said(OWN, said)).is_err() {
-                break;
-            }
-        }
-        let _ = reader.events.send(Event::Closed(OWN)); // the hub may have ended
-    });
-    if started.is_err() {
-        let _ = shared.events.try_send(Event::Closed(OWN)); // as above
-    }
+/// What is shown is the user's: it must not move the terminal's cursor.
+fn printable(text: &str) -> String {
+    let escaped =
+        |c: char| if c.is_control() && c != '\n' && c != '\t' { c.escape_default().collect() } else { String::from(c) };
+    text.chars().map(escaped).collect()
 }

@@ -47,6 +47,9 @@ static PROMPT: &'static dyn Debugger = &Prompt;
 impl Debugger for Prompt {
     fn panicked(&self, actor: Option<&Arc<Actor>>, info: &PanicHookInfo<'_>) -> Answer {
         let text = info.payload_as_str().unwrap_or("the panic has no text").to_owned();
+        if CONSEQUENCES.contains(&text.as_str()) {
+            return Answer::Continue; // whoever is asked has seen the panic itself, and was told
+        }
         let location = info.location().map(ToString::to_string);
         stop(actor, Seen { text, location, ..Seen::of(Kind::Panic) })
     }
@@ -148,6 +151,9 @@ impl Debugger for Prompt {
         dump::stuck::name(actor, child, places);
     }
 }
+
+/// How the process aborts because of a panic that could go no further.
+const CONSEQUENCES: [&str; 2] = ["panic in a destructor during cleanup", "panic in a function that cannot unwind"];
 
 impl Seen {
     fn of(kind: Kind) -> Self {

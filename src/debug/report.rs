@@ -3,15 +3,29 @@ use std::fmt::Write;
 
 use super::message::{Frame, Stop};
 
-/// One structured block in the log.
+/// One structured block in the log; on stderr where nobody takes the log: it is not lost by that.
 pub(super) fn log(stop: &Stop, frames: &[Frame], why: &str) {
+    if !tracing::enabled!(target: "teamster::debug", tracing::Level::ERROR) {
+        eprintln!("teamster: {}", text(stop, frames, why));
+        return;
+    }
+    let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let stack: Vec<String> =
+        frames.iter().filter(|frame| frame.is_users).map(|frame| one_line(&line_of(frame))).collect();
+    let values: Vec<String> = stop.values.iter().map(|(name, value)| format!("{name} = {}", one_line(value))).collect();
     tracing::error!(
         target: "teamster::debug",
         kind = stop.kind.name(),
         at = stop.location.as_deref().unwrap_or("?"),
         endpoint = stop.call.as_deref().unwrap_or("none"),
-        "{}",
-        text(stop, frames, why)
+        args = stop.args.as_deref().unwrap_or("none"),
+        values = values.join(", "),
+        error = one_line(&stop.chain),
+        stack = stack.join(" < "),
+        "crash report: {} in {}: {} ({why})",
+        stop.kind.name(),
+        stop.aid,
+        one_line(&stop.text)
     );
 }
 

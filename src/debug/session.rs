@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::frames::first;
 use super::gdb::{self, Gdb, GdbError, Place, Query};
-use super::hub::ConnectionId;
+use super::hub::{ConnectionId, Shared};
 use super::message::{Command, Frame, Kind, Stop};
 use super::report::{line_of, short};
 use crate::actor::crash::Answer;
@@ -43,14 +43,36 @@ pub(super) struct Session {
     top: usize,
     /// A line that waits for the frames.
     waits: Option<String>,
-    gdb: Arc<Mutex<Option<Gdb>>>,
+    gdb: Arc<HiddenGdb>,
+    hub: Arc<Shared>,
+}
+
+/// The gdb that answers questions about one program, for one session after the other: it reads the symbols once.
+pub(super) struct HiddenGdb(Mutex<Slot>);
+
+enum Slot {
+    Empty,
+    Started(Gdb),
+    /// Nobody asks any more, and nobody starts one.
+    Ended,
+}
+
+impl HiddenGdb {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(HiddenGdb(Mutex::new(Slot::Empty)))
+    }
+
+    /// It is gone when this returns.
+    pub(super) fn end(&self) {
+        *self.0.lock() = Slot::Ended;
+    }
 }
 
 /// Lines of source around the one that is looked at.
 const AROUND: u32 = 5;
 
 const HELP: &str = "\
-bt [full]     the stack: the program's own frames, or all         up, down, f N  choose a frame
+bt [full]     the stack; full: all frames, with variables         up, down, f N  choose a frame
 list          the source around the frame                         locals         its variables (needs gdb)
 p EXPR        an expression in the frame (needs gdb)              let X = EXPR   changes a variable (needs gdb)
 args          the call's arguments, and what pause! was given     err            the error with all that is below it
@@ -68,10 +90,15 @@ const WORDS: &[&str] = &[
 ];
 
 impl Session {
-    pub(super) fn new(connection: ConnectionId, stop: Box<Stop>, path: String) -> Self {
-        let gdb = Arc::new(Mutex::new(None));
-        preload(&gdb, PathBuf::from(&stop.exe));
-        Session { connection, path, stop, frames: None, at: 0, top: 0, waits: None, gdb }
+    pub(super) fn new(
+        connection: ConnectionId,
+        stop: Box<Stop>,
+        path: String,
+        gdb: Arc<HiddenGdb>,
+        hub: Arc<Shared>,
+    ) -> Self {
+        preload(&hub, &gdb, PathBuf::from(&stop.exe));
+        Session { connection, path, stop, frames: None, at: 0, top: 0, waits: None, gdb, hub }
     }
 
     pub(super) fn prompt(&self) -> String {
@@ -117,9 +144,11 @@ impl Session {
             add(format!("   cancelled already ({cancel}): that acts when it goes on\n"));
         }
         match stop.kind {
-            Kind::Returned => {
-                add("   its stack is gone: retry, with a stop inside of `?`, needs teamster::Result\n".to_owned())
-            }
+            Kind::Returned if stop.is_retriable => add(
+                "   its stack is gone; retry runs it again (where it returns teamster::Result it stops in the `?`)\n"
+                    .to_owned(),
+            ),
+            Kind::Returned | Kind::Relayed => add("   its stack is gone: err shows what is known\n".to_owned()),
             _ if stop.aborts => {
                 add("   it panics in a destructor while another panic unwinds: the process aborts after c\n".to_owned())
             }
@@ -156,7 +185,8 @@ impl Session {
             "off" => Next::Off,
             "retry" if self.stop.is_retriable => Next::Release(Answer::Retry),
             "retry" => Next::Show("only an endpoint that is about to return an error can be run again".to_owned()),
-            "bt" => Next::Show(self.backtrace(rest == "full")),
+            "bt" if rest == "full" && !self.shown().is_empty() => self.ask(Asked::Stack(self.backtrace(true))),
+            "bt" => Next::Show(self.backtrace(false)),
             "up" | "u" => self.step(1),
             "down" | "d" => self.step(-1),
             "f" => self.select(rest),
@@ -207,7 +237,7 @@ impl Session {
         }
         if text.is_empty() {
             text.push_str("no stack: the error was returned, so its frames are gone\n");
-        } else if frames.iter().all(|frame| frame.file.is_none()) {
+        } else if !frames.iter().any(|frame| frame.is_users) {
             text.push_str("no debuginfo: set `debug = \"line-tables-only\"` or more for the profile\n");
         }
         text
@@ -289,14 +319,18 @@ impl Session {
             return Next::Show("the stack of a returned error is gone: there are no variables to look at".to_owned());
         }
         let (gdb, place, exe) = (Arc::clone(&self.gdb), self.place(), PathBuf::from(&self.stop.exe));
+        let hub = Arc::clone(&self.hub);
         Next::Gdb(Box::new(move |tell| {
             let asking = move || {
-                let mut gdb = gdb.lock();
-                let text = answer(&mut gdb, &exe, &place, &asked).unwrap_or_else(|error| error.to_string());
+                let mut gdb = gdb.0.lock();
+                let text = answer(&mut gdb, &exe, &place, &asked).unwrap_or_else(|error| match asked {
+                    Asked::Stack(ours) => format!("{ours}{error}\n"),
+                    Asked::Locals | Asked::Print(_) | Asked::Assign(..) => error.to_string(),
+                });
                 drop(gdb);
                 tell(text);
             };
-            if let Err(error) = std::thread::Builder::new().name("teamster-gdb".into()).spawn(asking) {
+            if let Err(error) = hub.start("teamster-gdb", asking) {
                 tracing::error!(target: "teamster::debug", %error, "no thread to ask gdb with");
             }
         }))
@@ -307,29 +341,36 @@ enum Asked {
     Locals,
     Print(String),
     Assign(String, String),
+    /// With the variables of each frame; without gdb this.
+    Stack(String),
 }
 
 /// gdb reads the symbols while the user reads the banner.
-fn preload(gdb: &Arc<Mutex<Option<Gdb>>>, exe: PathBuf) {
+fn preload(hub: &Shared, gdb: &Arc<HiddenGdb>, exe: PathBuf) {
     let gdb = Arc::clone(gdb);
     let loading = move || {
-        let mut gdb = gdb.lock();
+        let mut slot = gdb.0.lock();
         // Why not is said when somebody asks for something.
-        *gdb = Gdb::start(&exe).ok();
+        if let Slot::Empty = *slot
+            && let Ok(gdb) = Gdb::start(&exe)
+        {
+            *slot = Slot::Started(gdb);
+        }
     };
     // Without a thread it is started when it is needed.
-    let _ = std::thread::Builder::new().name("teamster-gdb".into()).spawn(loading);
+    let _ = hub.start("teamster-gdb", loading);
 }
 
-fn answer(gdb: &mut Option<Gdb>, exe: &Path, place: &Place, asked: &Asked) -> Result<String, GdbError> {
-    let gdb = match gdb {
-        Some(gdb) => gdb,
-        None => gdb.insert(Gdb::start(exe)?),
-    };
+fn answer(slot: &mut Slot, exe: &Path, place: &Place, asked: &Asked) -> Result<String, GdbError> {
+    if let Slot::Empty = slot {
+        *slot = Slot::Started(Gdb::start(exe)?);
+    }
+    let Slot::Started(gdb) = slot else { return Err(GdbError::Gone { pid: place.pid }) };
     let query = match asked {
         Asked::Locals => Query::Locals,
         Asked::Print(expression) => Query::Print(expression),
         Asked::Assign(place, value) => Query::Assign { place, value },
+        Asked::Stack(_) => Query::Backtrace { full: true },
     };
     gdb.query(place, &query)
 }
@@ -343,7 +384,7 @@ fn place(location: &str) -> Option<(PathBuf, u32)> {
 
 /// Lines of a file around one, which is marked. Nothing where the file is not here.
 fn source(file: &Path, line: u32, around: u32) -> String {
-    let Ok(text) = std::fs::read_to_string(file) else { return String::new() };
+    let Some(text) = text_of(file) else { return String::new() };
     let first = line.saturating_sub(around).max(1);
     let mut shown = String::new();
     for (number, content) in (1..).zip(text.lines()).skip(first as usize - 1).take_while(|(n, _)| *n <= line + around) {
@@ -351,6 +392,12 @@ fn source(file: &Path, line: u32, around: u32) -> String {
         shown += &format!("   {mark}{number:>5} {content}\n");
     }
     shown
+}
+
+/// The compiler names the files of a workspace from its root, and the program may have been started below it.
+fn text_of(file: &Path) -> Option<String> {
+    let here = std::env::current_dir().unwrap_or_default();
+    here.ancestors().find_map(|folder| std::fs::read_to_string(folder.join(file)).ok())
 }
 
 #[cfg(test)]
@@ -368,5 +415,8 @@ mod tests {
         let text = source(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/debug/session.rs")), 1, 1);
         assert!(text.starts_with("   ->    1 //! What does a line") && text.lines().count() == 2, "{text}");
         assert_eq!(source(Path::new("/no/such/file"), 1, 1), "");
+        // As seen from a folder below: tests run in that of their package.
+        let name = Path::new(env!("CARGO_MANIFEST_DIR")).file_name().unwrap();
+        assert_ne!(source(&Path::new(name).join("src/debug/session.rs"), 1, 1), "");
     }
 }

@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::message::{self, Command, Frame, FromHub, Kind, Stop, ToHub};
 use super::{dump, frames, report};
@@ -137,7 +138,8 @@ impl Serving<'_> {
                 Ok(Some(FromHub::Granted)) => ToHub::Frames(self.frames()),
                 Ok(Some(FromHub::Do(command))) => ToHub::Out { text: self.contained(&command) },
                 Ok(Some(FromHub::Nobody { why })) => {
-                    report::log(self.stop, &self.frames(), &why);
+                    let (stop, frames) = (self.stop.clone(), self.frames());
+                    beside(move || report::log(&stop, &frames, &why));
                     return Answer::Continue;
                 }
                 Ok(Some(FromHub::Resume { answer, off })) => {
@@ -172,6 +174,22 @@ impl Serving<'_> {
         .unwrap_or_else(|_panic| format!("{command:?} panicked: that is contained, the actor stands as it did"))
     }
 }
+
+/// Does what may need a lock that the stopped thread holds, as that of stdout: it is waited for, but not for long.
+pub(super) fn beside(work: impl FnOnce() + Send + 'static) {
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    let working = move || {
+        work();
+        drop(done);
+    };
+    // Without a thread it is left out.
+    if std::thread::Builder::new().name("teamster-beside".into()).spawn(working).is_ok() {
+        let _ = wait.recv_timeout(BESIDE); // its end, or that of our patience
+    }
+}
+
+/// Longer than a flush or a line of the log takes.
+const BESIDE: Duration = Duration::from_millis(500);
 
 /// Lets a debugger of the root's attach, where the kernel asks for leave (Yama).
 struct Tracer(());

@@ -7,7 +7,7 @@ use super::builder::ActorBuilder;
 use super::one_shot::OneShot;
 use super::supervise::{Nursery, clean_up_grace, is_consequence, stand_in};
 use crate::actor::Actor;
-use crate::actor::crash::{DebugQuit, QUIT_TEXT};
+use crate::actor::crash::{self, DebugQuit, QUIT_TEXT};
 use crate::actor::current::{self, Current};
 use crate::actor::endpoint::{Call, Endpoint};
 use crate::actor::peers::canceller;
@@ -116,6 +116,7 @@ where
         }
         End::Value(Err(error)) => {
             let error = Error::from_body(error);
+            crash::left_body(&actor, &scope, &error);
             if is_consequence(&error) {
                 nursery.end_actors(&canceller(&actor.aid, CancelRequest::Failure));
                 (None, Some(error), None)
@@ -130,7 +131,9 @@ where
             (None, None, None)
         }
         End::Panicked(quit) if quit.is::<DebugQuit>() => {
-            nursery.fail(Error::from_body(QUIT_TEXT.into()));
+            let error = Error::from_body(QUIT_TEXT.into());
+            crash::left_body(&actor, &scope, &error);
+            nursery.fail(error);
             (None, None, None)
         }
         End::Panicked(panic) => {

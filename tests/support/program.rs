@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group,
 use tempfile::TempDir;
 
 /// Which scene the program plays.
-const SCENE: &str = "TEAMSTER_TEST_SCENE";
+pub(crate) const SCENE: &str = "TEAMSTER_TEST_SCENE";
 /// What all processes of the tree have in their environment.
 const MARK: &str = "TEAMSTER_TEST_TREE";
 
@@ -293,6 +293,9 @@ const LATE: Duration = Duration::from_secs(10);
 /// What an end by force may take beyond the grace, at most.
 pub(crate) const KERNEL: Duration = Duration::from_secs(1);
 
+/// A safety net: what is awaited comes much sooner, or never.
+const SHOWN_WITHIN: Duration = Duration::from_secs(30);
+
 /// A terminal: what a person would type into, and what would show it.
 pub(crate) struct Terminal {
     keys: std::fs::File,
@@ -334,6 +337,24 @@ impl Terminal {
     /// What a program writes to it.
     pub(crate) fn screen(&self) -> Stdio {
         self.screen.try_clone().expect("a descriptor").into()
+    }
+
+    pub(crate) fn types(&mut self, line: &str) {
+        self.keys.write_all(format!("{line}\r").as_bytes()).expect("the terminal takes it");
+    }
+
+    /// What is written to it from now on, until that is enough.
+    #[track_caller]
+    pub(crate) fn shown_until(&mut self, is_enough: impl Fn(&str) -> bool) -> String {
+        let (mut shown, mut buffer) = (String::new(), [0; 4096]);
+        while !is_enough(&shown) {
+            let timeout = Timespec::try_from(SHOWN_WITHIN).expect("it is short");
+            let ready = poll(&mut [PollFd::new(&self.keys, PollFlags::IN)], Some(&timeout)).expect("a terminal");
+            assert!(ready > 0, "not within {SHOWN_WITHIN:?}; so far: {shown:?}");
+            let read = self.keys.read(&mut buffer).expect("a terminal");
+            shown.push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+        shown
     }
 
     /// All that was written to it, when whoever wrote has ended.

@@ -12,6 +12,7 @@ use super::NameSink;
 use crate::actor::child::{Child, Ended};
 use crate::actor::hold::Held;
 use crate::actor::process;
+use crate::actor::suspend::Listed;
 use crate::channel::line::{Line, LineInbox};
 use crate::msg::death::{Death, DeathData, ExitKind, Receipt};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
@@ -39,6 +40,8 @@ pub(super) struct Kid {
     /// It has heard a cancel of ours.
     pub(super) has_acknowledged: bool,
     pub(super) signalled: Signalled,
+    /// In a root: ctrl-z stops it.
+    pub(super) listed: Option<Listed>,
     /// It is held, or what is below it: as long as its line is up.
     pub(super) held: Option<Held>,
     /// What it is busy with, now that its time is almost over.
@@ -67,6 +70,8 @@ pub(super) enum Signalled {
 pub(super) struct Descendant {
     /// `None`: there was no record of it.
     pub(super) aid: Option<Aid>,
+    /// In a root: ctrl-z stops it. Before the descriptor, which is open as long as this lives.
+    pub(super) listed: Option<Listed>,
     pub(super) pidfd: Arc<OwnedFd>,
 }
 
@@ -93,6 +98,7 @@ impl Kid {
             is_unlisted: false,
             has_acknowledged: false,
             signalled: Signalled::default(),
+            listed: None,
             held: None,
             stuck: None,
             kill_by: None,
@@ -254,9 +260,29 @@ impl Kid {
     }
 
     fn kill_helpers(&self) {
+        self.signal_group(Signal::KILL);
+    }
+
+    fn signal_group(&self, signal: Signal) {
         if let Some(group) = i32::try_from(self.child.aid.pid()).ok().and_then(Pid::from_raw) {
             // Its leader has not been reaped, so the group's number can't have been given away.
-            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+            let _ = rustix::process::kill_process_group(group, signal);
+        }
+    }
+
+    /// Has it go on if it was stopped. What is below it goes on by its word, or by ours if it is dead.
+    pub(super) fn go_on(&self) {
+        if self.is_reaped {
+            self.have_those_below_go_on();
+        } else {
+            self.signal_group(Signal::CONT);
+            kill(&self.pidfd, Signal::CONT);
+        }
+    }
+
+    pub(super) fn have_those_below_go_on(&self) {
+        for below in self.below.values() {
+            kill(&below.pidfd, Signal::CONT);
         }
     }
 
@@ -289,6 +315,7 @@ impl Kid {
         // What it leaves behind in its group goes with it, while its zombie still holds the number.
         self.kill_helpers();
         self.unlist();
+        self.listed = None; // its number may be another's as soon as it is reaped
         let status =
             rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         let exit = match status {

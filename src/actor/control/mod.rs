@@ -154,7 +154,7 @@ impl Control {
         Ok(())
     }
 
-    fn take_debug(&self) -> Option<OwnedFd> {
+    pub(crate) fn take_debug(&self) -> Option<OwnedFd> {
         let listener = self.debug.lock().take()?;
         // It was added when it came: an error would be a descriptor that is closed, which ends the watch as well.
         let _ = epoll::delete(&self.epoll, &listener);

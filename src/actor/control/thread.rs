@@ -2,7 +2,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use crate::actor::crash;
 use crate::actor::crash::debugger;
 use crate::actor::hold::Held;
 use crate::actor::signals::Signals;
+use crate::actor::suspend::{self, Suspension};
 use crate::channel::LineEnd;
 use crate::channel::line::{LineInbox, Rest};
 use crate::msg::death::Receipt;
@@ -92,6 +93,8 @@ pub(super) struct Thread {
     names: Option<Arc<dyn NameSink>>,
     signals: Signals,
     signals_seen: usize,
+    /// Of a root.
+    suspension: Option<Suspension>,
     up_inbox: LineInbox,
     kids: HashMap<u64, Kid>,
     /// Which child a recorded process further down belongs to.
@@ -158,6 +161,7 @@ impl Thread {
             names,
             signals,
             signals_seen: 0,
+            suspension: None,
             up_inbox,
             kids: HashMap::new(),
             descendants: HashMap::new(),
@@ -177,7 +181,10 @@ impl Thread {
     pub(super) fn run(mut self) {
         let mut events = Vec::with_capacity(64);
         self.on_up(); // what came with the handshake
-        self.threads = self.control.up.as_ref().and_then(|_| Threads::of_this_process());
+        match self.control.up {
+            Some(_) => self.threads = Threads::of_this_process(),
+            None => self.suspension = Some(Suspension::install(&self.control.event)),
+        }
         while !(self.is_stopping && self.kids.is_empty()) {
             events.clear();
             let timeout = self.timeout();
@@ -187,6 +194,7 @@ impl Thread {
             }
             // Always, and first: what was booked comes before what it leads to.
             self.on_commands();
+            self.on_continued();
             for event in &events {
                 match Token::decode(event.data) {
                     Token::Commands => {}
@@ -204,6 +212,7 @@ impl Thread {
             self.catch_up();
             self.on_timers();
         }
+        self.suspension = None;
         // One that came while the last things were being put away still ends the program.
         if let Some(actor) = self.actor.upgrade()
             && let Some(signal) = self.signals.end().iter().find(|signal| **signal != libc::SIGUSR1)
@@ -421,6 +430,7 @@ impl Thread {
             let share = actor.ends_within(self.clock.now()).map_or(kid.child.grace, childs_share);
             kid.cancel(self.clock.now(), &canceller, share.min(kid.child.grace), false);
         }
+        kid.listed = self.suspension.as_ref().map(|all| all.list(Some(&kid.child.aid), &kid.pidfd));
         self.kids.insert(kid.child.key, kid);
     }
 
@@ -519,6 +529,7 @@ impl Thread {
                 }
             }
             Received::Dump { .. } => {} // it only comes from above
+            Received::Stood { .. } => {} // it only comes from above
             Received::End { aid, canceller } => self.end_other(aid, canceller),
             Received::Ended { to, aid, receipt } => self.tell(Word::Gone, to, aid, receipt, CameFrom::Child(key)),
             Received::ObituaryAsked { to, aid } => self.ask_obituary(to, aid, CameFrom::Child(key)),
@@ -564,6 +575,25 @@ impl Thread {
                     self.ask_above(to, aid, from);
                 }
             }
+        }
+    }
+
+    /// The root's terminal has stopped it, and somebody has it go on: so does all that is below.
+    fn on_continued(&mut self) {
+        let Some(suspension) = &mut self.suspension else { return };
+        if let Some(stood) = suspension.was_continued() {
+            self.tell_how_long(u64::try_from(stood.as_nanos()).unwrap_or(u64::MAX));
+            if let Some(suspension) = &self.suspension {
+                suspension.continue_with(|| self.kids.values().for_each(Kid::go_on));
+            }
+        }
+    }
+
+    /// Tells the children for how long they have stood, before they go on: no time of theirs is over by that.
+    fn tell_how_long(&self, nanos: u64) {
+        for (line, _) in self.kids.values().filter_map(|kid| kid.line.as_ref()) {
+            // A broken line has ended that child.
+            let _ = line.send(&Frame::Stood { nanos });
         }
     }
 
@@ -710,17 +740,18 @@ impl Thread {
         if let Some(names) = &self.names {
             names.born(&aid, &kid.child.aid, start_ticks, &pidfd);
         }
-        self.hold_on(key, Descendant { aid: Some(aid), pidfd });
+        self.hold_on(key, Some(aid), pidfd);
     }
 
     /// The child is gone when this process is gone too.
-    fn hold_on(&mut self, key: u64, below: Descendant) {
+    fn hold_on(&mut self, key: u64, aid: Option<Aid>, pidfd: Arc<OwnedFd>) {
         let Some(kid) = self.kids.get_mut(&key) else { return };
         let descendant = self.next_descendant;
         self.next_descendant += 1;
-        let (fd, token) = (below.pidfd.as_fd(), Token::Descendant(descendant).encode());
+        let (fd, token) = (pidfd.as_fd(), Token::Descendant(descendant).encode());
         if epoll::add(&self.control.epoll, fd, token, epoll::EventFlags::IN).is_ok() {
-            kid.below.insert(descendant, below);
+            let listed = self.suspension.as_ref().map(|all| all.list(aid.as_ref(), &pidfd));
+            kid.below.insert(descendant, Descendant { aid, listed, pidfd });
             self.descendants.insert(descendant, key);
         }
     }
@@ -732,7 +763,7 @@ impl Thread {
         let Some(kid) = self.kids.get(&key).filter(|kid| kid.is_reaped && kid.may_leave_unrecorded) else { return };
         if kid.below.is_empty() {
             for pidfd in orphans::below(&actor.lineage_of(&kid.child.aid)) {
-                self.hold_on(key, Descendant { aid: None, pidfd: Arc::new(pidfd) });
+                self.hold_on(key, None, Arc::new(pidfd));
             }
         }
     }
@@ -760,6 +791,7 @@ impl Thread {
             line.close();
         }
         kid.held = None;
+        kid.have_those_below_go_on(); // one that is stopped would not hear that its parent is gone
         let grace = kid.escalation.left(now).unwrap_or(kid.child.grace);
         kid.below_until = Some(now + grace);
         self.settle(key, Some(ended));
@@ -770,6 +802,7 @@ impl Thread {
         let Some(kid) = self.kids.get_mut(&key) else { return };
         if let Some(gone) = kid.below.remove(&descendant) {
             let _ = epoll::delete(&self.control.epoll, gone.pidfd.as_fd());
+            drop(gone.listed);
             kid.ended_below(gone.pidfd);
             if let (Some(names), Some(aid)) = (&self.names, &gone.aid) {
                 names.gone(aid);
@@ -982,6 +1015,11 @@ impl Thread {
                         debugger.dump(&actor, id);
                     }
                 }
+                Received::Stood { nanos } => {
+                    suspend::has_stood(nanos);
+                    self.tell_how_long(nanos);
+                    self.kids.values().for_each(Kid::go_on);
+                }
                 Received::Ended { to, aid, receipt } => self.tell(Word::Gone, to, aid, receipt, CameFrom::Parent),
                 Received::ObituaryAsked { to, aid } => self.ask_obituary(to, aid, CameFrom::Parent),
                 Received::Obituary { to, aid, receipt } => {
@@ -1006,6 +1044,7 @@ impl Thread {
         let Some(actor) = self.actor.upgrade() else { return };
         let grace = actor.ends_within(now).unwrap_or(actor.settings.grace).min(actor.settings.grace);
         self.own.kill_at = Some(now + grace);
+        self.kids.values().for_each(Kid::go_on); // our parent may have died while all were stopped
         actor.orphaned();
         if let Some(channel) = actor.parent_line() {
             // A parent that lives has lost its control line alone. It hears of our end by the end of this
@@ -1027,6 +1066,7 @@ enum Received {
     Spawning,
     TasksGone,
     Hold { on: bool },
+    Stood { nanos: u64 },
     Signalled { signal: i32 },
     EndAsked { canceller: Canceller },
     End { aid: Aid, canceller: Canceller },
@@ -1073,6 +1113,7 @@ impl Received {
             Frame::Spawning => Received::Spawning,
             Frame::TasksGone => Received::TasksGone,
             Frame::Hold { on } => Received::Hold { on },
+            Frame::Stood { nanos } => Received::Stood { nanos },
             Frame::Signalled { signal } => Received::Signalled { signal },
             Frame::EndAsked { canceller } => Received::EndAsked { canceller },
             Frame::End { aid, canceller } => Received::End { aid, canceller },
