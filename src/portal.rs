@@ -287,6 +287,7 @@ impl Portal {
             reaped: asked_at.elapsed(),
             rung: None,
             exit: ExitKind::Unknown,
+            stuck: None,
         };
         if actor.aid == aid {
             crate::actor::boot::cancel_self(&actor);

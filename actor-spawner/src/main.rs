@@ -23,6 +23,8 @@ enum Command {
     Ps(Output),
     /// Draws the running trees.
     Tree(Output),
+    /// Prints what every actor does at this moment, stuck and stopped ones too.
+    Dump(Dump),
     /// Opens the debugger's prompt of a tree in this terminal.
     Attach(Socket),
 }
@@ -32,6 +34,12 @@ struct Socket {
     /// What `TEAMSTER_DEBUG_LISTEN` says to the tree.
     #[arg(env = "TEAMSTER_DEBUG_LISTEN")]
     socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Dump {
+    /// Only the actors of this name, or whose uuid begins so, and what is below them.
+    name: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -71,12 +79,35 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Ps(_) => aligned(&PS_HEADER, &ps_rows(&trees)),
         Command::Tree(_) => aligned(&TREE_HEADER, &tree_rows(&trees)),
+        Command::Dump(Dump { name }) => dumps(&trees, name.as_deref())?,
         Command::Attach(_) => String::new(), // it has been seen to
     };
     match io::stdout().lock().write_all(text.as_bytes()) {
         // `teamster ps | head` has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
+    }
+}
+
+/// All trees that have such an actor. One that does not answer is left out, and that is said.
+fn dumps(trees: &[Tree], name: Option<&str>) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let mut silent = 0;
+    for tree in trees {
+        match teamster::debug::dump(&tree.folder, name) {
+            Ok(dump) => text.extend(dump),
+            Err(error) => {
+                silent += 1;
+                eprintln!("teamster: the tree of pid {} does not answer: {error}", tree.pid);
+            }
+        }
+    }
+    match name {
+        Some(name) if text.is_empty() && silent == 0 && !trees.is_empty() => {
+            anyhow::bail!("no actor is called {}, and no uuid begins so", printable(name))
+        }
+        _ if text.is_empty() && silent > 0 => anyhow::bail!("no tree answers"),
+        _ => Ok(text),
     }
 }
 

@@ -76,7 +76,42 @@ async fn a_running_tree_is_listed_and_drawn() -> Result<(), Error> {
 }
 
 #[teamster::test]
+async fn a_dump_tells_what_each_actor_does() -> Result<(), Error> {
+    open_nursery(async |an| {
+        let mid = an.start_actor("mid").await?;
+        an.start_actor("idle").await?;
+        let look = async {
+            teamster::wait_for_actor("leaf").await?;
+            let all = printed(&["dump"]).await;
+            let places = ["root@", "─ mid@", "─ leaf@", "─ idle@"].map(|name| all.find(name));
+            assert!(places.is_sorted() && places[0] == Some(0), "{all}");
+            assert!(all.contains("hold_a_leaf #"), "{all}");
+            assert!(all.contains(" > teamster::ActorNursery::wait\n"), "{all}");
+
+            let below = printed(&["dump", "mid"]).await;
+            assert!(below.starts_with("mid@") && below.contains("─ leaf@"), "{below}");
+            assert!(!below.contains("root@root") && !below.contains("idle@"), "{below}");
+
+            let nobody = teamster(&["dump", "bob"]).await;
+            assert_eq!(nobody.status.code(), Some(1));
+            assert!(String::from_utf8_lossy(&nobody.stderr).contains("no actor is called bob"), "{nobody:?}");
+            Ok::<_, Error>(())
+        };
+        let holder = mid.clone();
+        tokio::select! {
+            held = holder.run(hold_a_leaf()) => panic!("nobody ends it: {held:?}"),
+            looked = look => looked?,
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test]
 async fn where_nothing_runs_it_says_so() {
+    let dump = teamster(&["dump"]).await;
+    assert!(dump.status.success() && dump.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&dump.stderr).contains("no trees are running"));
     let output = teamster(&["ps"]).await;
     assert!(output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("no trees are running"));

@@ -232,12 +232,13 @@ fn endpoint(
         ReturnType::Type(_, ty) => (**ty).clone(),
     };
     let at = declared.span();
+    let body_name = body_name(function);
     let call = match kind {
         Kind::Context(ctx) => {
             let ctx = quote_spanned!(ctx.span()=> __teamster_ctx);
-            quote!(__teamster_body(#ctx, #(#places),*).await)
+            quote!(#body_name(#ctx, #(#places),*).await)
         }
-        Kind::Rpc | Kind::Stream(_) => quote!(__teamster_body(#(#places),*).await),
+        Kind::Rpc | Kind::Stream(_) => quote!(#body_name(#(#places),*).await),
     };
     let (output, run) = if matches!(kind, Kind::Stream(_)) {
         let feed = quote!(::teamster::__private::feed(__teamster_ctx, #call).await);
@@ -374,8 +375,13 @@ fn body(function: &ItemFn, attributes: Vec<Attribute>) -> ItemFn {
     let mut body = function.clone();
     body.attrs = attributes;
     body.vis = syn::Visibility::Inherited;
-    body.sig.ident = Ident::new("__teamster_body", function.sig.ident.span());
+    body.sig.ident = body_name(function);
     body
+}
+
+/// A traceback shows it, so it ends like the user's own.
+fn body_name(function: &ItemFn) -> Ident {
+    format_ident!("__teamster_body_{}", function.sig.ident, span = function.sig.ident.span())
 }
 
 fn is_result(ty: &Type) -> bool {

@@ -11,6 +11,7 @@ use super::control::Control;
 use super::log::LogRing;
 use super::panics::PanicHook;
 use super::signals::{self, Signals};
+use super::traces::{Origin, traced};
 use super::{Actor, Parent, Parts, Settings, listener};
 use crate::channel::Inbox;
 use crate::channel::driver::{drive, framed};
@@ -310,7 +311,7 @@ async fn live(
     actor.spawn_driver(drive(Arc::clone(&line), Arc::clone(&actor), Inbox::new(&rest)));
     actor.spawn_driver(listener::listen(Arc::clone(&actor), listener));
     actor.ending().await;
-    wind_down(&actor).await;
+    traced(&actor.traces, Origin::End, wind_down(&actor)).await;
     flush(&actor, &line).await;
     Ok(())
 }

@@ -66,6 +66,19 @@ pub(crate) trait Debugger: Sync {
 
     /// Whether a SIGINT that has come to this root is none of the tree's, since a prompt is open. By the control thread.
     fn shields_interrupt(&self) -> bool;
+
+    /// SIGUSR1 has come: somebody wants to know what this root's tree does, or this actor. By the control thread.
+    fn asks_for_dump(&self, actor: &Arc<Actor>);
+
+    /// The root collects this dump. By the control thread.
+    fn dump(&self, actor: &Arc<Actor>, id: u64);
+
+    /// This actor's time is almost over, and it has not ended: its parent wants to know what it is busy with. By the
+    /// control thread.
+    fn tell_stuck(&self, actor: &Arc<Actor>);
+
+    /// A child of this actor has said it: what it comes to is told to the control thread. By the control thread.
+    fn name_stuck(&self, actor: &Arc<Actor>, child: u64, places: Vec<u8>);
 }
 
 /// What the one at the prompt has said.

@@ -19,6 +19,7 @@ pub(crate) mod scope;
 pub(crate) mod serve;
 pub(crate) mod signals;
 pub(crate) mod suspend;
+pub(crate) mod traces;
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -37,6 +38,7 @@ use self::clock::Clock;
 use self::control::Control;
 use self::log::LogRing;
 use self::scope::Scope;
+use self::traces::{Origin, Traces, traced};
 use crate::channel::Channel;
 use crate::msg::ident::{Addr, Aid, Canceller};
 use crate::msg::spec::DebugSettings;
@@ -109,6 +111,8 @@ pub(crate) struct Actor {
     pub(crate) polls_inline: bool,
     /// Tasks that serve calls, and what they have left behind.
     pub(crate) tasks: TaskTracker,
+    /// Those of them, and the nurseries, that a dump asks where they wait.
+    pub(crate) traces: Arc<Traces>,
     /// Drivers, handshakes, the listener: they end with the process or the root.
     pub(crate) drivers: TaskTracker,
     pub(crate) lines: Mutex<Vec<Weak<DataLine>>>,
@@ -200,6 +204,7 @@ impl Actor {
             runtime: parts.runtime,
             polls_inline: is_current_thread,
             tasks: TaskTracker::new(),
+            traces: Arc::default(),
             drivers: TaskTracker::new(),
             lines: Mutex::default(),
             peers: Mutex::default(),
@@ -248,8 +253,8 @@ impl Actor {
     }
 
     /// A task of this actor that no dialog owns: the actor's end waits for it.
-    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn_on(crash::SendTask(future), &self.runtime);
+    pub(crate) fn spawn(&self, origin: Origin, future: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(traced(&self.traces, origin, crash::SendTask(future)), &self.runtime);
     }
 
     /// A task that ends at the latest when its handle is dropped: the actor's end waits for it too.

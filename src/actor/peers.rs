@@ -179,10 +179,11 @@ fn died_elsewhere(aid: &Aid, receipt: Option<Receipt>) -> Death {
         aid: aid.clone(),
         exit: receipt.as_ref().map_or(ExitKind::Unknown, |receipt| receipt.exit),
         rung: receipt.as_ref().and_then(|receipt| receipt.rung),
-        asked: receipt.and_then(|receipt| receipt.asked_by),
+        asked: receipt.as_ref().and_then(|receipt| receipt.asked_by.clone()),
         said: None,
         in_service: Vec::new(),
         stderr_tail: String::new(),
+        stuck: receipt.as_ref().and_then(|receipt| receipt.stuck.clone()),
     })
 }
 

@@ -15,6 +15,7 @@ use super::clock::{self, Clock};
 use super::context::ContextCore;
 use super::crash::{Answer, CallInfo};
 use super::current::{self, Current, Place, with_current};
+use super::traces::{Origin, beneath};
 use crate::error::Error;
 use crate::msg::ident::Canceller;
 
@@ -135,7 +136,10 @@ impl Scope {
     fn watch(&self, waker: &Waker) -> bool {
         let mut state = self.state.lock();
         if state.canceller.is_none() && !state.watchers.iter().any(|watcher| watcher.will_wake(waker)) {
-            state.watchers.push(waker.clone());
+            let waker = waker.clone(); // it may wake one that is known, and only note that it was taken
+            if !state.watchers.iter().any(|watcher| watcher.will_wake(&waker)) {
+                state.watchers.push(waker);
+            }
         }
         state.canceller.is_some()
     }
@@ -307,7 +311,7 @@ impl<F: Future + ?Sized> Scoped<F> {
 impl<F: Future + ?Sized> Future for Scoped<F> {
     type Output = End<F::Output>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.scope.register(cx.waker()); // before the look at the flag: a cancel in between wakes us
+        self.scope.register(beneath(cx.waker())); // before the look at the flag: a cancel in between wakes us
         if let Some(canceller) = self.scope.must_drop() {
             return Poll::Ready(self.cut_off(canceller));
         }
@@ -501,7 +505,7 @@ pub fn defer(future: impl Future<Output = ()> + Send + 'static) {
     match Place::here().scope() {
         Some(scope) => scope.defer(Box::pin(future)),
         None => match current::actor() {
-            Ok(actor) => actor.spawn(future),
+            Ok(actor) => actor.spawn(Origin::CleanUp, future),
             Err(error) => tracing::error!(%error, "a deferred clean-up was lost"),
         },
     }

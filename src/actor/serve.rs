@@ -14,6 +14,7 @@ use super::current::Current;
 use super::endpoint::{Endpoints, Found, Registration, Run, RunResult};
 use super::failure::Failure;
 use super::scope::{End, Scope, Scoped, run_deferred};
+use super::traces::Origin;
 use super::{Actor, DataLine, panics};
 use crate::channel::{Last, LineEnd, Service, Start};
 use crate::error::CodecError;
@@ -112,9 +113,10 @@ impl Service for Actor {
             line.acknowledge_start(dialog);
             is_told = true;
         }
+        let origin = Origin::Dialog { path, dialog, peer: line.peer.clone() };
         let served = Served { actor: Arc::clone(self), line: Arc::clone(line), dialog, scope, context, deadline };
         let task = Serving { task, starts: (!is_told).then(|| (Arc::clone(line), dialog)) };
-        self.spawn(served.run(task, end));
+        self.spawn(origin, served.run(task, end));
     }
 
     fn cancel(task: &Arc<Scope>, canceller: &Canceller) {

@@ -11,8 +11,12 @@ use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
-/// The signals that end a tree, in the order of their counters in the eventfd.
-const HANDLED: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+/// The signals that end a tree, and the one that asks what it does, in the order of their counters in the eventfd.
+const HANDLED: &[i32] = if cfg!(feature = "debug") {
+    &[libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGUSR1]
+} else {
+    &[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]
+};
 /// Bits of the eventfd's counter for each signal: 65,535 unread ones before they would spill over.
 const BITS: u32 = 16;
 /// Roots that may live in one process at a time.
@@ -66,7 +70,7 @@ extern "C" fn handler(signal: libc::c_int) {
                     is_heard = true;
                 }
             }
-            if !is_heard {
+            if !is_heard && signal != libc::SIGUSR1 {
                 // The last actor has gone since the kernel chose this handler. The old ones are back:
                 // the signal is theirs, as soon as this one returns.
                 // SAFETY: `raise` is async-signal-safe.
@@ -134,6 +138,9 @@ impl Signals {
         // The handlers go first: a signal in between is in the eventfd, or somebody else's.
         if installed.users == 0 {
             for (signal, before) in HANDLED.iter().zip(installed.before.drain(..)) {
+                if *signal == libc::SIGUSR1 && !is_ours(*signal) {
+                    continue; // somebody has taken it since
+                }
                 // SAFETY: `before` is what sigaction gave for this signal.
                 unsafe { libc::sigaction(*signal, &raw const before, std::ptr::null_mut()) };
             }
@@ -145,7 +152,9 @@ impl Signals {
         while RUNNING.load(Ordering::SeqCst) > 0 {
             std::thread::yield_now();
         }
-        self.take()
+        let mut arrived = self.take();
+        arrived.retain(|signal| *signal != libc::SIGUSR1); // nothing is left to be told of
+        arrived
     }
 }
 
@@ -170,21 +179,35 @@ pub(crate) fn hand_back(signal: i32) {
 /// Installs our handler; what was there before.
 ///
 /// A program that was started to ignore SIGHUP (`nohup`) or SIGINT (a background job of a script) goes on ignoring
-/// it, as every well-behaved one does: sh(1), signal(7).
+/// it, as every well-behaved one does: sh(1), signal(7). A program that handles SIGUSR1 itself goes on handling it.
 fn set_handler(signal: i32) -> libc::sigaction {
     // SAFETY: both structures are plain data that sigaction reads and fills; zero is a valid mask.
     unsafe {
         let mut before: libc::sigaction = std::mem::zeroed();
         libc::sigaction(signal, std::ptr::null(), &raw mut before);
-        if before.sa_sigaction == libc::SIG_IGN && signal != libc::SIGTERM {
+        let is_theirs = signal == libc::SIGUSR1 && before.sa_sigaction != libc::SIG_DFL;
+        if is_theirs || before.sa_sigaction == libc::SIG_IGN && signal != libc::SIGTERM {
             return before;
         }
         let mut ours: libc::sigaction = std::mem::zeroed();
-        ours.sa_sigaction = handler as extern "C" fn(libc::c_int) as usize;
+        ours.sa_sigaction = handler_address();
         ours.sa_flags = libc::SA_RESTART;
         libc::sigemptyset(&raw mut ours.sa_mask);
         libc::sigaction(signal, &raw const ours, std::ptr::null_mut());
         before
+    }
+}
+
+fn handler_address() -> usize {
+    handler as extern "C" fn(libc::c_int) as usize
+}
+
+/// Whether it is our handler that would run now.
+fn is_ours(signal: i32) -> bool {
+    // SAFETY: the structure is plain data that sigaction fills.
+    unsafe {
+        let mut now: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut now) == 0 && now.sa_sigaction == handler_address()
     }
 }
 

@@ -287,6 +287,8 @@ impl<S: Service> Channel<S> {
             Frame::End { .. } => return Err(violated(Violation::Misplaced("End"))),
             Frame::Ended { .. } => return Err(violated(Violation::Misplaced("Ended"))),
             Frame::ObituaryAsked { .. } => return Err(violated(Violation::Misplaced("ObituaryAsked"))),
+            Frame::Dump { .. } => return Err(violated(Violation::Misplaced("Dump"))),
+            Frame::Stuck { .. } => return Err(violated(Violation::Misplaced("Stuck"))),
             Frame::Obituary { .. } => return Err(violated(Violation::Misplaced("Obituary"))),
             Frame::Hold { .. } => return Err(violated(Violation::Misplaced("Hold"))),
             Frame::Stood { .. } => return Err(violated(Violation::Misplaced("Stood"))),

@@ -193,6 +193,11 @@ impl Link {
         self.state.lock().heard
     }
 
+    #[cfg(feature = "debug")]
+    pub(crate) fn look(&self) -> crate::proto::dialog::Look {
+        self.state.lock().dialog.look()
+    }
+
     // ---- for the channel
 
     /// The peer has heard it.
@@ -362,7 +367,10 @@ const RESERVED_BYTES: usize = 2 * 1024;
 
 fn wait(waiting: &mut Vec<Waker>, cx: &mut Context<'_>) {
     if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-        waiting.push(cx.waker().clone());
+        let waker = cx.waker().clone(); // it may wake one that is known, and only note that it was taken
+        if !waiting.iter().any(|other| other.will_wake(&waker)) {
+            waiting.push(waker);
+        }
     }
 }
 

@@ -8,6 +8,8 @@ pub(crate) mod handshake;
 mod inbox;
 pub(crate) mod line;
 pub(crate) mod link;
+#[cfg(feature = "debug")]
+pub(crate) mod look;
 mod out;
 
 use std::collections::HashMap;

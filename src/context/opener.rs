@@ -14,6 +14,7 @@ use crate::actor::current::{self, Current, with_current};
 use crate::actor::endpoint::{Travelling, decode_output, layout, path_of, with_both_types};
 use crate::actor::peers::{Lost, canceller, lost};
 use crate::actor::scope::{End, Scope, Scoped, run_deferred};
+use crate::actor::traces::{Origin, beneath};
 use crate::channel::Refused;
 use crate::channel::link::LinkEnd;
 use crate::error::{BoxError, CodecError, Error, Group};
@@ -577,7 +578,7 @@ impl<F: Future> Future for Linked<'_, F> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         if !this.scope.is_cancelled()
-            && let Poll::Ready(end) = this.core.link.poll_watch(cx)
+            && let Poll::Ready(end) = this.core.link.poll_watch(&mut TaskContext::from_waker(beneath(cx.waker())))
             && !is_absorbed(this.core, &end)
         {
             this.scope.cancel(&canceller(&this.core.peer, CancelRequest::Failure));
@@ -612,7 +613,8 @@ impl Drop for LeftBehind<'_> {
             Some(outer) => outer.inherit(deferred),
             None => {
                 let (clock, grace) = (Arc::clone(&self.actor.clock), self.actor.settings.grace);
-                self.actor.spawn(async move { run_deferred(deferred, Some(&clock), grace).await });
+                let rest = async move { run_deferred(deferred, Some(&clock), grace).await };
+                self.actor.spawn(Origin::CleanUp, rest);
             }
         }
     }

@@ -135,7 +135,7 @@ impl Front {
                 let text = self.run(&program);
                 let _ = message::send(&self.hub, &ToHub::Ran(text)); // a hub that is gone ends us
             }
-            FromHub::Nobody { .. } | FromHub::Granted | FromHub::Do(_) | FromHub::Resume { .. } => {}
+            FromHub::Nobody { .. } | FromHub::Granted | FromHub::Do(_) | FromHub::Resume { .. } | FromHub::Dump(_) => {}
         }
     }
 

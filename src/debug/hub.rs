@@ -17,10 +17,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::front;
 use super::held::HeldOutput;
 use super::message::{self, FromHub, Stop, ToHub};
 use super::session::{HiddenGdb, Next, Session};
+use super::{dump, front};
+use crate::actor::control::Living;
 use crate::actor::crash::{Answer, LISTEN_VARIABLE as LISTEN};
 use crate::actor::{Actor, Keep};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
@@ -52,6 +53,7 @@ static HUBS: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
 
 /// What other threads may look at.
 pub(super) struct Shared {
+    root: Weak<Actor>,
     events: SyncSender<Event>,
     /// Somebody is at the prompt of the root's own terminal.
     is_open: AtomicBool,
@@ -92,6 +94,7 @@ pub(super) fn open_alone(listener: OwnedFd) -> io::Result<Box<dyn Keep>> {
 fn start(root: Weak<Actor>, listener: OwnedFd) -> io::Result<Kept> {
     let (events, inbox) = sync_channel(EVENTS);
     let shared = Arc::new(Shared {
+        root: Weak::clone(&root),
         events,
         is_open: AtomicBool::new(false),
         runs: AtomicBool::new(false),
@@ -216,6 +219,7 @@ fn read(id: ConnectionId, stream: Arc<UnixStream>, shared: &Arc<Shared>) {
     let reader = Arc::clone(shared);
     let started = shared.start("teamster-reader", move || {
         while let Ok(Some(said)) = message::receive(&stream) {
+            let Some(said) = dump::heard(&reader.root, &stream, said) else { continue };
             if reader.events.send(Event::Said(id, said)).is_err() {
                 break;
             }
@@ -325,6 +329,7 @@ impl Hub {
                 self.ask();
             }
             ToHub::NoTerminal(why) => self.no_terminal(id, &why),
+            ToHub::Dumped(_) | ToHub::DumpWanted { .. } => {} // its reader has seen to it
             ToHub::Line(_) | ToHub::Eof | ToHub::Interrupted | ToHub::Ran(_) => {}
         }
     }
@@ -618,11 +623,11 @@ impl Hub {
         let Some(names) = self.root.upgrade().and_then(|root| root.names.clone()) else {
             return aid.name().to_owned();
         };
-        let all = names.all();
+        let all = names.living();
         let mut path = vec![aid.name().to_owned()];
         let mut at = aid.uuid();
-        while let Some((_, Some(parent))) = all.iter().find(|(aid, _)| aid.uuid() == at)
-            && let Some((aid, _)) = all.iter().find(|(aid, _)| aid.uuid() == *parent)
+        while let Some(Living { parent: Some(parent), .. }) = all.iter().find(|actor| actor.aid.uuid() == at)
+            && let Some(Living { aid, .. }) = all.iter().find(|actor| actor.aid.uuid() == *parent)
             && path.len() <= all.len()
         {
             path.push(aid.name().to_owned());
@@ -637,10 +642,10 @@ impl Hub {
         let Some(names) = self.root.upgrade().and_then(|root| root.names.clone()) else {
             return "the tree is gone".to_owned();
         };
-        let all = names.all();
+        let all = names.living();
         let mut text = String::new();
         let mut stack: Vec<(&Aid, usize)> =
-            all.iter().filter(|(_, up)| up.is_none()).map(|(aid, _)| (aid, 0)).collect();
+            all.iter().filter(|actor| actor.parent.is_none()).map(|actor| (&actor.aid, 0)).collect();
         while let Some((aid, depth)) = stack.pop() {
             let place = self.queue.iter().position(|id| {
                 let stop = self.connections.get(id).and_then(|connection| connection.stop.as_ref());
@@ -653,7 +658,7 @@ impl Hub {
             };
             text += &format!("{}{} (pid {}){note}\n", "  ".repeat(depth), aid.name(), aid.pid());
             let mut below: Vec<&Aid> =
-                all.iter().filter(|(_, up)| *up == Some(aid.uuid())).map(|(aid, _)| aid).collect();
+                all.iter().filter(|actor| actor.parent == Some(aid.uuid())).map(|actor| &actor.aid).collect();
             below.sort_by_key(|aid| std::cmp::Reverse((aid.name(), aid.pid())));
             stack.extend(below.into_iter().map(|aid| (aid, depth + 1)));
         }

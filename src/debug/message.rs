@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::dump;
 use crate::actor::crash::Answer;
 use crate::msg::codec;
 use crate::msg::frame::Encoding;
@@ -37,6 +38,10 @@ pub(crate) enum ToHub {
     Ran(String),
     /// There is no terminal after all.
     NoTerminal(String),
+    /// What an actor does, for a dump of this root.
+    Dumped(Box<dump::Answer>),
+    /// Somebody wants a dump, of all or of the actors of this name and what is below them.
+    DumpWanted { name: Option<String> },
 }
 
 /// From the hub.
@@ -60,6 +65,8 @@ pub(crate) enum FromHub {
     Hush,
     /// To a terminal: nothing is stopped any more.
     Close,
+    /// The dump that was wanted. `None`: there is no actor of that name.
+    Dump(Option<String>),
 }
 
 /// What a stopped actor is asked to find out.

@@ -6,6 +6,7 @@
 //! for one actor at a time; `help` lists its commands. While an actor is stopped, its deadlines and those of its ancestors
 //! stand still, and nobody kills it. `docs/debugging.md` shows it all.
 mod crash_handler;
+mod dump;
 mod frames;
 mod front;
 mod gdb;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 pub use self::crash_handler::{CrashHandler, open_crash_handler};
+pub use self::dump::dump;
 pub use self::front::attach;
 use self::message::{FromHub, Kind, ToHub};
 pub use self::probe::{ProbeGuard, probe};
@@ -131,6 +133,22 @@ impl Debugger for Prompt {
 
     fn shields_interrupt(&self) -> bool {
         hub::shields_interrupt()
+    }
+
+    fn asks_for_dump(&self, actor: &Arc<Actor>) {
+        dump::asked(actor);
+    }
+
+    fn dump(&self, actor: &Arc<Actor>, id: u64) {
+        dump::answer(actor, id);
+    }
+
+    fn tell_stuck(&self, actor: &Arc<Actor>) {
+        dump::stuck::tell(actor);
+    }
+
+    fn name_stuck(&self, actor: &Arc<Actor>, child: u64, places: Vec<u8>) {
+        dump::stuck::name(actor, child, places);
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::message::{self, Command, Frame, FromHub, Kind, Stop, ToHub};
-use super::{frames, report};
+use super::{dump, frames, report};
 use crate::actor::Actor;
 use crate::actor::crash::{self, Answer, CallInfo, DEBUG_SOCKET, may_block_in_place};
 use crate::actor::current::{self, Current};
@@ -165,8 +165,10 @@ impl Serving<'_> {
     /// A command may run code of the user's, which may panic.
     fn contained(&self, command: &Command) -> String {
         catch_unwind(AssertUnwindSafe(|| match command {
-            Command::Tasks => "not known here".to_owned(),
-            Command::Threads => "not known here".to_owned(),
+            Command::Tasks => {
+                self.actor.map_or_else(|| "no actor: it has no tasks of ours".to_owned(), dump::tasks_text)
+            }
+            Command::Threads => dump::threads_text(dump::Skip::OurThreads),
             Command::Probe(name) => super::probe::answer(name),
         }))
         .unwrap_or_else(|_panic| format!("{command:?} panicked: that is contained, the actor stands as it did"))

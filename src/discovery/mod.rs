@@ -23,6 +23,7 @@ use std::time::Duration;
 pub use actors::{find_actor, find_actors, list_actors, wait_for_actor};
 pub(crate) use names::Names;
 pub(crate) use registrar::Registrar;
+pub(crate) use table::Record;
 pub use trees::{ActorState, Tree, TreeActor, trees};
 
 pub use crate::transport::folder::FolderError;

@@ -106,6 +106,9 @@ pub(crate) struct DeathData {
     pub(crate) said: Option<String>,
     pub(crate) in_service: Vec<String>,
     pub(crate) stderr_tail: String,
+    /// What it was busy with when its grace was over.
+    #[serde(default)]
+    pub(crate) stuck: Option<String>,
 }
 
 impl Death {
@@ -251,6 +254,42 @@ impl Death {
         &self.inner.in_service
     }
 
+    /// What it was busy with when its grace was over and it had not ended: functions of its threads, from the inside
+    /// out, or the places where its tasks waited. At most 4 KiB.
+    ///
+    /// `None` where it ended by itself, where it could not say, and where the program is built without the feature
+    /// `debug`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{process::Command, time::Duration};
+    /// # use teamster::{Error, rpc};
+    /// #[rpc]
+    /// async fn hang() -> u32 {
+    ///     loop {
+    ///         std::thread::park(); // its runtime never gets to do anything else
+    ///     }
+    /// }
+    ///
+    /// # #[teamster::main] async fn main() {
+    /// # let ended: Result<(), Error> = teamster::root().grace(Duration::from_millis(500)).open(async |an| {
+    /// let frank = an.start_actor("frank").await?;
+    /// let late = tokio::time::timeout(Duration::from_millis(200), frank.run(hang())).await;
+    /// assert!(late.is_err());
+    /// Command::new("kill").arg(frank.aid().pid().to_string()).status()?;
+    /// # an.wait().await; std::future::pending().await }).await;
+    /// // … and its nursery fails with
+    /// if let Err(Error::ActorDied(death)) = ended {
+    ///     println!("{:?}", death.stuck()); // hang at src/main.rs:6 (std::thread::park), called from …
+    ///     # assert!(death.stuck().is_some());
+    /// }
+    /// # else { panic!("{ended:?}") } }
+    /// ```
+    pub fn stuck(&self) -> Option<&str> {
+        self.inner.stuck.as_deref()
+    }
+
     /// The end of what it had written to stderr: at most 16 KiB.
     ///
     /// # Examples
@@ -276,6 +315,9 @@ impl fmt::Display for Death {
         }
         if let Some(asked) = &self.inner.asked {
             write!(f, "; asked by {asked}")?;
+        }
+        if let Some(stuck) = &self.inner.stuck {
+            write!(f, "; its grace was over, and it was in {stuck}")?;
         }
         if !self.inner.in_service.is_empty() {
             write!(f, "; in service: {}", self.inner.in_service.join(", "))?;
@@ -349,6 +391,8 @@ pub struct Receipt {
     pub rung: Option<Rung>,
     /// The operating system's word on its end.
     pub exit: ExitKind,
+    /// What it was busy with when its grace was over, as in [`Death::stuck`].
+    pub stuck: Option<String>,
 }
 
 impl Receipt {

@@ -77,6 +77,11 @@ pub(crate) enum Frame<'a> {
     /// The sender has stood still for so long, and the receiver too, stopped by their terminal: on control lines,
     /// downwards, before the receiver is continued.
     Stood { nanos: u64 },
+    /// Say what you do to the root, for its dump of this number, and tell your children: on control lines, downwards.
+    Dump { id: u64 },
+    /// What the sender is busy with, shortly before its time is over: on control lines, upwards. Between equal builds
+    /// alone: it is places in the program's code.
+    Stuck { places: &'a [u8] },
     /// A log line. Payload: the line as data.
     Log,
     /// Are you there?
@@ -206,13 +211,14 @@ mod kind {
     pub(super) const CANCEL_ACK: u8 = 25;
     pub(super) const CREDIT: u8 = 26;
     pub(super) const PART: u8 = 27;
-    // Processes. Reserved: 38 Dump, 48 to 55 Tty*.
+    // Processes. Reserved: 48 to 55 Tty*.
     pub(super) const SPAWN_RECORD: u8 = 32;
     pub(super) const READY: u8 = 33;
     pub(super) const TASKS_GONE: u8 = 34;
     pub(super) const SIGNALLED: u8 = 35;
     pub(super) const END_ASKED: u8 = 36;
     pub(super) const LOG: u8 = 37;
+    pub(super) const DUMP: u8 = 38;
     pub(super) const END: u8 = 39;
     pub(super) const ENDED: u8 = 40;
     pub(super) const SPAWNING: u8 = 41;
@@ -220,6 +226,7 @@ mod kind {
     pub(super) const OBITUARY: u8 = 43;
     pub(super) const HOLD: u8 = 44;
     pub(super) const STOOD: u8 = 45;
+    pub(super) const STUCK: u8 = 46;
 }
 
 /// Markers of msgpack that both directions know.

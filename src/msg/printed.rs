@@ -301,6 +301,7 @@ actor leaf@00000003 (pid 3) panicked at src/a.rs:1:2:
             said: None,
             in_service: Vec::new(),
             stderr_tail: "oh\nno\n".to_owned(),
+            stuck: None,
         });
         let group = Group::collect([Error::Remote(leaf()), Error::ActorDied(death)]).expect("two");
         let text = "

@@ -9,7 +9,7 @@ use tokio::runtime::{Handle, Id};
 use uuid::Uuid;
 
 use super::scope::{self, ActorNursery};
-use crate::actor::control::{Control, NameSink};
+use crate::actor::control::{Control, Living, NameSink};
 use crate::actor::crash::DEBUG_SOCKET;
 use crate::actor::current::{self, host_name};
 use crate::actor::panics::PanicHook;
@@ -17,7 +17,7 @@ use crate::actor::signals::Signals;
 use crate::actor::{Actor, Parts, Settings, boot, bounded, crash, listener, log};
 use crate::channel::LineEnd;
 use crate::channel::line::LineInbox;
-use crate::discovery::{Names, Registrar};
+use crate::discovery::{Names, Record, Registrar};
 use crate::error::{BoxError, Error, SpawnReason};
 use crate::msg::frame::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
 use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
@@ -257,8 +257,12 @@ impl NameSink for Sink {
         self.0.remove(aid.uuid());
     }
 
-    fn all(&self) -> Vec<(Aid, Option<Uuid>)> {
-        self.0.all().into_iter().map(|record| (record.aid, record.parent)).collect()
+    fn living(&self) -> Vec<Living> {
+        let mut records = self.0.all();
+        records.sort_unstable_by_key(|record| record.born);
+        let living =
+            |record: Record| Living { aid: record.aid, parent: record.parent, start_ticks: record.start_ticks };
+        records.into_iter().map(living).collect()
     }
 }
 

@@ -12,6 +12,7 @@ use crate::actor::current::{self, Current};
 use crate::actor::endpoint::{Call, Endpoint};
 use crate::actor::peers::canceller;
 use crate::actor::scope::{End, Scope, Scoped, run_deferred};
+use crate::actor::traces::{Origin, traced};
 use crate::error::{BoxError, Error};
 use crate::msg::death::Receipt;
 use crate::msg::ident::CancelRequest;
@@ -87,7 +88,15 @@ where
 }
 
 /// The same, with a panic of the body as a value: everything is gone by then.
-pub(super) async fn run_catching<T, F>(place: Current, body: F) -> std::thread::Result<Result<T, Error>>
+pub(super) fn run_catching<T, F>(place: Current, body: F) -> impl Future<Output = std::thread::Result<Result<T, Error>>>
+where
+    F: AsyncFnOnce(&ActorNursery) -> Result<T, BoxError>,
+{
+    let traces = Arc::clone(&place.actor.traces);
+    traced(&traces, Origin::Nursery, run_here(place, body))
+}
+
+async fn run_here<T, F>(place: Current, body: F) -> std::thread::Result<Result<T, Error>>
 where
     F: AsyncFnOnce(&ActorNursery) -> Result<T, BoxError>,
 {

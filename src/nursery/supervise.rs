@@ -87,6 +87,9 @@ impl Nursery {
         child.relayed().await;
         match ended.death.asked() {
             None => tracing::warn!(target: "teamster::nursery", death = %ended.death, "an actor died"),
+            Some(_) if ended.death.stuck().is_some() => {
+                tracing::warn!(target: "teamster::nursery", death = %ended.death, "an actor was killed, its grace over");
+            }
             Some(_) => tracing::debug!(target: "teamster::nursery", death = %ended.death, "an actor ended"),
         }
         self.book.lock().children.remove(&child.key);

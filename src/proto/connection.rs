@@ -56,6 +56,18 @@ enum Phase {
     Draining,
 }
 
+/// The same for a person.
+#[cfg(feature = "debug")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) enum Progress {
+    /// The peer has said nothing yet.
+    Unanswered,
+    /// Its task runs.
+    Runs,
+    /// We have asked for its end.
+    Cancelled,
+}
+
 #[derive(Debug)]
 struct Opened<O> {
     phase: Phase,
@@ -404,6 +416,26 @@ impl<O, S, E: Clone> Connection<O, S, E> {
     /// What the peer's dialogs here are cancelled by.
     pub(crate) fn served(&self) -> impl Iterator<Item = &S> {
         self.served.values()
+    }
+
+    /// All dialogs that this side has opened.
+    #[cfg(feature = "debug")]
+    pub(crate) fn opened_all(&self) -> impl Iterator<Item = (u64, Progress, &O)> {
+        self.opened.iter().map(|(dialog, opened)| {
+            let progress = match opened.phase {
+                Phase::Opening => Progress::Unanswered,
+                Phase::Running if self.cancelled_by_us.contains(dialog) => Progress::Cancelled,
+                Phase::Running => Progress::Runs,
+                Phase::Draining => Progress::Cancelled,
+            };
+            (*dialog, progress, &opened.slot)
+        })
+    }
+
+    /// All dialogs that the peer has opened.
+    #[cfg(feature = "debug")]
+    pub(crate) fn served_all(&self) -> impl Iterator<Item = (u64, &S)> {
+        self.served.iter().map(|(dialog, served)| (*dialog, served))
     }
 
     /// Changes with every dialog that either side begins.

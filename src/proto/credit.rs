@@ -86,6 +86,12 @@ impl Receiving {
         self.consumed += bytes as u64;
     }
 
+    /// Bytes that may come before the next grant.
+    #[cfg(feature = "debug")]
+    pub(crate) fn room(&self) -> u64 {
+        self.granted.saturating_sub(self.received)
+    }
+
     #[cfg(test)]
     fn window(&self) -> u32 {
         self.window

@@ -359,6 +359,61 @@ impl<E> Dialog<E> {
     pub(crate) fn their_stop(&self) -> Option<Stop> {
         self.theirs.stop
     }
+
+    /// All of it that a person would ask for.
+    #[cfg(feature = "debug")]
+    pub(crate) fn look(&self) -> Look {
+        Look {
+            has_started: self.has_started,
+            is_cancelled: self.is_cancelled,
+            has_ended: self.end.is_some(),
+            ours: self.ours.look(),
+            theirs: self.theirs.look(),
+            may_send_bytes: self.sending.room(),
+            may_come_bytes: self.inbox.credit.room(),
+            unread_bytes: self.inbox.waiting_bytes + self.inbox.unfinished_bytes,
+            dropped: self.inbox.dropped,
+        }
+    }
+}
+
+/// One side of a context, as it is now.
+#[cfg(feature = "debug")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Look {
+    pub(crate) has_started: bool,
+    /// This side has cancelled it.
+    pub(crate) is_cancelled: bool,
+    pub(crate) has_ended: bool,
+    /// The half of the stream on which this side sends, and the other.
+    pub(crate) ours: HalfLook,
+    pub(crate) theirs: HalfLook,
+    /// What is left of the credit that the peer has granted, and of what we have.
+    pub(crate) may_send_bytes: u64,
+    pub(crate) may_come_bytes: u64,
+    pub(crate) unread_bytes: usize,
+    /// Items that nobody had read in time.
+    pub(crate) dropped: u64,
+}
+
+/// One direction of a stream, as it is now.
+#[cfg(feature = "debug")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) enum HalfLook {
+    Unopened,
+    Open,
+    Stopped,
+}
+
+#[cfg(feature = "debug")]
+impl Half {
+    fn look(self) -> HalfLook {
+        match (self.is_open, self.stop) {
+            (_, Some(_)) => HalfLook::Stopped,
+            (true, None) => HalfLook::Open,
+            (false, None) => HalfLook::Unopened,
+        }
+    }
 }
 
 impl Inbox {

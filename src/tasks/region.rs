@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use crate::actor::GRACE;
 use crate::actor::current::{self, Place};
 use crate::actor::scope::{Below, End, Scope, Scoped, run_deferred};
+use crate::actor::traces::{Origin, Trace};
 use crate::msg::ident::{CancelRequest, Canceller};
 
 /// What a tool of this floor stands on: the place where it was called.
@@ -76,9 +77,9 @@ impl Ground {
         let actor = self.place.actor().cloned().or_else(|| current::actor().ok());
         match (&self.heir, actor) {
             // The actor's own scope ends with the actor: what is only left over ends earlier.
-            (Some(scope), Some(actor)) if self.place.is_actors_own(scope) => actor.spawn(rest),
+            (Some(scope), Some(actor)) if self.place.is_actors_own(scope) => actor.spawn(Origin::CleanUp, rest),
             (Some(scope), _) => scope.leave_nursery(rest),
-            (None, Some(actor)) => actor.spawn(rest),
+            (None, Some(actor)) => actor.spawn(Origin::CleanUp, rest),
             (None, None) => tracing::error!("a deferred clean-up was lost: it was dropped outside of every scope"),
         }
     }
@@ -102,6 +103,8 @@ pub(super) struct Region<F: Future> {
     scoped: Scoped<F>,
     end: Option<End<F::Output>>,
     rest: Option<BoxFuture<'static, ()>>,
+    /// Outside of every actor nobody asks.
+    trace: Option<Trace>,
 }
 
 /// Nothing in it is pinned but what is in a box.
@@ -111,7 +114,9 @@ impl<F: Future> Region<F> {
     /// `scope` was made by `ground`.
     pub(super) fn new(ground: &Ground, scope: Arc<Scope>, future: Pin<Box<F>>) -> Self {
         let scoped = Scoped::at(ground.place.inside(Arc::clone(&scope)), Arc::clone(&scope), future);
-        Region { ground: ground.clone(), scope, scoped, end: None, rest: None }
+        let origin = Origin::Task { label: scope.label };
+        let trace = ground.place.actor().map(|actor| Trace::new(&actor.traces, origin));
+        Region { ground: ground.clone(), scope, scoped, end: None, rest: None, trace }
     }
 
     /// The time at which calls made in it from now on end, if that is earlier than around it.
@@ -139,6 +144,15 @@ impl<F: Future> Region<F> {
 impl<F: Future> Future for Region<F> {
     type Output = End<F::Output>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(mut trace) = self.trace.take() else { return self.poll_here(cx) };
+        let polled = trace.poll(cx, |cx| self.poll_here(cx));
+        self.trace = Some(trace);
+        polled
+    }
+}
+
+impl<F: Future> Region<F> {
+    fn poll_here(&mut self, cx: &mut Context<'_>) -> Poll<End<F::Output>> {
         let this = &mut *self;
         if this.end.is_none() {
             this.end = Some(ready!(Pin::new(&mut this.scoped).poll(cx)));

@@ -125,7 +125,7 @@ impl Program {
         self.tree().into_iter().filter(|pid| *pid != Pid::from_child(&self.child)).collect()
     }
 
-    fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("stderr")).expect("its stderr is text")
     }
 
@@ -144,6 +144,20 @@ impl Program {
         })
         .filter_map(Pid::from_raw)
         .collect()
+    }
+
+    /// What it has said on stderr, once that says `wanted`.
+    #[track_caller]
+    pub(crate) fn complains(&self, wanted: &str) -> String {
+        let began = Instant::now();
+        loop {
+            let stderr = self.stderr();
+            if stderr.contains(wanted) {
+                return stderr;
+            }
+            assert!(began.elapsed() < LATE, "not within {LATE:?}: {wanted:?} in {stderr}");
+            std::thread::park_timeout(Duration::from_millis(5)); // nothing tells when a file grows
+        }
     }
 
     /// Waits for its end, at most so long.

@@ -44,6 +44,11 @@ pub(super) struct Kid {
     pub(super) listed: Option<Listed>,
     /// It is held, or what is below it: as long as its line is up.
     pub(super) held: Option<Held>,
+    /// What it is busy with, now that its time is almost over.
+    stuck: Option<String>,
+    /// The names of that are about to be found: it is killed then, or at this time.
+    kill_by: Option<Instant>,
+    pub(super) awaits_names: bool,
     /// Actors that asked for its end and are told of it. No more than there are in the tree.
     pub(super) askers: Vec<Aid>,
     /// Actors that have lost their dialogs with it and are told how it has ended. As many.
@@ -95,6 +100,9 @@ impl Kid {
             signalled: Signalled::default(),
             listed: None,
             held: None,
+            stuck: None,
+            kill_by: None,
+            awaits_names: false,
             askers: Vec::new(),
             mourners: Vec::new(),
         }
@@ -104,7 +112,7 @@ impl Kid {
         if self.is_reaped {
             return self.below_until;
         }
-        [self.escalation.next_deadline(), self.boot_by].into_iter().flatten().min()
+        [self.escalation.next_deadline(), self.boot_by, self.kill_by].into_iter().flatten().min()
     }
 
     /// Ask it to end, on behalf of `canceller`.
@@ -176,6 +184,9 @@ impl Kid {
         // One whose line has ended since is ending already, and keeps the word for a graceful end.
         let boots = self.line.is_none() && self.child.connected.get().is_none();
         let grace = if boots { Duration::ZERO } else { grace };
+        if grace.is_zero() && self.kill_by.take().is_some() {
+            self.kill_group();
+        }
         if let Some(measure) = self.escalation.cancel(now, grace)
             && !(is_sent && matches!(measure, Measure::Cancel { .. }))
         {
@@ -191,7 +202,17 @@ impl Kid {
         }
     }
 
-    pub(super) fn on_timeout(&mut self, now: Instant, me: &Aid) {
+    /// What it is busy with. `more`: that is said once more, with names.
+    pub(super) fn on_stuck(&mut self, text: String, more: bool) {
+        self.stuck = Some(text).filter(|text| !text.is_empty());
+        self.awaits_names = more;
+        if !more && self.kill_by.take().is_some() {
+            self.kill_group();
+        }
+    }
+
+    /// `patience`: how long one whose time is over may go on, while the names are found of what it is busy with.
+    pub(super) fn on_timeout(&mut self, now: Instant, me: &Aid, patience: Duration) {
         if self.is_reaped {
             if self.below_until.is_some_and(|until| until <= now) {
                 self.below_until = None;
@@ -209,7 +230,14 @@ impl Kid {
         }
         if let Some(measure) = self.escalation.on_timeout(now) {
             let canceller = Canceller { aid: me.clone(), request: CancelRequest::Actor };
-            self.take(measure, &canceller);
+            match measure {
+                Measure::Sigkill if self.awaits_names && !patience.is_zero() => self.kill_by = Some(now + patience),
+                measure => self.take(measure, &canceller),
+            }
+        }
+        if self.kill_by.is_some_and(|by| by <= now) {
+            self.kill_by = None;
+            self.kill_group();
         }
     }
 
@@ -302,6 +330,8 @@ impl Kid {
             names.gone(&child.aid);
         }
         let stderr_tail = child.stderr.as_ref().map(|stderr| stderr.drained_tail()).unwrap_or_default();
+        // One that has ended by itself after all was not stuck.
+        let stuck = self.stuck.take().filter(|_| matches!(exit, ExitKind::Signal(_)));
         let story = child.story.lock();
         let times = self.escalation.times(now);
         let receipt = Receipt {
@@ -312,6 +342,7 @@ impl Kid {
             reaped: times.reaped,
             rung: story.asked.as_ref().and(times.rung),
             exit,
+            stuck: stuck.clone(),
         };
         let death = Death::new(DeathData {
             id: uuid::Uuid::new_v4(),
@@ -322,6 +353,7 @@ impl Kid {
             said: story.said.clone(),
             in_service: child.in_service(),
             stderr_tail,
+            stuck,
         });
         drop(story);
         Some(Ended { death, receipt })

@@ -37,8 +37,17 @@ pub(crate) trait NameSink: Send + Sync {
     fn born(&self, aid: &Aid, parent: &Aid, start_ticks: u64, pidfd: &Arc<OwnedFd>);
     fn ready(&self, aid: &Aid, addr: &Addr);
     fn gone(&self, aid: &Aid);
-    /// All that live, each with its parent.
-    fn all(&self) -> Vec<(Aid, Option<uuid::Uuid>)>;
+    /// All that live, in the order in which they were started.
+    fn living(&self) -> Vec<Living>;
+}
+
+/// An actor of the tree, as its root knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Living {
+    pub(crate) aid: Aid,
+    /// `None`: it is the root.
+    pub(crate) parent: Option<uuid::Uuid>,
+    pub(crate) start_ticks: u64,
 }
 
 /// What the control thread is asked to do.
@@ -63,6 +72,10 @@ pub(crate) enum Command {
     EndOther { aid: Aid, canceller: Canceller, told: oneshot::Sender<Option<Receipt>> },
     /// Ask how another actor of the tree has ended, and tell as soon as it has been reaped.
     AskObituary { aid: Aid, told: oneshot::Sender<Option<Receipt>> },
+    /// Have all that are below say what they do, for this dump of the root.
+    Dump { id: u64 },
+    /// What a child is busy with whose time is over. `more`: it is told once more, with names.
+    Stuck { child: u64, text: String, more: bool },
     /// End this actor.
     EndSelf { canceller: Canceller, grace: Duration },
     /// The data line to the parent has ended, so the parent has.

@@ -33,6 +33,13 @@ use crate::proto::escalation::childs_share;
 /// How long a child that got a signal from outside waits to hear whether its parent had sent it.
 const VERDICT_WITHIN: Duration = Duration::from_millis(200);
 
+/// How long before its time is over an actor that has not ended says what it is busy with, at most: enough to look
+/// that up, which its parent does.
+const NOTICE: Duration = Duration::from_secs(1);
+
+/// How long its parent goes on with that when the time is over, at most.
+const NAMES_WITHIN: Duration = Duration::from_millis(200);
+
 /// How long the root's own code may go on after a second signal: everything below is dead by then.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
@@ -117,6 +124,8 @@ struct Own {
     kill_at: Option<Instant>,
     /// When a signal from outside counts as a cancel, unless the parent says that it was its own.
     verdict_at: Option<(Instant, i32)>,
+    /// When its parent is told what this actor is busy with, which should have ended by then.
+    stuck_at: Option<Instant>,
     /// When this process dies by a signal that it got, whatever its runtime does.
     die_at: Option<(Instant, i32)>,
 }
@@ -206,7 +215,7 @@ impl Thread {
         self.suspension = None;
         // One that came while the last things were being put away still ends the program.
         if let Some(actor) = self.actor.upgrade()
-            && let Some(signal) = self.signals.end().first()
+            && let Some(signal) = self.signals.end().iter().find(|signal| **signal != libc::SIGUSR1)
         {
             actor.interrupted(*signal);
         }
@@ -223,7 +232,12 @@ impl Thread {
 
     fn next_timer(&self) -> Option<Instant> {
         let kids = self.kids.values().filter_map(Kid::next_deadline);
-        let own = [self.own.kill_at, self.own.verdict_at.map(|(at, _)| at), self.own.die_at.map(|(at, _)| at)];
+        let own = [
+            self.own.kill_at,
+            self.own.stuck_at,
+            self.own.verdict_at.map(|(at, _)| at),
+            self.own.die_at.map(|(at, _)| at),
+        ];
         let own = own.into_iter().chain([self.starting.map(|starting| starting.look_at)]).flatten();
         kids.chain(own).min()
     }
@@ -237,9 +251,10 @@ impl Thread {
         if let Some(starting) = self.starting.as_mut().filter(|starting| starting.look_at <= now) {
             starting.look(now, |pid| self.kids.values().any(|kid| kid.child.aid.pid() == pid));
         }
+        let patience = self.patience(now);
         for kid in self.kids.values_mut() {
             if kid.next_deadline().is_some_and(|at| at <= now) {
-                kid.on_timeout(now, &self.aid);
+                kid.on_timeout(now, &self.aid, patience);
             }
         }
         if let Some((at, signal)) = self.own.verdict_at
@@ -254,6 +269,12 @@ impl Thread {
                 // The parent waits for its end and does not hurry it: nobody of ours has asked.
                 self.own.die_at = Some((now + grace, signal));
                 self.end_self(Canceller { aid: self.aid.clone(), request: CancelRequest::Signal(signal) }, grace);
+            }
+        }
+        if self.own.stuck_at.is_some_and(|at| at <= now) {
+            self.own.stuck_at = None;
+            if let (Some(actor), Some(debugger)) = (self.actor.upgrade(), crash::debugger()) {
+                debugger.tell_stuck(&actor);
             }
         }
         if let Some((_, signal)) = self.own.die_at.filter(|(at, _)| *at <= now) {
@@ -329,6 +350,12 @@ impl Thread {
                 Command::AskObituary { aid, told } => {
                     self.wait_for(Word::Obituary, &aid, told);
                     self.ask_obituary(self.aid.clone(), aid, CameFrom::Here);
+                }
+                Command::Dump { id } => self.dump_below(id),
+                Command::Stuck { child, text, more } => {
+                    if let Some(kid) = self.kids.get_mut(&child) {
+                        kid.on_stuck(text, more);
+                    }
                 }
                 Command::EndSelf { canceller, grace } => self.end_self(canceller, grace),
                 Command::ParentLost => self.parent_lost(),
@@ -493,6 +520,15 @@ impl Thread {
                     kid.ends(now, &canceller, grace);
                 }
             }
+            Received::Stuck { places } => {
+                if let (Some(kid), Some(actor), Some(debugger)) =
+                    (self.kids.get_mut(&key), self.actor.upgrade(), crash::debugger())
+                {
+                    kid.awaits_names = true;
+                    debugger.name_stuck(&actor, key, places);
+                }
+            }
+            Received::Dump { .. } => {} // it only comes from above
             Received::Stood { .. } => {} // it only comes from above
             Received::End { aid, canceller } => self.end_other(aid, canceller),
             Received::Ended { to, aid, receipt } => self.tell(Word::Gone, to, aid, receipt, CameFrom::Child(key)),
@@ -500,6 +536,14 @@ impl Thread {
             Received::Obituary { to, aid, receipt } => {
                 self.tell(Word::Obituary, to, aid, receipt, CameFrom::Child(key));
             }
+        }
+    }
+
+    /// The children say what they do, for a dump of the root, and pass that on.
+    fn dump_below(&self, id: u64) {
+        for (line, _) in self.kids.values().filter_map(|kid| kid.line.as_ref()) {
+            // Of one whose line is broken the root knows soon that it has ended.
+            let _ = line.send(&Frame::Dump { id });
         }
     }
 
@@ -805,6 +849,12 @@ impl Thread {
     fn on_signals(&mut self) {
         for signal in self.signals.take() {
             let Some(actor) = self.actor.upgrade() else { continue };
+            if signal == libc::SIGUSR1 {
+                if let Some(debugger) = debugger() {
+                    debugger.asks_for_dump(&actor);
+                }
+                continue;
+            }
             if self.control.up.is_none() {
                 // At a prompt it is a slip of the finger: whoever means it says so there.
                 let is_shielded =
@@ -878,10 +928,23 @@ impl Thread {
         }
     }
 
-    fn flag_end(&self, canceller: &Canceller, grace: Duration) -> Option<Arc<Actor>> {
+    fn flag_end(&mut self, canceller: &Canceller, grace: Duration) -> Option<Arc<Actor>> {
         let actor = self.actor.upgrade()?;
-        actor.flag_cancelled(canceller, self.clock.now() + grace);
+        let now = self.clock.now();
+        actor.flag_cancelled(canceller, now + grace);
+        if self.control.up.is_some() && !actor.is_orphaned() {
+            let at = now + grace.saturating_sub(NOTICE.min(grace / 4));
+            self.own.stuck_at = Some(self.own.stuck_at.map_or(at, |before| before.min(at)));
+        }
         Some(actor)
+    }
+
+    /// How long a child whose time is over may go on to say where it is stuck. This actor's own time is not used up
+    /// by that.
+    fn patience(&self, now: Instant) -> Duration {
+        let actor = self.actor.upgrade().filter(|actor| !actor.is_root());
+        let left = actor.and_then(|actor| actor.ends_within(now));
+        left.map_or(NAMES_WITHIN, |left| NAMES_WITHIN.min(left / 2))
     }
 
     /// Whether this process may end here and now.
@@ -946,6 +1009,12 @@ impl Thread {
                         self.tell(Word::Gone, canceller.aid, aid, None, CameFrom::Here); // it has ended meanwhile
                     }
                 }
+                Received::Dump { id } => {
+                    self.dump_below(id);
+                    if let (Some(actor), Some(debugger)) = (self.actor.upgrade(), debugger()) {
+                        debugger.dump(&actor, id);
+                    }
+                }
                 Received::Stood { nanos } => {
                     suspend::has_stood(nanos);
                     self.tell_how_long(nanos);
@@ -990,6 +1059,8 @@ impl Thread {
 enum Received {
     Cancel { dialog: u64, canceller: Canceller },
     CancelAck { dialog: u64 },
+    Dump { id: u64 },
+    Stuck { places: Vec<u8> },
     SpawnRecord { aid: Aid, start_ticks: u64 },
     Ready { aid: Aid, addr: Addr },
     Spawning,
@@ -1035,6 +1106,8 @@ impl Received {
         Some(match frame {
             Frame::Cancel { dialog, canceller, .. } => Received::Cancel { dialog, canceller },
             Frame::CancelAck { dialog, .. } => Received::CancelAck { dialog },
+            Frame::Dump { id } => Received::Dump { id },
+            Frame::Stuck { places } => Received::Stuck { places: places.to_owned() },
             Frame::SpawnRecord { aid, start_ticks } => Received::SpawnRecord { aid, start_ticks },
             Frame::Ready { aid, addr } => Received::Ready { aid, addr },
             Frame::Spawning => Received::Spawning,

@@ -377,6 +377,8 @@ impl<'a> Fields<'_, 'a> {
             kind::OBITUARY => self.of_an_end().map(|(to, aid, receipt)| Frame::Obituary { to, aid, receipt }),
             kind::HOLD => self.next().and_then(Reader::bool).map(|on| Frame::Hold { on }),
             kind::STOOD => self.uint().map(|nanos| Frame::Stood { nanos }),
+            kind::DUMP => self.uint().map(|id| Frame::Dump { id }),
+            kind::STUCK => self.next().and_then(Reader::blob).map(|places| Frame::Stuck { places }),
             kind::LOG => Some(Frame::Log),
             unknown => return Err(FrameError::UnknownKind(unknown)),
         };
@@ -460,6 +462,7 @@ impl<'a> Fields<'_, 'a> {
                     _ => ExitKind::Unknown,
                 })
             })?,
+            stuck: self.option(Reader::str)?.map(str::to_owned),
         })
     }
 

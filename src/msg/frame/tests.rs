@@ -76,8 +76,8 @@ fn receipt() -> impl Strategy<Value = Receipt> {
         any::<i32>().prop_map(ExitKind::Signal),
         Just(ExitKind::Unknown)
     ];
-    (aid(), prop::option::of(canceller()), times, rung, exit).prop_map(
-        |(aid, asked_by, (heard, tasks_gone, reaped), rung, exit)| Receipt {
+    (aid(), prop::option::of(canceller()), times, rung, exit, prop::option::of(".{0,80}")).prop_map(
+        |(aid, asked_by, (heard, tasks_gone, reaped), rung, exit, stuck)| Receipt {
             aid,
             asked_by,
             heard,
@@ -85,6 +85,7 @@ fn receipt() -> impl Strategy<Value = Receipt> {
             reaped,
             rung,
             exit,
+            stuck,
         },
     )
 }
@@ -150,6 +151,8 @@ fn frame() -> impl Strategy<Value = Frame<'static>> {
         }),
         any::<bool>().prop_map(|on| Frame::Hold { on }),
         number().prop_map(|nanos| Frame::Stood { nanos }),
+        number().prop_map(|id| Frame::Dump { id }),
+        ".{0,80}".prop_map(|places| Frame::Stuck { places: leak(places).as_bytes() }),
         Just(Frame::Log),
         number().prop_map(|nonce| Frame::Ping { nonce }),
         number().prop_map(|nonce| Frame::Pong { nonce }),
@@ -335,6 +338,7 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         reaped: Duration::from_millis(200),
         rung: Some(Rung::Sigkill),
         exit: ExitKind::Signal(9),
+        stuck: None,
     };
     let args = b"\x92\x01\x02";
     vec![
@@ -365,6 +369,7 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         ("signalled", Frame::Signalled { signal: 15 }, b""),
         ("end_asked", Frame::EndAsked { canceller: asked(CancelRequest::Actor) }, b""),
         ("log", Frame::Log, b""),
+        ("dump", Frame::Dump { id: 3 }, b""),
         ("end", Frame::End { aid: aid.clone(), canceller: asked(CancelRequest::Actor) }, b""),
         ("ended", Frame::Ended { to: aid.clone(), aid: aid.clone(), receipt: Some(Box::new(receipt)) }, b""),
         ("spawning", Frame::Spawning, b""),
@@ -372,6 +377,7 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         ("obituary", Frame::Obituary { to: aid.clone(), aid: aid.clone(), receipt: None }, b""),
         ("hold", Frame::Hold { on: true }, b""),
         ("stood", Frame::Stood { nanos: 1_500_000_000 }, b""),
+        ("stuck", Frame::Stuck { places: b"\x93\x01" }, b""),
     ]
 }
 

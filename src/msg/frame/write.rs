@@ -238,6 +238,14 @@ fn encode_rare(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
             w.open(2, kind::STOOD);
             w.uint(*nanos);
         }
+        Frame::Dump { id } => {
+            w.open(2, kind::DUMP);
+            w.uint(*id);
+        }
+        Frame::Stuck { places } => {
+            w.open(2, kind::STUCK);
+            w.bin(places);
+        }
         Frame::Log => w.open(1, kind::LOG),
         Frame::Ping { nonce } => {
             w.open(2, kind::PING);
@@ -338,7 +346,7 @@ impl Writer {
 
     /// Without its aid: the frame has that.
     fn receipt(&mut self, receipt: &Receipt) {
-        self.array(6);
+        self.array(if receipt.stuck.is_some() { 7 } else { 6 });
         self.option(receipt.asked_by.as_ref(), Self::canceller);
         self.option(receipt.heard.as_ref(), Self::micros);
         self.option(receipt.tasks_gone.as_ref(), Self::micros);
@@ -357,6 +365,9 @@ impl Writer {
         };
         self.uint(kind);
         self.int(i64::from(number));
+        if let Some(stuck) = &receipt.stuck {
+            self.str(stuck);
+        }
     }
 
     fn micros(&mut self, time: &Duration) {
