@@ -102,7 +102,8 @@ impl Service for Actor {
             // The waker of this poll leads nowhere: a task that is not done is polled again as one.
             let mut cx = Context::from_waker(Waker::noop());
             if let Poll::Ready(done) = panics::serving(|| task.poll_inline(&mut cx)) {
-                if !scope.has_deferred() && !(self.is_armed() && matches!(done, End::Value(Err(_)))) {
+                let is_looked_at = self.is_armed() && matches!(done, End::Value(Err(_)));
+                if !scope.has_deferred() && !is_looked_at {
                     if let Some(core) = &context {
                         core.is_over();
                     }

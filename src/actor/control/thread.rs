@@ -528,7 +528,7 @@ impl Thread {
                     debugger.name_stuck(&actor, key, places);
                 }
             }
-            Received::Dump { .. } => {} // it only comes from above
+            Received::Dump { .. } => {}  // it only comes from above
             Received::Stood { .. } => {} // it only comes from above
             Received::End { aid, canceller } => self.end_other(aid, canceller),
             Received::Ended { to, aid, receipt } => self.tell(Word::Gone, to, aid, receipt, CameFrom::Child(key)),
