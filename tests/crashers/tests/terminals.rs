@@ -92,7 +92,10 @@ fn without_a_terminal_the_crash_report_is_logged_and_the_error_goes_on() {
         command.env("TEAMSTER_DEBUG", "1").env("TEAMSTER_LOG", "error");
     });
     let text = prompt.ends_with(0).replace('\n', ""); // its lines are longer than the screen
-    assert_has(&text, &["crash report: index out of bounds", "no terminal", "TEAMSTER_DEBUG_LISTEN", "kind=panic"]);
+    assert_has(
+        &text,
+        &["crash report: panic in worker@", "index out of bounds", "no terminal", "TEAMSTER_DEBUG_LISTEN"],
+    );
     assert_has(&text, &["args=[1, 2, 3], 12", "stack=crashers::crashes::price_at", "one: panic", "two: panic"]);
     assert!(!text.contains("(root/worker)"), "{text}");
 }
@@ -145,7 +148,7 @@ fn a_display_that_panics_with_the_lock_of_stderr_does_not_hang_the_log() {
     let mut prompt = Prompt::start_program(&["setsid", "--wait", PROGRAM, "bomb_on_stderr"], |command| {
         command.env("TEAMSTER_DEBUG", "1").env("TEAMSTER_LOG", "error");
     });
-    assert_has(&prompt.ends_with(101), &["a Display panics", "crash report: a Display panics"]);
+    assert_has(&prompt.ends_with(101), &["a Display panics", "crash report: panic in root@"]);
 }
 
 #[test]
