@@ -1,8 +1,9 @@
-//! An actor hangs, and a dump says where: `kill -USR1` to the root of any tree prints what all of it does.
+//! An actor hangs, and a dump says where: `kill -USR1` to a tree's root, or `teamster dump`, at any time.
 use std::sync::Mutex;
 use std::time::Duration;
 
-use teamster::{Error, rpc};
+use rustix::process::{Signal, getpid, kill_process};
+use teamster::{BoxError, Error, rpc};
 
 static TILL: Mutex<u32> = Mutex::new(0);
 
@@ -13,36 +14,35 @@ async fn sell() -> u32 {
     *sold + *TILL.lock().expect("nobody panics")
 }
 
-/// Waits in two places at once.
 #[rpc]
 async fn clean() {
-    let noon = tokio::time::sleep(Duration::from_secs(3600));
-    let ((), ()) = tokio::join!(noon, std::future::ready(()));
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+}
+
+/// What all of it does now goes to stderr, and to this file.
+async fn dump() -> Result<u64, BoxError> {
+    println!("what does it do? kill -USR1 {}", getpid());
+    tokio::time::sleep(Duration::from_millis(200)).await; // so that it does something
+    kill_process(getpid(), Signal::USR1)?;
+    let file = std::env::temp_dir().join(format!("teamster-dump-{}-1.txt", getpid()));
+    while !file.exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(std::fs::metadata(file)?.len())
 }
 
 #[teamster::main]
 async fn main() -> Result<(), Error> {
-    let left = teamster::open_nursery(async |an| {
-        let names = ["clerk", "cleaner"];
-        let [clerk, cleaner] = an.start_actors(names).await?.try_into().expect("two");
-        let ask = async {
-            println!("what does all of it do? kill -USR1 {}", std::process::id());
-            tokio::time::sleep(Duration::from_millis(200)).await; // so that it has something to do
-            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::USR1)?;
-            let file = std::env::temp_dir().join(format!("teamster-dump-{}-1.txt", std::process::id()));
-            while !file.exists() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            Ok::<_, teamster::BoxError>(file)
-        };
+    teamster::open_nursery(async |an| {
+        let [clerk, cleaner] = an.start_actors(["clerk", "cleaner"]).await?.try_into().expect("two");
         tokio::select! {
-            sold = clerk.run(sell()) => Err(format!("it sold {}", sold?).into()),
-            cleaned = cleaner.run(clean()) => Err(format!("it is clean: {cleaned:?}").into()),
-            file = ask => Ok(file?),
+            sold = clerk.run(sell()) => println!("it sold {}", sold?),
+            cleaned = cleaner.run(clean()) => println!("it is clean: {:?}", cleaned?),
+            bytes = dump() => println!("it is in a file too: {} bytes", bytes?),
         }
+        let killed = clerk.cancel_actor().await?; // it does not listen
+        println!("the clerk was killed, in {}", killed.stuck.unwrap_or_default());
+        Ok(())
     })
-    .await?;
-    println!("it is in a file too, {} bytes long", std::fs::metadata(&left).map_or(0, |file| file.len()));
-    let _ = std::fs::remove_file(left);
-    Ok(())
+    .await
 }

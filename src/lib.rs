@@ -59,8 +59,11 @@
 //! | `TEAMSTER_DIR` | the folder of sockets, mode 0700; trees that share it find each other |
 //! | `TEAMSTER_GRACE_MS` | milliseconds that an actor may take to end once it was asked (1000) |
 //! | `TEAMSTER_DEBUG` | which actors stop for the debugger, whatever the program says: `1`, `0`, or a list of `panic`, `err`, `pause`, `every-hop` |
+//! | `TEAMSTER_DUMP_DIR` | the folder of the files that dumps are written to (that for temporary files) |
 //! | `TEAMSTER_DEBUG_LISTEN` | a socket's path, where `teamster attach` opens the prompt instead of the root's terminal |
 //! | `TEAMSTER_LOG` | which log lines are shown, of the whole tree: `info`, `my_crate=debug,info`, `off` |
+//!
+//! SIGUSR1 to the root's process prints what every actor of its tree does: [`debug::dump`](debug/fn.dump.html).
 //!
 //! A child's log lines reach the root's `tracing` subscriber under the target `teamster::remote`, with
 //! `actor` and `pid` as fields. Without a subscriber `TEAMSTER_LOG` prints them on stderr.
@@ -119,6 +122,7 @@ pub mod __private {
     pub use crate::actor::endpoint::{Arg, ENDPOINTS, Layouts, Registration, encodes, register, travels};
     pub use crate::actor::failure::{ExactKind, Failure, StdKind, TextKind, probe};
     pub use crate::actor::hold::hold_this_actor;
+    pub use crate::actor::traces::traced_alone;
     pub use crate::context::{ContextTypes, register_context};
     pub use crate::msg::error_value::{ERRORS, ErrorRegistration, register_error};
     pub use crate::nursery::entry::{MainOptions, main};

@@ -71,6 +71,27 @@ fn without_ids(text: &str) -> String {
 }
 
 #[test]
+#[cfg(feature = "debug")]
+fn hang_dump() {
+    let run = Run::start(&mut Run::example("hang_dump")).end();
+    run.assert_success();
+    let dump = text(&run.output.stderr);
+    let places = [
+        "root@",
+        "clerk@",
+        "hang_dump::sell at examples/hang_dump.rs:15",
+        "cleaner@",
+        "tokio::time::sleep::Sleep::poll",
+    ];
+    let mut rest = dump.split_once(", after ").expect("a dump").1;
+    for place in places {
+        rest = rest.split_once(place).unwrap_or_else(|| panic!("no {place} where it belongs: {dump}")).1;
+    }
+    let said = text(&run.output.stdout);
+    assert!(said.contains("\nthe clerk was killed, in hang_dump::sell at examples/hang_dump.rs:15 ("), "{said}");
+}
+
+#[test]
 fn ask_around() {
     let wanted = "anna heard: ben likes blue, cleo likes cyan
 ben heard: anna likes amber, cleo likes cyan

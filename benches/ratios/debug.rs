@@ -4,7 +4,9 @@ use std::fs::File;
 use std::hint::black_box;
 use std::io::Read;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::pin::{Pin, pin};
 use std::process::{Command, Stdio};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use teamster::rpc;
@@ -40,6 +42,37 @@ fn a_call(call: impl Fn(u64) -> u64) -> f64 {
     let begin = Instant::now();
     for n in 0..CALLS {
         black_box(call(black_box(n)));
+    }
+    micros(begin.elapsed()) * 1e3 / CALLS as f64
+}
+
+/// Never ready.
+struct Waits(u64);
+
+impl Future for Waits {
+    type Output = ();
+    fn poll(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<()> {
+        self.0 = black_box(self.0.wrapping_mul(3));
+        Poll::Pending
+    }
+}
+
+/// Nanoseconds of a poll of a task that a dump could ask where it waits.
+pub(crate) fn wrapped_poll() -> f64 {
+    a_poll(pin!(teamster::__private::traced_alone(Waits(1))))
+}
+
+/// The same of one that nobody could.
+pub(crate) fn bare_poll() -> f64 {
+    a_poll(pin!(Waits(1)))
+}
+
+#[inline(never)]
+fn a_poll(mut task: Pin<&mut dyn Future<Output = ()>>) -> f64 {
+    let mut cx = Context::from_waker(Waker::noop());
+    let begin = Instant::now();
+    for _ in 0..CALLS {
+        let _pending = black_box(task.as_mut().poll(&mut cx));
     }
     micros(begin.elapsed()) * 1e3 / CALLS as f64
 }

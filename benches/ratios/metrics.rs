@@ -40,6 +40,7 @@ pub(crate) const METRICS: &[Metric] = &[
     metric("cancel_under_load", "us", Better::Less, |budget| Box::pin(cancel_under_load(budget))),
     metric("small_under_bulk", "us p99", Better::Less, |budget| Box::pin(small_under_bulk(budget))),
     metric("memory_backpressure", "windows", Better::Absolute, |budget| Box::pin(backpressure(budget))),
+    metric("task_wrapper", "ns", Better::Less, |budget| Box::pin(wrapped(budget))),
     metric("pause_off", "ns", Better::Less, |budget| Box::pin(pauses(budget))),
     metric("armed_idle", "us", Better::Less, |budget| Box::pin(armed(budget))),
     metric("stop_to_prompt", "ms", Better::Absolute, |budget| Box::pin(prompts(budget))),
@@ -234,6 +235,11 @@ async fn backpressure(budget: Budget) -> Result<Measured> {
         Ok(Measured { ours: vec![callee.backpressure(budget.time().max(BACKPRESSURE_TIME)).await?], raw: vec![] })
     })
     .await
+}
+
+/// A poll of a task that a dump could ask, and of one that nobody could.
+async fn wrapped(budget: Budget) -> Result<Measured> {
+    alternate(budget, async || Ok(vec![debug::wrapped_poll()]), async || Ok(vec![debug::bare_poll()])).await
 }
 
 /// A call with a `pause!` that is off, and one without.

@@ -114,7 +114,7 @@ impl Service for Actor {
             line.acknowledge_start(dialog);
             is_told = true;
         }
-        let origin = Origin::Dialog { path, dialog, peer: line.peer.clone() };
+        let origin = Origin::Dialog { path, dialog, line: Arc::clone(line) };
         let served = Served { actor: Arc::clone(self), line: Arc::clone(line), dialog, scope, context, deadline };
         let task = Serving { task, starts: (!is_told).then(|| (Arc::clone(line), dialog)) };
         self.spawn(origin, served.run(task, end));

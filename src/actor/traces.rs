@@ -6,18 +6,26 @@
 #[cfg_attr(not(feature = "debug"), path = "traces/off.rs")]
 mod on;
 
-use crate::msg::ident::Aid;
+use std::sync::Arc;
+
+use super::DataLine;
 
 #[cfg(feature = "debug")]
 pub(crate) use on::Told;
 pub(crate) use on::{Trace, Traces, beneath, traced};
 
+/// A task that a dump could ask, in a table of its own: for the bench of what that costs.
+#[doc(hidden)]
+pub fn traced_alone<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    traced(&Arc::default(), Origin::CleanUp, future)
+}
+
 /// What a task is there for.
 #[derive(Clone, Debug)]
 #[cfg_attr(not(feature = "debug"), expect(dead_code, reason = "nobody looks at it"))]
 pub(crate) enum Origin {
-    /// It serves a dialog of `peer`.
-    Dialog { path: &'static str, dialog: u64, peer: Aid },
+    /// It serves a dialog of the line's peer.
+    Dialog { path: &'static str, dialog: u64, line: Arc<DataLine> },
     /// It runs a nursery of actors, its body or its end.
     Nursery,
     /// It is one of a nursery of tasks, or that one's body.

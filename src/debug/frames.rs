@@ -20,9 +20,9 @@ pub(super) fn capture() -> Vec<usize> {
     ips
 }
 
-/// The same with names, inlined calls too; `endpoint` is what runs there. The first time a program does it, it reads its debug information: up to
+/// The same with names, inlined calls too. The first time a program does it, it reads its debug information: up to
 /// a second.
-pub(super) fn resolve(ips: &[usize], endpoint: Option<&str>) -> Vec<Frame> {
+pub(super) fn resolve(ips: &[usize]) -> Vec<Frame> {
     let mut frames = Vec::with_capacity(ips.len());
     for &ip in ips {
         let before = frames.len();
@@ -43,16 +43,8 @@ pub(super) fn resolve(ips: &[usize], endpoint: Option<&str>) -> Vec<Frame> {
             frames.push(Frame { ip: ip as u64, name: format!("{ip:#x}"), file: None, line: 0, is_users: false });
         }
     }
-    // The outermost is the endpoint's that was called, the others are of calls that it made here.
-    let mut name = endpoint;
-    for frame in frames.iter_mut().rev().filter(|frame| frame.name.contains(BODY)) {
-        frame.name = format!("{} (async)", name.take().unwrap_or("an endpoint, called here"));
-    }
     frames
 }
-
-/// What the macros call the body of an endpoint.
-const BODY: &str = "__teamster_body";
 
 /// Where this crate's own code lies.
 const OURS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/");
@@ -78,7 +70,8 @@ fn plain(name: &str) -> String {
         let end = plain[start + 2..].find('}').map_or(plain.len(), |end| start + 2 + end + 1);
         plain.replace_range(start..end, "");
     }
-    let plain = plain.replace("::_::", "::");
+    // The macros put the body of an endpoint into a nameless constant.
+    let plain = plain.replace("::_::", "::").replace("__teamster_body_", "");
     if is_async { format!("{plain} (async)") } else { plain }
 }
 
@@ -103,11 +96,12 @@ mod tests {
         assert_eq!(plain("shop::risky"), "shop::risky");
         assert_eq!(plain("shop::inner::{{closure}}"), "shop::inner (async)");
         assert_eq!(plain("shop::inner::{closure#0}::{closure#1}"), "shop::inner (async)");
+        assert_eq!(plain("shop::_::__teamster_body_sell::{{closure}}"), "shop::sell (async)");
     }
 
     #[inline(never)]
     fn here() -> Vec<Frame> {
-        resolve(&capture(), None)
+        resolve(&capture())
     }
 
     #[test]

@@ -158,8 +158,7 @@ impl Serving<'_> {
     }
 
     fn frames(&self) -> Vec<Frame> {
-        let endpoint = self.stop.call.as_deref().map(|call| call.split('#').next().unwrap_or(call));
-        frames::resolve(self.ips, endpoint)
+        frames::resolve(self.ips)
     }
 
     /// A command may run code of the user's, which may panic.

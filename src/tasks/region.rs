@@ -103,8 +103,8 @@ pub(super) struct Region<F: Future> {
     scoped: Scoped<F>,
     end: Option<End<F::Output>>,
     rest: Option<BoxFuture<'static, ()>>,
-    /// Outside of every actor nobody asks.
-    trace: Option<Trace>,
+    /// Outside of every actor nobody asks. A box: there are regions in regions.
+    trace: Option<Box<Trace>>,
 }
 
 /// Nothing in it is pinned but what is in a box.
@@ -115,7 +115,7 @@ impl<F: Future> Region<F> {
     pub(super) fn new(ground: &Ground, scope: Arc<Scope>, future: Pin<Box<F>>) -> Self {
         let scoped = Scoped::at(ground.place.inside(Arc::clone(&scope)), Arc::clone(&scope), future);
         let origin = Origin::Task { label: scope.label };
-        let trace = ground.place.actor().map(|actor| Trace::new(&actor.traces, origin));
+        let trace = ground.place.actor().map(|actor| Box::new(Trace::new(&actor.traces, origin)));
         Region { ground: ground.clone(), scope, scoped, end: None, rest: None, trace }
     }
 

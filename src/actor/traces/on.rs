@@ -41,6 +41,8 @@ struct Slots {
 #[derive(Debug)]
 struct Entry {
     number: u64,
+    /// Where it is in the table.
+    slot: usize,
     origin: Origin,
     since: Instant,
     /// The last dump that has asked it.
@@ -102,19 +104,12 @@ impl Traces {
         (asked.iter().filter_map(|entry| entry.tell(dump)).collect(), left_out)
     }
 
-    fn enter(&self, origin: Origin, waker: &Waker) -> (usize, Arc<Entry>) {
+    fn enter(&self, origin: Origin, waker: &Waker) -> Arc<Entry> {
         let since = Instant::now();
         let state = State { waker: waker.clone(), told: 0, leaves: Vec::new(), within: None, is_covered: false };
         let mut slots = self.slots.lock();
         slots.last_number += 1;
-        let entry = Arc::new(Entry {
-            number: slots.last_number,
-            origin,
-            since,
-            asked: AtomicU64::new(0),
-            thread: AtomicI32::new(0),
-            state: Mutex::new(state),
-        });
+        let number = slots.last_number;
         let slot = match slots.free.pop() {
             Some(slot) => slot,
             None => {
@@ -122,8 +117,10 @@ impl Traces {
                 slots.entries.len() - 1
             }
         };
+        let (asked, thread, state) = (AtomicU64::new(0), AtomicI32::new(0), Mutex::new(state));
+        let entry = Arc::new(Entry { number, slot, origin, since, asked, thread, state });
         slots.entries[slot] = Some(Arc::clone(&entry));
-        (slot, entry)
+        entry
     }
 
     /// It has told, or it has ended without.
@@ -156,13 +153,19 @@ impl Entry {
 #[derive(Debug)]
 pub(crate) struct Trace {
     table: Arc<Traces>,
-    origin: Option<Origin>,
-    entered: Option<Entered>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// It has not come to wait yet.
+    New(Origin),
+    In(Entered),
+    Left,
 }
 
 #[derive(Debug)]
 struct Entered {
-    slot: usize,
     entry: Arc<Entry>,
     /// The waker in the table, which lives as long as it is there: so this stands for no other one.
     waker: (usize, usize),
@@ -171,13 +174,13 @@ struct Entered {
 
 impl Trace {
     pub(crate) fn new(table: &Arc<Traces>, origin: Origin) -> Self {
-        Trace { table: Arc::clone(table), origin: Some(origin), entered: None }
+        Trace { table: Arc::clone(table), stage: Stage::New(origin) }
     }
 
     /// Polls the task.
     #[inline]
     pub(crate) fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-        let Some(entered) = &mut self.entered else {
+        let Stage::In(entered) = &mut self.stage else {
             let polled = poll(cx);
             if polled.is_pending() {
                 self.enter(beneath(cx.waker()));
@@ -202,9 +205,10 @@ impl Trace {
 
     #[cold]
     fn enter(&mut self, waker: &Waker) {
-        let Some(origin) = self.origin.take() else { return };
-        let (slot, entry) = self.table.enter(origin, waker);
-        self.entered = Some(Entered { slot, entry, waker: identity(waker), told: 0 });
+        if let Stage::New(origin) = std::mem::replace(&mut self.stage, Stage::Left) {
+            let entry = self.table.enter(origin, waker);
+            self.stage = Stage::In(Entered { entry, waker: identity(waker), told: 0 });
+        }
     }
 }
 
@@ -222,10 +226,10 @@ impl Entered {
 
 impl Drop for Trace {
     fn drop(&mut self) {
-        let Some(Entered { slot, entry, .. }) = self.entered.take() else { return };
+        let Stage::In(Entered { entry, .. }) = std::mem::replace(&mut self.stage, Stage::Left) else { return };
         let mut slots = self.table.slots.lock();
-        slots.entries[slot] = None;
-        slots.free.push(slot);
+        slots.entries[entry.slot] = None;
+        slots.free.push(entry.slot);
         let asked = entry.asked.load(Ordering::Relaxed);
         if asked != 0 && entry.state.lock().told != asked {
             self.table.one_told(&mut slots, asked);

@@ -98,7 +98,9 @@ fn task(told: Told, modules: &Modules) -> TaskNow {
     TaskNow {
         number: told.number,
         kind: match told.origin {
-            Origin::Dialog { path, dialog, peer } => TaskKind::Dialog { path: path.to_owned(), dialog, peer },
+            Origin::Dialog { path, dialog, line } => {
+                TaskKind::Dialog { path: path.to_owned(), dialog, peer: line.peer.clone() }
+            }
             Origin::Nursery => TaskKind::Nursery,
             Origin::Task { label } => TaskKind::Task(label.to_owned()),
             Origin::CleanUp => TaskKind::CleanUp,

@@ -77,7 +77,7 @@ fn a_real_gdb_stands_in_the_users_frame_and_leads_back_to_the_prompt() {
     prompt.line("up");
     prompt.enter("gdb");
     prompt.shows("(gdb)");
-    prompt.shows("errors::_::__teamster_body::{async_fn#0} () at tests/crashers/src/errors.rs:52");
+    prompt.shows("errors::_::__teamster_body_parse_order::{async_fn#0} () at tests/crashers/src/errors.rs:52");
     prompt.enter("bt 40");
     prompt.says("crashers::errors::quantity_of");
     prompt.enter("print dozens");
