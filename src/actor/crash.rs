@@ -492,6 +492,7 @@ pub(crate) const QUIT_TYPE: &str = "teamster::DebugQuit";
 pub(crate) const QUIT_TEXT: &str = "quit at the debugger's prompt";
 
 #[cfg(test)]
+#[expect(clippy::needless_borrow, reason = "the reference is what chooses: see `ViaDebug`")]
 mod tests {
     use super::*;
 

@@ -741,7 +741,7 @@ fn main() {
         /// Of `stop` three times, of `outer` with `inlined` in it, and so on.
         ips: Vec<usize>,
         exe: PathBuf,
-        folder: tempfile::TempDir,
+        _folder: tempfile::TempDir,
     }
 
     impl Debuggee {
@@ -761,7 +761,7 @@ fn main() {
             let line = lines.next().unwrap().unwrap();
             let (tid, ips) = line.split_once(' ').unwrap();
             let ips = ips.trim_matches(['[', ']']).split(", ").map(|ip| ip.parse().unwrap()).collect();
-            Self { process, lines, tid: tid.parse().unwrap(), ips, exe, folder }
+            Self { process, lines, tid: tid.parse().unwrap(), ips, exe, _folder: folder }
         }
 
         fn place(&self, frame: usize, function: &str) -> Place {
