@@ -4,9 +4,10 @@
 //! of them before the shell sees that the root has stopped. Continued, by `fg` or `bg`, each control thread
 //! tells its children for how long all stood still, and only then continues them: so the time never counts.
 #![allow(unsafe_code, reason = "a signal's handler, and what it may call")]
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -52,6 +53,12 @@ pub(super) fn has_stood(nanos: u64) {
     let add = |stood: u64| Some((stood >> 1).saturating_add(nanos).min(u64::MAX >> 1) << 1);
     // It always gives a number.
     let _ = STOOD.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add);
+    CONTINUED.fetch_add(1, Ordering::SeqCst);
+}
+
+/// How often this process has been continued so far.
+pub(super) fn times_continued() -> u64 {
+    CONTINUED.load(Ordering::SeqCst)
 }
 
 /// From now on it stands still.
@@ -91,14 +98,21 @@ pub(crate) fn stop_group() {
 /// Until a signal that was sent has stopped this process.
 const STOPPED_WITHIN: Duration = Duration::from_millis(200);
 
-/// What the handler looks at. It may run on any thread but a control thread, which alone take this, and block the
-/// signal for that: so it is never waited for by whom it has interrupted. Nothing is allocated under it either: the
-/// handler may have interrupted whoever holds the allocator's lock.
+/// What the handler looks at. Whoever else takes it blocks the signal meanwhile, so it is never waited for by whom it
+/// has interrupted. Nothing is allocated under it either: the handler may have interrupted whoever holds the
+/// allocator's lock.
 static TABLE: Mutex<Table> =
     Mutex::new(Table { actors: Vec::new(), free_from: 0, wake: [None; MAX_ROOTS], before: None });
 
-/// How often this process was stopped and continued.
+/// How often this process was to be stopped, and how often it was continued.
+static STOPS: AtomicU64 = AtomicU64::new(0);
 static CONTINUED: AtomicU64 = AtomicU64::new(0);
+
+/// Control threads that have stopped what they had heard of by the last stop, and not yet listed.
+static READY_TO_STOP: AtomicUsize = AtomicUsize::new(0);
+
+/// How long the handler waits for them: one of them may wait for a lock of whom it has interrupted.
+const READY_WITHIN: Duration = Duration::from_millis(100);
 
 /// Roots that may live in one process at a time: more are refused by [`super::signals::Signals`].
 const MAX_ROOTS: usize = 64;
@@ -114,7 +128,7 @@ struct Table {
     before: Option<libc::sigaction>,
 }
 
-/// A process, by a descriptor that is open and that nobody else has reaped behind.
+/// A process, by a descriptor that is open.
 #[derive(Clone, Copy, Debug)]
 struct Listing {
     pidfd: RawFd,
@@ -122,8 +136,58 @@ struct Listing {
     group: libc::pid_t,
 }
 
+impl Table {
+    fn wake_all(&self) -> usize {
+        let mut roots = 0;
+        for wake in self.wake.iter().flatten() {
+            // SAFETY: `write` is async-signal-safe, the buffer is a live u64, and the descriptor is open: it is taken
+            // out of the table before it is closed.
+            unsafe { libc::write(*wake, (&raw const ONE).cast(), 8) };
+            roots += 1;
+        }
+        roots
+    }
+}
+
+static ONE: u64 = 1;
+
+/// The table, and no stop by this thread while this lives.
+struct Access {
+    table: Option<MutexGuard<'static, Table>>,
+    mask: libc::sigset_t,
+}
+
+impl Access {
+    fn take() -> Access {
+        let mask = change_mask(libc::SIG_BLOCK, &only_ours());
+        Access { table: Some(locked()), mask }
+    }
+}
+
+impl Deref for Access {
+    type Target = Table;
+    fn deref(&self) -> &Table {
+        self.table.as_ref().expect(HELD)
+    }
+}
+
+impl DerefMut for Access {
+    fn deref_mut(&mut self) -> &mut Table {
+        self.table.as_mut().expect(HELD)
+    }
+}
+
+impl Drop for Access {
+    fn drop(&mut self) {
+        self.table = None; // before a signal that has waited interrupts us
+        change_mask(libc::SIG_SETMASK, &self.mask);
+    }
+}
+
+const HELD: &str = "it is given back by the drop alone";
+
 /// A try never parks a thread, so that nobody has to be unparked by a handler.
-fn table() -> MutexGuard<'static, Table> {
+fn locked() -> MutexGuard<'static, Table> {
     loop {
         if let Some(table) = TABLE.try_lock() {
             return table;
@@ -136,20 +200,19 @@ fn table() -> MutexGuard<'static, Table> {
 #[derive(Debug)]
 pub(super) struct Suspension {
     place: Option<usize>,
-    /// Stops that this root has continued its actors from.
+    /// Stops that this root has made ready for, and continued its actors from.
+    stops: u64,
     continued: u64,
     stood: Duration,
 }
 
 impl Suspension {
-    /// By the control thread of a root, which `wake` wakes when all is to be continued. From now on it is never
-    /// interrupted by the signal.
+    /// `wake` wakes the control thread of a root, when something is to be stopped or continued.
     ///
     /// Where the program was started to ignore SIGTSTP, as by a shell that knows no jobs, it goes on ignoring it.
     pub(super) fn install(wake: &OwnedFd) -> Suspension {
         ORIGIN.get_or_init(Instant::now);
-        change_mask(libc::SIG_BLOCK);
-        let mut table = table();
+        let mut table = Access::take();
         let is_first = table.wake.iter().all(Option::is_none);
         let place = table.wake.iter().position(Option::is_none);
         if let Some(place) = place {
@@ -160,21 +223,80 @@ impl Suspension {
             table.before = Some(before);
             dispose(&ours());
         }
-        drop(table);
-        Suspension { place, continued: CONTINUED.load(Ordering::SeqCst), stood: awake().1 }
+        let (stops, continued) = (STOPS.load(Ordering::SeqCst), CONTINUED.load(Ordering::SeqCst));
+        Suspension { place, stops, continued, stood: awake().1 }
     }
 
-    /// Lists a process, until what is returned is dropped; `pidfd` is to be open until then. By the control thread.
-    pub(super) fn list(&self, aid: Option<&Aid>, pidfd: &OwnedFd) -> Listed {
+    /// Whether this process is about to stop. Whoever asks then lists what it has heard of, and says so by
+    /// [`is_ready_to_stop`].
+    pub(super) fn is_to_stop(&mut self) -> bool {
+        let stops = STOPS.load(Ordering::SeqCst);
+        std::mem::replace(&mut self.stops, stops) != stops
+    }
+
+    /// For how long this process was stopped, if it was since this was asked last, and goes on.
+    pub(super) fn was_continued(&mut self) -> Option<Duration> {
+        let continued = CONTINUED.load(Ordering::SeqCst);
+        if std::mem::replace(&mut self.continued, continued) == continued {
+            return None;
+        }
+        let stood = awake().1;
+        Some(stood.saturating_sub(std::mem::replace(&mut self.stood, stood)))
+    }
+}
+
+impl Drop for Suspension {
+    fn drop(&mut self) {
+        let mut table = Access::take();
+        if let Some(place) = self.place {
+            table.wake[place] = None;
+        }
+        if table.wake.iter().all(Option::is_none)
+            && let Some(before) = table.before.take()
+        {
+            dispose(&before);
+        }
+    }
+}
+
+/// All that a control thread had heard of is listed.
+pub(super) fn is_ready_to_stop() {
+    READY_TO_STOP.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Continues actors, unless all have been stopped again meanwhile. `act` allocates nothing.
+pub(super) fn continue_with(act: impl FnOnce()) {
+    let _no_stop = Access::take();
+    if !is_suspended() {
+        act();
+    }
+}
+
+/// Room in the table at first.
+const FEW_ACTORS: usize = 64;
+
+/// A process that a ctrl-z stops.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    place: usize,
+}
+
+impl Listed {
+    /// Lists a process of a root's tree, until this is dropped; `pidfd` is to be open until then, and its pid its own
+    /// if we are its parent. While all stand still, it is stopped at once.
+    pub(super) fn new(aid: Option<&Aid>, pidfd: &OwnedFd) -> Listed {
         let group = aid.and_then(|aid| libc::pid_t::try_from(aid.pid()).ok()).unwrap_or(0);
         let listing = Listing { pidfd: pidfd.as_raw_fd(), group };
         let mut roomier: Vec<Option<Listing>> = Vec::new();
         loop {
-            let mut table = table();
+            let mut table = Access::take();
             let from = table.free_from;
             if let Some(place) = table.actors[from..].iter().position(Option::is_none).map(|at| from + at) {
                 table.actors[place] = Some(listing);
                 table.free_from = place + 1;
+                if is_suspended() {
+                    listing.stop();
+                }
                 return Listed { place };
             }
             let actors = table.actors.len();
@@ -187,55 +309,13 @@ impl Suspension {
             roomier.extend_from_slice(&table.actors);
             roomier.resize(roomier.capacity(), None);
             std::mem::swap(&mut table.actors, &mut roomier);
-            drop(table);
         }
     }
-
-    /// For how long this process was stopped, if it was since this was asked last, and goes on.
-    pub(super) fn was_continued(&mut self) -> Option<Duration> {
-        let continued = CONTINUED.load(Ordering::SeqCst);
-        if std::mem::replace(&mut self.continued, continued) == continued {
-            return None;
-        }
-        let stood = awake().1;
-        Some(stood.saturating_sub(std::mem::replace(&mut self.stood, stood)))
-    }
-
-    /// Continues actors, unless all have been stopped again meanwhile. `act` allocates nothing.
-    pub(super) fn continue_with(&self, act: impl FnOnce()) {
-        let _no_stop = table();
-        if !is_suspended() {
-            act();
-        }
-    }
-}
-
-impl Drop for Suspension {
-    fn drop(&mut self) {
-        let mut table = table();
-        if let Some(place) = self.place {
-            table.wake[place] = None;
-        }
-        if table.wake.iter().all(Option::is_none)
-            && let Some(before) = table.before.take()
-        {
-            dispose(&before);
-        }
-    }
-}
-
-/// Room in the table at first.
-const FEW_ACTORS: usize = 64;
-
-/// A process that a ctrl-z stops.
-#[derive(Debug)]
-pub(super) struct Listed {
-    place: usize,
 }
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        let mut table = table();
+        let mut table = Access::take();
         table.actors[self.place] = None;
         table.free_from = table.free_from.min(self.place);
     }
@@ -263,51 +343,70 @@ impl Listing {
 extern "C" fn handler(signal: libc::c_int) {
     // SAFETY: reading and restoring errno is what POSIX asks of a handler that makes system calls.
     let errno = unsafe { *libc::__errno_location() };
-    let before = {
-        let table = table();
+    let (before, roots) = {
+        let table = locked();
         if is_suspended() {
             return; // another thread is at it
         }
+        let mut roots = 0;
         if table.before.is_some() {
             stand();
             for actor in table.actors.iter().flatten() {
                 actor.stop();
             }
+            READY_TO_STOP.store(0, Ordering::SeqCst);
+            STOPS.fetch_add(1, Ordering::SeqCst);
+            roots = table.wake_all();
         }
-        table.before
+        (table.before, roots)
     };
     // SAFETY: `raise` is async-signal-safe.
     unsafe { libc::raise(signal) }; // it waits until it is let through: below, or when we return
     if let Some(before) = before {
+        wait_until_ready(roots);
         dispose(&before);
-        change_mask(libc::SIG_UNBLOCK); // here we stand still
-        change_mask(libc::SIG_BLOCK);
-        let table = table();
+        let only = only_ours();
+        change_mask(libc::SIG_UNBLOCK, &only); // here we stand still
+        change_mask(libc::SIG_BLOCK, &only);
+        let table = locked();
         if table.before.is_some() {
             dispose(&ours());
         }
         go_on();
         CONTINUED.fetch_add(1, Ordering::SeqCst);
-        for wake in table.wake.iter().flatten() {
-            // SAFETY: `write` is async-signal-safe, the buffer is a live u64, and the descriptor is open: it is taken
-            // out of the table before it is closed.
-            unsafe { libc::write(*wake, (&raw const ONE).cast(), 8) };
-        }
+        table.wake_all();
     } // else the last root has gone since the kernel chose this handler
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };
 }
 
-static ONE: u64 = 1;
+/// Waits for the control threads of so many roots, to stop what they have heard of and not yet listed.
+fn wait_until_ready(roots: usize) {
+    let began = Instant::now();
+    while READY_TO_STOP.load(Ordering::SeqCst) < roots && began.elapsed() < READY_WITHIN {
+        let soon = libc::timespec { tv_sec: 0, tv_nsec: 100_000 };
+        // SAFETY: `nanosleep` is async-signal-safe; what is left of the time is not asked for.
+        unsafe { libc::nanosleep(&raw const soon, std::ptr::null_mut()) };
+    }
+}
 
-/// Lets SIGTSTP through to this thread, or not.
-fn change_mask(how: libc::c_int) {
-    // SAFETY: plain calls that fill and read a set on our stack; both are async-signal-safe.
+fn only_ours() -> libc::sigset_t {
+    // SAFETY: plain calls that fill a set on our stack; both are async-signal-safe.
     unsafe {
         let mut only: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut only);
         libc::sigaddset(&raw mut only, libc::SIGTSTP);
-        libc::pthread_sigmask(how, &raw const only, std::ptr::null_mut());
+        only
+    }
+}
+
+/// Which signals get through to this thread; what it was before.
+fn change_mask(how: libc::c_int, set: &libc::sigset_t) -> libc::sigset_t {
+    // SAFETY: a plain call that reads one set and fills another; it is async-signal-safe.
+    unsafe {
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::pthread_sigmask(how, std::ptr::from_ref(set), &raw mut before);
+        before
     }
 }
 
@@ -347,17 +446,17 @@ mod tests {
         // No process group: nobody here is to be stopped.
         let before = disposition().unwrap().sa_sigaction;
         let suspension = Suspension::install(&event);
-        let mut listed: Vec<Listed> = (0..200).map(|_| suspension.list(None, &event)).collect();
+        let mut listed: Vec<Listed> = (0..200).map(|_| Listed::new(None, &event)).collect();
         let second = listed.remove(1).place;
-        assert_eq!(suspension.list(None, &event).place, second);
+        assert_eq!(Listed::new(None, &event).place, second);
         let places: std::collections::HashSet<usize> = listed.iter().map(|listed| listed.place).collect();
         assert_eq!(places.len(), 199);
         drop(listed);
         drop(suspension);
         // Unless another test of this process has a root.
-        if table().wake.iter().all(Option::is_none) {
+        if Access::take().wake.iter().all(Option::is_none) {
             assert_eq!(disposition().unwrap().sa_sigaction, before);
-            assert!(table().actors.iter().all(Option::is_none));
+            assert!(Access::take().actors.iter().all(Option::is_none));
         }
     }
 }

@@ -21,6 +21,8 @@ use crate::proto::escalation::{Escalation, Measure};
 /// One child.
 pub(super) struct Kid {
     pub(super) child: Arc<Child>,
+    /// In a root: ctrl-z stops it. Before the descriptor, which is open as long as this lives.
+    pub(super) listed: Option<Listed>,
     pub(super) pidfd: Arc<OwnedFd>,
     pub(super) line: Option<(Arc<Line>, LineInbox)>,
     pub(super) escalation: Escalation,
@@ -40,8 +42,6 @@ pub(super) struct Kid {
     /// It has heard a cancel of ours.
     pub(super) has_acknowledged: bool,
     pub(super) signalled: Signalled,
-    /// In a root: ctrl-z stops it.
-    pub(super) listed: Option<Listed>,
     /// It is held, or what is below it: as long as its line is up.
     pub(super) held: Option<Held>,
     /// What it is busy with, now that its time is almost over.
@@ -82,9 +82,16 @@ impl Descendant {
 }
 
 impl Kid {
-    pub(super) fn new(child: Arc<Child>, pidfd: Arc<OwnedFd>, boot_by: Instant, boot_within: Duration) -> Self {
+    pub(super) fn new(
+        child: Arc<Child>,
+        pidfd: Arc<OwnedFd>,
+        listed: Option<Listed>,
+        boot_by: Instant,
+        boot_within: Duration,
+    ) -> Self {
         Kid {
             child,
+            listed,
             pidfd,
             line: None,
             escalation: Escalation::new(),
@@ -98,7 +105,6 @@ impl Kid {
             is_unlisted: false,
             has_acknowledged: false,
             signalled: Signalled::default(),
-            listed: None,
             held: None,
             stuck: None,
             kill_by: None,
@@ -275,8 +281,8 @@ impl Kid {
         if self.is_reaped {
             self.have_those_below_go_on();
         } else {
-            self.signal_group(Signal::CONT);
             kill(&self.pidfd, Signal::CONT);
+            self.signal_group(Signal::CONT); // its helpers, last: when they go on, all has been sent
         }
     }
 

@@ -17,16 +17,17 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, epoll, eventfd};
-use rustix::process::Pid;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 use tokio::sync::{Notify, oneshot};
 
+use self::starting::Starting;
 use self::thread::Token;
 use super::Actor;
 use super::child::Child;
 use super::signals::Signals;
+use super::suspend::{self, Listed};
 use crate::channel::line::{Line, LineInbox};
 use crate::msg::death::Receipt;
 use crate::msg::frame::Frame;
@@ -53,11 +54,18 @@ pub(crate) struct Living {
 /// What the control thread is asked to do.
 pub(crate) enum Command {
     /// This thread starts a process, which may come to a stop where nobody knows of it yet.
-    Starting { thread: Pid, look_at: Instant },
+    Starting(Starting),
     /// It has started none.
     NotStarted,
     /// A child's process exists: see to it from now on.
-    Watch { child: Arc<Child>, pidfd: Arc<OwnedFd>, is_watched: bool, boot_by: Instant, boot_within: Duration },
+    Watch {
+        child: Arc<Child>,
+        pidfd: Arc<OwnedFd>,
+        listed: Option<Listed>,
+        is_watched: bool,
+        boot_by: Instant,
+        boot_within: Duration,
+    },
     /// Its control line is up.
     Attach { child: Arc<Child>, line: Arc<Line>, inbox: LineInbox },
     /// Its data line is up too: it serves.
@@ -179,7 +187,8 @@ impl Control {
     /// that there is none.
     pub(crate) fn starting(&self, now: Instant) {
         self.add_timer();
-        self.book(Command::Starting { thread: rustix::thread::gettid(), look_at: now + starting::LOOK_AFTER });
+        let (thread, continued) = (rustix::thread::gettid(), suspend::times_continued());
+        self.book(Command::Starting(Starting { thread, look_at: now + starting::LOOK_AFTER, continued }));
         self.wake_within(starting::LOOK_AFTER);
     }
 
@@ -194,7 +203,8 @@ impl Control {
         let token = Token::Process(child.key).encode();
         let is_watched = epoll::add(&self.epoll, &pidfd, token, epoll::EventFlags::IN).is_ok();
         let boot_by = began + boot_within;
-        self.book(Command::Watch { child: Arc::clone(child), pidfd, is_watched, boot_by, boot_within });
+        let listed = self.up.is_none().then(|| Listed::new(Some(&child.aid), &pidfd));
+        self.book(Command::Watch { child: Arc::clone(child), pidfd, listed, is_watched, boot_by, boot_within });
         self.wake_within(if is_watched { boot_within } else { Duration::ZERO });
     }
 

@@ -12,9 +12,11 @@ pub(super) const LOOK_AFTER: Duration = Duration::from_millis(100);
 
 /// A thread of this process that starts one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Starting {
+pub(crate) struct Starting {
     pub(super) thread: Pid,
     pub(super) look_at: Instant,
+    /// How often we had been continued before: one more, and it may have been stopped meanwhile.
+    pub(super) continued: u64,
 }
 
 impl Starting {

@@ -22,7 +22,7 @@ use crate::actor::crash;
 use crate::actor::crash::debugger;
 use crate::actor::hold::Held;
 use crate::actor::signals::Signals;
-use crate::actor::suspend::{self, Suspension};
+use crate::actor::suspend::{self, Listed, Suspension};
 use crate::channel::LineEnd;
 use crate::channel::line::{LineInbox, Rest};
 use crate::msg::death::Receipt;
@@ -153,6 +153,7 @@ impl Thread {
             Some(actor) => (actor.aid.clone(), Arc::clone(&actor.clock), actor.names.clone()),
             None => return Err(io::Error::other("the actor is gone")),
         };
+        let suspension = control.up.is_none().then(|| Suspension::install(&control.event));
         Ok(Thread {
             control,
             actor,
@@ -161,7 +162,7 @@ impl Thread {
             names,
             signals,
             signals_seen: 0,
-            suspension: None,
+            suspension,
             up_inbox,
             kids: HashMap::new(),
             descendants: HashMap::new(),
@@ -180,11 +181,9 @@ impl Thread {
 
     pub(super) fn run(mut self) {
         let mut events = Vec::with_capacity(64);
+        self.on_commands(); // this thread may be late: there may be children already
         self.on_up(); // what came with the handshake
-        match self.control.up {
-            Some(_) => self.threads = Threads::of_this_process(),
-            None => self.suspension = Some(Suspension::install(&self.control.event)),
-        }
+        self.threads = self.control.up.as_ref().and_then(|_| Threads::of_this_process());
         while !(self.is_stopping && self.kids.is_empty()) {
             events.clear();
             let timeout = self.timeout();
@@ -194,7 +193,7 @@ impl Thread {
             }
             // Always, and first: what was booked comes before what it leads to.
             self.on_commands();
-            self.on_continued();
+            self.on_suspension();
             for event in &events {
                 match Token::decode(event.data) {
                     Token::Commands => {}
@@ -295,11 +294,15 @@ impl Thread {
     fn on_commands(&mut self) {
         for command in self.control.take() {
             match command {
-                Command::Starting { thread, look_at } => self.starting = Some(Starting { thread, look_at }),
+                Command::Starting(starting) => self.starting = Some(starting),
                 Command::NotStarted => self.starting = None,
-                Command::Watch { child, pidfd, is_watched, boot_by, boot_within } => {
-                    self.starting = None;
-                    let kid = Kid::new(child, pidfd, boot_by, boot_within);
+                Command::Watch { child, pidfd, listed, is_watched, boot_by, boot_within } => {
+                    let kid = Kid::new(child, pidfd, listed, boot_by, boot_within);
+                    let starting = self.starting.take();
+                    if starting.is_some_and(|starting| starting.continued != suspend::times_continued()) {
+                        // Those above knew of it before we did, and stopped it with all others.
+                        suspend::continue_with(|| kid.go_on());
+                    }
                     self.adopt(kid, is_watched);
                 }
                 Command::Attach { child, line, inbox } => {
@@ -430,7 +433,6 @@ impl Thread {
             let share = actor.ends_within(self.clock.now()).map_or(kid.child.grace, childs_share);
             kid.cancel(self.clock.now(), &canceller, share.min(kid.child.grace), false);
         }
-        kid.listed = self.suspension.as_ref().map(|all| all.list(Some(&kid.child.aid), &kid.pidfd));
         self.kids.insert(kid.child.key, kid);
     }
 
@@ -578,14 +580,20 @@ impl Thread {
         }
     }
 
-    /// The root's terminal has stopped it, and somebody has it go on: so does all that is below.
-    fn on_continued(&mut self) {
+    /// The root's terminal stops it, or has done so and somebody has it go on: so does all that is below.
+    fn on_suspension(&mut self) {
         let Some(suspension) = &mut self.suspension else { return };
         if let Some(stood) = suspension.was_continued() {
             self.tell_how_long(u64::try_from(stood.as_nanos()).unwrap_or(u64::MAX));
-            if let Some(suspension) = &self.suspension {
-                suspension.continue_with(|| self.kids.values().for_each(Kid::go_on));
+            suspend::continue_with(|| self.kids.values().for_each(Kid::go_on));
+        }
+        if self.suspension.as_mut().is_some_and(Suspension::is_to_stop) {
+            // Records of processes may have come that are in no list yet.
+            let keys: Vec<u64> = self.kids.keys().copied().collect();
+            for key in keys {
+                self.on_line(key);
             }
+            suspend::is_ready_to_stop();
         }
     }
 
@@ -750,7 +758,7 @@ impl Thread {
         self.next_descendant += 1;
         let (fd, token) = (pidfd.as_fd(), Token::Descendant(descendant).encode());
         if epoll::add(&self.control.epoll, fd, token, epoll::EventFlags::IN).is_ok() {
-            let listed = self.suspension.as_ref().map(|all| all.list(aid.as_ref(), &pidfd));
+            let listed = self.control.up.is_none().then(|| Listed::new(aid.as_ref(), &pidfd));
             kid.below.insert(descendant, Descendant { aid, listed, pidfd });
             self.descendants.insert(descendant, key);
         }
@@ -1017,6 +1025,7 @@ impl Thread {
                 }
                 Received::Stood { nanos } => {
                     suspend::has_stood(nanos);
+                    self.on_commands(); // those who were started just before
                     self.tell_how_long(nanos);
                     self.kids.values().for_each(Kid::go_on);
                 }

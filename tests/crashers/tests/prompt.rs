@@ -67,7 +67,7 @@ fn something(prompt: &mut Prompt, path: &str, random: &mut Random) -> String {
     const COMMANDS: [(&str, &str); 8] = [
         ("bt", "price_at"),
         ("args", "crashers::crashes::crash#"),
-        ("list", "prices[index] + scaled"),
+        ("list", "->"),
         ("up", "crash (async)"),
         ("tree", "<- at the prompt"),
         ("help", "abort"),
