@@ -21,6 +21,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -30,10 +31,10 @@ use self::collect::{Collector, Expected};
 use self::symbols::Own;
 pub(crate) use self::threads::Skip;
 use super::message::{self, FromHub, ToHub};
-use crate::actor::Actor;
 use crate::actor::control::{Command, Living};
 use crate::actor::crash::DEBUG_SOCKET;
 use crate::actor::process::ProcessStat;
+use crate::actor::{Actor, Keep};
 use crate::msg::ident::Aid;
 
 /// When the answers are put together, whoever is missing.
@@ -63,8 +64,9 @@ struct Pending {
 /// SIGUSR1 has come. A root has its whole tree say what it does; another actor says it of itself. By the control
 /// thread: all else is done by another one.
 pub(super) fn asked(actor: &Arc<Actor>) {
-    let actor = Arc::clone(actor);
-    on_a_thread(move || {
+    let asked = Arc::clone(actor);
+    on_a_thread(actor, move || {
+        let actor = asked;
         if !actor.is_root() {
             return print(&text_of(&look::look(&actor, 0)));
         }
@@ -79,8 +81,9 @@ pub(super) fn asked(actor: &Arc<Actor>) {
 
 /// The root of this actor collects the dump `id`. By the control thread.
 pub(super) fn answer(actor: &Arc<Actor>, id: u64) {
-    let actor = Arc::clone(actor);
-    on_a_thread(move || {
+    let asked = Arc::clone(actor);
+    on_a_thread(actor, move || {
+        let actor = asked;
         let answer = ToHub::Dumped(Box::new(look::look(&actor, id)));
         // A hub that has no connection to spare closes this one at once.
         for _ in 0..TRIES {
@@ -177,6 +180,7 @@ fn collect(root: &Arc<Actor>, name: Option<&str>) -> Option<String> {
     if let Some(name) = name {
         collector = collector.narrowed_to(name);
         if collector.is_empty() {
+            let _ = loading.map(JoinHandle::join); // nothing is left of what nobody wants
             return None;
         }
     }
@@ -239,13 +243,46 @@ fn joined(lines: Vec<String>) -> String {
     lines.into_iter().map(|line| line + "\n").collect()
 }
 
-fn on_a_thread(work: impl FnOnce() + Send + 'static) {
+/// In another actor than a root it ends with the process.
+fn on_a_thread(actor: &Arc<Actor>, work: impl FnOnce() + Send + 'static) {
     let Some(one) = One::take() else { return };
-    // Where no thread can be had nobody hears why: this may be the control thread, which says nothing.
-    let _ = std::thread::Builder::new().name("teamster-dump".into()).spawn(move || {
+    let started = std::thread::Builder::new().name("teamster-dump".into()).spawn(move || {
         let _one = one;
         work();
     });
+    // Where no thread can be had nobody hears why: this may be the control thread, which says nothing.
+    if let Ok(thread) = started {
+        keep(actor, thread);
+    }
+}
+
+/// A root's end waits for this thread.
+fn keep(actor: &Arc<Actor>, thread: JoinHandle<()>) {
+    if actor.is_root() {
+        let threads = actor.table::<Started>();
+        let mut started = threads.0.lock();
+        if started.is_none() {
+            actor.keeps.lock().push(Box::new(Kept(Arc::clone(&threads))));
+        }
+        let started = started.get_or_insert_default();
+        started.retain(|thread| !thread.is_finished());
+        started.push(thread);
+    }
+}
+
+/// The threads that work on dumps of a root, once there was one.
+#[derive(Default)]
+struct Started(Mutex<Option<Vec<JoinHandle<()>>>>);
+
+struct Kept(Arc<Started>);
+
+impl Keep for Kept {
+    fn end(self: Box<Self>) {
+        let started = self.0.0.lock().take();
+        for thread in started.into_iter().flatten() {
+            let _ = thread.join(); // its panic was told by the hook
+        }
+    }
 }
 
 /// One of the dumps that this process may work on at a time.

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::answer::Answer;
 use super::symbols::Own;
 use super::threads::Skip;
-use super::{look, on_a_thread, text};
+use super::{keep, look, on_a_thread, text};
 use crate::actor::Actor;
 use crate::actor::control::Command;
 use crate::msg::codec;
@@ -26,8 +26,9 @@ const MAX_WAITING: usize = 1_000;
 
 /// This actor's time is almost over, and it has not ended. By its control thread.
 pub(in crate::debug) fn tell(actor: &Arc<Actor>) {
-    let actor = Arc::clone(actor);
-    on_a_thread(move || {
+    let stuck = Arc::clone(actor);
+    on_a_thread(actor, move || {
+        let actor = stuck;
         let tasks = look::look_at_tasks(&actor, Instant::now() + ANSWERS_WITHIN);
         let threads = look::look_at_threads(&actor, Instant::now() + ANSWERS_WITHIN, Skip::OurThreads);
         let answer = Answer { threads: threads.threads, ..tasks }.bounded_to(MAX_BYTES);
@@ -54,7 +55,12 @@ pub(in crate::debug) fn name(parent: &Arc<Actor>, child: u64, places: Vec<u8>) {
         naming.waiting.push((Arc::downgrade(parent), child, places));
     }
     if !naming.is_running {
-        naming.is_running = std::thread::Builder::new().name("teamster-dump".into()).spawn(name_all).is_ok();
+        let started = std::thread::Builder::new().name("teamster-dump".into()).spawn(name_all);
+        naming.is_running = started.is_ok();
+        drop(naming);
+        if let Ok(thread) = started {
+            keep(parent, thread);
+        }
     }
 }
 
