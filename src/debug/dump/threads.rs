@@ -2,12 +2,12 @@
 #![allow(unsafe_code, reason = "a signal handler that walks the stack that it has interrupted")]
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::Timespec;
+use rustix::thread::futex;
 
 /// One thread of this process.
 #[derive(Clone, Debug)]
@@ -81,7 +81,6 @@ struct Asking {
 
 struct Handler {
     signal: i32,
-    event: OwnedFd,
 }
 
 impl Asking {
@@ -97,10 +96,8 @@ impl Handler {
     fn install() -> io::Result<Self> {
         // What the unwinder needs is loaded here, and not in the handler.
         let _ = walk(&[const { AtomicUsize::new(0) }; 1]);
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let free = (libc::SIGRTMIN() + 5..=libc::SIGRTMAX()).find(|signal| is_free(*signal));
         let signal = free.ok_or_else(|| io::Error::other("every real-time signal has a handler"))?;
-        EVENT.store(event.as_raw_fd(), Ordering::Release);
         // SAFETY: the structure is plain data that sigaction reads, and the handler has the signature that goes with
         // SA_SIGINFO. Calls that it interrupts go on. On the stack of the thread: its alternative one, where it has
         // one, is made for a few frames.
@@ -113,25 +110,26 @@ impl Handler {
                 return Err(io::Error::last_os_error());
             }
         }
-        Ok(Handler { signal, event })
+        Ok(Handler { signal })
     }
 
     /// The stack of one thread. `None`: it has ended, blocks the signal, or stands in the kernel.
     fn ask(&self, tid: i32, within: Duration) -> Option<Vec<usize>> {
-        let mut counter = [0; 8];
-        let _ = rustix::io::read(&self.event, &mut counter); // one that came late
+        let asked = tid.unsigned_abs();
         // Busy: a thread that was given up still writes.
-        STATE.compare_exchange(IDLE, tid, Ordering::AcqRel, Ordering::Acquire).ok()?;
+        STATE.compare_exchange(IDLE, asked, Ordering::AcqRel, Ordering::Acquire).ok()?;
         // SAFETY: a plain system call. A number that was given to another thread of ours since is asked in vain.
         let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, self.signal) };
         let deadline = Instant::now() + within;
-        while sent == 0 && STATE.load(Ordering::Acquire) != DONE {
+        while sent == 0 {
+            let state = STATE.load(Ordering::Acquire);
             let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(left) = Timespec::try_from(left) else { break };
-            match poll(&mut [PollFd::new(&self.event, PollFlags::IN)], Some(&left)) {
-                Ok(0) | Err(_) if Instant::now() >= deadline => break,
-                _ => {}
+            let Ok(timeout) = Timespec::try_from(left) else { break };
+            if state == DONE || left.is_zero() {
+                break;
             }
+            // Woken or not, the state tells: it is looked at again.
+            let _ = futex::wait(&STATE, futex::Flags::PRIVATE, state, Some(&timeout));
         }
         if STATE.load(Ordering::Acquire) == DONE {
             let count = COUNT.load(Ordering::Acquire).min(MAX_FRAMES);
@@ -140,7 +138,7 @@ impl Handler {
             return Some(ips);
         }
         // It is not asked any more, unless it has begun to write: then nobody is, until it has finished.
-        let _ = STATE.compare_exchange(tid, IDLE, Ordering::AcqRel, Ordering::Acquire);
+        let _ = STATE.compare_exchange(asked, IDLE, Ordering::AcqRel, Ordering::Acquire);
         None
     }
 }
@@ -155,30 +153,26 @@ fn is_free(signal: i32) -> bool {
 }
 
 /// Whose turn it is: a thread's number, or one of these.
-static STATE: AtomicI32 = AtomicI32::new(IDLE);
-const IDLE: i32 = 0;
-const WRITES: i32 = -1;
-const DONE: i32 = -2;
+static STATE: AtomicU32 = AtomicU32::new(IDLE);
+const IDLE: u32 = 0;
+const WRITES: u32 = u32::MAX;
+const DONE: u32 = u32::MAX - 1;
 /// What it has written. In place: a handler must not allocate.
 static IPS: [AtomicUsize; MAX_FRAMES] = [const { AtomicUsize::new(0) }; MAX_FRAMES];
 static COUNT: AtomicUsize = AtomicUsize::new(0);
-/// Written when it has.
-static EVENT: AtomicI32 = AtomicI32::new(-1);
 
 extern "C" fn on_signal(_signal: libc::c_int, _info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: reading and restoring errno is what POSIX asks of a handler that makes system calls.
     let errno = unsafe { *libc::__errno_location() };
     // SAFETY: a plain system call.
-    let tid = unsafe { libc::syscall(libc::SYS_gettid) } as i32;
+    let tid = unsafe { libc::syscall(libc::SYS_gettid) } as u32;
     if STATE.compare_exchange(tid, WRITES, Ordering::AcqRel, Ordering::Acquire).is_ok() {
         let count = walk(&IPS);
         // SAFETY: the kernel passes the context of what it has interrupted.
         let interrupted = unsafe { pc(context) };
         COUNT.store(without_handler(count, interrupted), Ordering::Release);
         STATE.store(DONE, Ordering::Release);
-        let one: u64 = 1;
-        // SAFETY: `write` is async-signal-safe, the buffer is a live u64, and the descriptor stays open.
-        unsafe { libc::write(EVENT.load(Ordering::Acquire), (&raw const one).cast(), 8) };
+        let _ = futex::wake(&STATE, futex::Flags::PRIVATE, 1); // a bare system call; nobody may wait any more
     }
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };
