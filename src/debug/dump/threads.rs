@@ -121,11 +121,11 @@ impl Handler {
         // SAFETY: a plain system call. A number that was given to another thread of ours since is asked in vain.
         let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, self.signal) };
         let deadline = Instant::now() + within;
-        while sent == 0 {
+        loop {
             let state = STATE.load(Ordering::Acquire);
             let left = deadline.saturating_duration_since(Instant::now());
             let Ok(timeout) = Timespec::try_from(left) else { break };
-            if state == DONE || left.is_zero() {
+            if sent != 0 || state == DONE || left.is_zero() {
                 break;
             }
             // Woken or not, the state tells: it is looked at again.
