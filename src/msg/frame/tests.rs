@@ -260,7 +260,7 @@ fn what_is_no_frame_is_refused() {
     check(b"\x01\0\0\0\x90", "Err(Malformed(\"its kind is no number\"))");
     check(b"\x02\0\0\0\x90\x11", "Err(Malformed(\"its header is empty\"))");
     check(b"\x02\0\0\0\x91\x7f", "Err(UnknownKind(127))");
-    check(b"\x02\0\0\0\x91\x26", "Err(UnknownKind(38))"); // Dump: reserved, not here yet
+    check(b"\x02\0\0\0\x91\x30", "Err(UnknownKind(48))"); // Tty: reserved, not here yet
     check(b"\x04\0\0\0\x91\xcd\x01\x16", "Err(Malformed(\"its kind is over 255\"))");
     check(b"\x02\0\0\0\x91\x11", "Err(Malformed(\"a field is missing, or has the wrong type\"))");
     check(b"\x03\0\0\0\x92\x11\xff", "Err(Malformed(\"a field is missing, or has the wrong type\"))");
