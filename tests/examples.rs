@@ -79,7 +79,7 @@ fn hang_dump() {
     let places = [
         "root@",
         "clerk@",
-        "hang_dump::sell at examples/hang_dump.rs:15",
+        "hang_dump::sell at examples/hang_dump.rs:14",
         "cleaner@",
         "tokio::time::sleep::Sleep::poll",
     ];
@@ -88,7 +88,7 @@ fn hang_dump() {
         rest = rest.split_once(place).unwrap_or_else(|| panic!("no {place} where it belongs: {dump}")).1;
     }
     let said = text(&run.output.stdout);
-    assert!(said.contains("\nthe clerk was killed, in hang_dump::sell at examples/hang_dump.rs:15 ("), "{said}");
+    assert!(said.contains("\nthe clerk was killed, in hang_dump::sell at examples/hang_dump.rs:14 ("), "{said}");
 }
 
 #[test]

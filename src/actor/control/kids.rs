@@ -237,7 +237,10 @@ impl Kid {
         if let Some(measure) = self.escalation.on_timeout(now) {
             let canceller = Canceller { aid: me.clone(), request: CancelRequest::Actor };
             match measure {
-                Measure::Sigkill if self.awaits_names && !patience.is_zero() => self.kill_by = Some(now + patience),
+                // Never longer than it had to end in: who gives little time does not want to wait for a name.
+                Measure::Sigkill if self.awaits_names && !patience.is_zero() => {
+                    self.kill_by = Some(now + patience.min(self.child.grace));
+                }
                 measure => self.take(measure, &canceller),
             }
         }
