@@ -47,7 +47,7 @@ pub(super) fn resolve(ips: &[usize]) -> Vec<Frame> {
 }
 
 /// Where this crate's own code lies.
-const OURS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/");
+pub(super) const OURS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/");
 
 fn is_users(name: &str, file: Option<&Path>) -> bool {
     let Some(file) = file.and_then(Path::to_str) else { return false };
@@ -75,13 +75,18 @@ fn plain(name: &str) -> String {
     if is_async { format!("{plain} (async)") } else { plain }
 }
 
+/// `file:line:column`, taken apart.
+pub(super) fn place(location: &str) -> Option<(&str, u32)> {
+    let mut parts = location.rsplitn(3, ':');
+    let (_column, line, file) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((file, line.parse().ok()?))
+}
+
 /// Which frame the one at the prompt wants to see first: that of the place that is told, else the first of the program's
 /// own.
 pub(super) fn first(frames: &[Frame], location: Option<&str>) -> usize {
     let told = location.and_then(|location| {
-        let mut parts = location.rsplitn(3, ':');
-        let (_column, line, file) = (parts.next()?, parts.next()?, parts.next()?);
-        let line: u32 = line.parse().ok()?;
+        let (file, line) = place(location)?;
         frames.iter().position(|frame| frame.line == line && frame.file.as_deref().is_some_and(|f| f.ends_with(file)))
     });
     told.or_else(|| frames.iter().position(|frame| frame.is_users)).unwrap_or(0)
@@ -97,6 +102,12 @@ mod tests {
         assert_eq!(plain("shop::inner::{{closure}}"), "shop::inner (async)");
         assert_eq!(plain("shop::inner::{closure#0}::{closure#1}"), "shop::inner (async)");
         assert_eq!(plain("shop::_::__teamster_body_sell::{{closure}}"), "shop::sell (async)");
+    }
+
+    #[test]
+    fn a_place_is_a_file_and_a_line() {
+        assert_eq!(place("src/main.rs:6:111"), Some(("src/main.rs", 6)));
+        assert_eq!(place("nowhere"), None);
     }
 
     #[inline(never)]

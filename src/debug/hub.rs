@@ -310,7 +310,7 @@ impl Hub {
                     self.quits.pop_front();
                 }
                 self.quits.push_back(error);
-                self.send(id, &FromHub::Granted); // heard
+                self.tell(id, &FromHub::Granted); // heard
             }
             ToHub::Frames(frames) => self.with_session(id, |session| session.named(frames)),
             ToHub::Out { text } => self.answered(id, text),
@@ -366,7 +366,7 @@ impl Hub {
         let path = self.path_of(&stop.aid);
         let gdb = self.gdb_of(&stop.exe);
         let session = Session::new(id, stop, path, gdb, Arc::clone(&self.shared));
-        self.send(id, &FromHub::Granted);
+        self.tell(id, &FromHub::Granted);
         let banner = session.banner(&self.waiting());
         self.session = Some(session);
         self.show(&banner);
@@ -388,7 +388,7 @@ impl Hub {
     }
 
     fn resume(&mut self, id: ConnectionId, answer: Answer) {
-        self.send(id, &FromHub::Resume { answer, off: self.is_off });
+        self.tell(id, &FromHub::Resume { answer, off: self.is_off });
     }
 
     /// The one at the prompt goes on.
@@ -428,8 +428,7 @@ impl Hub {
                 self.queue.retain(|other| *other != session.connection);
                 self.queue.push_front(session.connection);
             }
-            self.held = None;
-            self.shared.is_open.store(false, Ordering::SeqCst);
+            self.leave_terminal();
             if !self.waits_for_attach {
                 self.nobody("the terminal has gone away");
             }
@@ -440,7 +439,7 @@ impl Hub {
     fn nobody(&mut self, why: &str) {
         self.session = None;
         for id in std::mem::take(&mut self.queue) {
-            self.send(id, &FromHub::Nobody { why: why.to_owned() });
+            self.tell(id, &FromHub::Nobody { why: why.to_owned() });
         }
     }
 
@@ -507,8 +506,7 @@ impl Hub {
     fn no_terminal(&mut self, id: ConnectionId, why: &str) {
         if self.front == Some(id) {
             self.front = None;
-            self.held = None;
-            self.shared.is_open.store(false, Ordering::SeqCst);
+            self.leave_terminal();
             self.nobody(why);
         }
     }
@@ -519,6 +517,11 @@ impl Hub {
         if self.front.is_some_and(|front| self.is_own(front)) {
             self.front = None;
         }
+        self.leave_terminal();
+    }
+
+    /// What was held back goes out, and ctrl-c is the tree's again.
+    fn leave_terminal(&mut self) {
         self.held = None;
         self.shared.is_open.store(false, Ordering::SeqCst);
     }
@@ -537,10 +540,6 @@ impl Hub {
         if let Some(front) = self.front {
             self.tell(front, message);
         }
-    }
-
-    fn send(&mut self, id: ConnectionId, message: &FromHub) {
-        self.tell(id, message);
     }
 
     fn tell(&self, id: ConnectionId, message: &FromHub) {
@@ -582,7 +581,7 @@ impl Hub {
                 self.ask();
             }
             Next::Wait => {}
-            Next::Do(command) => self.send(id, &FromHub::Do(command)),
+            Next::Do(command) => self.tell(id, &FromHub::Do(command)),
             Next::Gdb(query) => {
                 let events = self.shared.events.clone();
                 // The hub may have ended when it answers.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::frames::first;
+use super::frames::{first, place};
 use super::gdb::{self, Gdb, GdbError, Place, Query};
 use super::hub::{ConnectionId, Shared};
 use super::message::{Command, Frame, Kind, Stop};
@@ -135,7 +135,7 @@ impl Session {
             add(stop.call.as_ref().map_or_else(String::new, |call| format!("   in {call}")));
             add("\n".to_owned());
             if let Some((file, line)) = place(location) {
-                add(source(&file, line, 2));
+                add(source(Path::new(file), line, 2));
             }
         } else if let Some(call) = &stop.call {
             add(format!("   in {call}\n"));
@@ -274,7 +274,7 @@ impl Session {
                 .location
                 .as_deref()
                 .and_then(place)
-                .map_or_else(|| "no place is known".to_owned(), |(file, line)| source(&file, line, AROUND));
+                .map_or_else(|| "no place is known".to_owned(), |(file, line)| source(Path::new(file), line, AROUND));
         };
         let mut text = format!("{}\n", line_of(frame));
         if let Some(file) = &frame.file {
@@ -375,13 +375,6 @@ fn answer(slot: &mut Slot, exe: &Path, place: &Place, asked: &Asked) -> Result<S
     gdb.query(place, &query)
 }
 
-/// `file:line:column`, taken apart.
-fn place(location: &str) -> Option<(PathBuf, u32)> {
-    let mut parts = location.rsplitn(3, ':');
-    let (_column, line, file) = (parts.next()?, parts.next()?, parts.next()?);
-    Some((PathBuf::from(file), line.parse().ok()?))
-}
-
 /// Lines of a file around one, which is marked. Nothing where the file is not here.
 fn source(file: &Path, line: u32, around: u32) -> String {
     let Some(text) = text_of(file) else { return String::new() };
@@ -403,12 +396,6 @@ fn text_of(file: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_place_is_a_file_and_a_line() {
-        assert_eq!(place("src/main.rs:6:111"), Some((PathBuf::from("src/main.rs"), 6)));
-        assert_eq!(place("nowhere"), None);
-    }
 
     #[test]
     fn source_is_shown_around_its_line() {

@@ -19,7 +19,6 @@ use crate::actor::Actor;
 use crate::actor::child::{Child, Ended};
 use crate::actor::clock::Clock;
 use crate::actor::crash;
-use crate::actor::crash::debugger;
 use crate::actor::hold::Held;
 use crate::actor::signals::Signals;
 use crate::actor::suspend::{self, Listed, Suspension};
@@ -858,7 +857,7 @@ impl Thread {
         for signal in self.signals.take() {
             let Some(actor) = self.actor.upgrade() else { continue };
             if signal == libc::SIGUSR1 {
-                if let Some(debugger) = debugger() {
+                if let Some(debugger) = crash::debugger() {
                     debugger.asks_for_dump(&actor);
                 }
                 continue;
@@ -866,7 +865,7 @@ impl Thread {
             if self.control.up.is_none() {
                 // At a prompt it is a slip of the finger: whoever means it says so there.
                 let is_shielded =
-                    signal == libc::SIGINT && debugger().is_some_and(|debugger| debugger.shields_interrupt());
+                    signal == libc::SIGINT && crash::debugger().is_some_and(|debugger| debugger.shields_interrupt());
                 if !is_shielded {
                     self.interrupt(&actor, signal);
                 }
@@ -1019,7 +1018,7 @@ impl Thread {
                 }
                 Received::Dump { id } => {
                     self.dump_below(id);
-                    if let (Some(actor), Some(debugger)) = (self.actor.upgrade(), debugger()) {
+                    if let (Some(actor), Some(debugger)) = (self.actor.upgrade(), crash::debugger()) {
                         debugger.dump(&actor, id);
                     }
                 }

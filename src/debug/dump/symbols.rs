@@ -4,6 +4,7 @@ use std::ffi::c_void;
 
 use super::places::Modules;
 use super::symtab::Symtab;
+use crate::debug::frames::OURS;
 
 /// A function that is in the middle of its work.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,9 +77,6 @@ fn relative(file: &str, folder: Option<&str>) -> String {
     let short = folder.and_then(|folder| file.strip_prefix(folder));
     short.unwrap_or(file).to_owned()
 }
-
-/// Where this crate's own code lies.
-const OURS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/");
 
 /// The line tables of generic functions have short names. What module one of a library's is in, its file tells.
 fn whole(name: String, file: Option<&str>) -> String {
