@@ -16,6 +16,7 @@ use futures::{FutureExt, Sink, Stream};
 
 use crate::actor::context::{ContextCore, Ending};
 use crate::actor::endpoint::Data;
+use crate::channel::driver::after_the_others;
 use crate::channel::link::LinkEnd;
 use crate::channel::{Head, ItemBytes, LONG_BYTES, Sent};
 use crate::error::{CodecError, Error};
@@ -1064,8 +1065,7 @@ impl<S: Data> Sink<S> for SendHalf<S> {
     type Error = Error;
     fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if self.is_turn_over() {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+            return after_the_others(cx);
         }
         self.poll_flush(cx)
     }

@@ -1,7 +1,7 @@
 //! The loop of one data line: write what waits, read what came, hand it over.
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
@@ -43,6 +43,14 @@ pub(crate) async fn drive<S: Service>(channel: Arc<Channel<S>>, service: Arc<S>,
     channel.finish(&service, end);
 }
 
+/// Polls this task again when every other has had its turn. A plain wake is not that: on a current-thread runtime the future
+/// of `block_on` has one turn for sixty-one of the tasks'.
+pub(crate) fn after_the_others<T>(cx: &mut Context<'_>) -> Poll<T> {
+    // Its first poll is pending, always.
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
+    Poll::Pending
+}
+
 impl<S: Service> Channel<S> {
     fn poll_line(self: &Arc<Self>, service: &Arc<S>, inbox: &mut Inbox, cx: &mut Context<'_>) -> Poll<LineEnd> {
         // What the handshake has read along comes before the next read.
@@ -79,13 +87,15 @@ impl<S: Service> Channel<S> {
                 Poll::Pending if is_cut_short => break,
                 Poll::Pending => return Poll::Pending,
             }
-            if let Err(end) = self.handle_all(service, inbox) {
-                return Poll::Ready(end);
+            match self.handle_all(service, inbox) {
+                // Whoever has got an answer goes on before more of a long payload is read.
+                Ok(settled) if settled > 0 && inbox.direct.is_some() => break,
+                Ok(_) => {}
+                Err(end) => return Poll::Ready(end),
             }
         }
         self.driver_is_due.store(true, Ordering::Release);
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        after_the_others(cx)
     }
 
     fn recv_now(&self, inbox: &mut Inbox) -> Poll<io::Result<usize>> {
@@ -144,7 +154,8 @@ impl<S: Service> Channel<S> {
         }
     }
 
-    fn handle_all(self: &Arc<Self>, service: &Arc<S>, inbox: &mut Inbox) -> Result<(), LineEnd> {
+    /// Hands over what was read; how many calls that has ended.
+    fn handle_all(self: &Arc<Self>, service: &Arc<S>, inbox: &mut Inbox) -> Result<usize, LineEnd> {
         let mut woken = Woken::default();
         let mut settled = 0;
         if let Some(direct) = inbox.direct.take_if(|direct| direct.missing == 0) {
@@ -155,7 +166,7 @@ impl<S: Service> Channel<S> {
             self.on_piece(service, direct.dialog, direct.piece_bytes, direct.left, &mut woken)?;
         }
         if inbox.direct.is_some() {
-            return Ok(());
+            return Ok(settled);
         }
         loop {
             match frame::decode(inbox.unhandled(), self.limit) {
@@ -164,7 +175,7 @@ impl<S: Service> Channel<S> {
                         self.shared.lock().settled_at_once = settled;
                     }
                     self.read_past(inbox);
-                    return Ok(());
+                    return Ok(settled);
                 }
                 Ok(Some((frame, payload, taken))) => {
                     settled += usize::from(matches!(frame, Frame::Return { .. } | Frame::Error { .. }));
@@ -526,4 +537,33 @@ pub(crate) fn framed(frame: &Frame<'_>, payload: &[u8]) -> BytesMut {
     let mut out = BytesMut::new();
     frame::encode(frame, payload, &mut out);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    #[test]
+    fn a_task_that_always_goes_on_leaves_every_other_its_turn() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let polls = Arc::new(AtomicUsize::new(0));
+        runtime.block_on(async {
+            let counted = Arc::clone(&polls);
+            let driver = tokio::spawn(poll_fn(move |cx| {
+                counted.fetch_add(1, Ordering::Relaxed);
+                after_the_others::<()>(cx)
+            }));
+            for turn in 1..100 {
+                yield_now().await;
+                let polls = polls.load(Ordering::Relaxed);
+                assert!(polls <= turn + 1, "{polls} polls of the driver in {turn} turns of main");
+            }
+            assert!(polls.load(Ordering::Relaxed) > 50, "it does go on");
+            driver.abort();
+        });
+    }
 }
