@@ -24,6 +24,10 @@ const READ_BYTES: usize = 8 * 1024;
 /// A piece of which more is missing is read to where it belongs, in bytes.
 const DIRECT_BYTES: usize = 8 * 1024;
 
+/// How much more of a long payload finds room than has come of it: what is announced costs nothing, and what
+/// comes is rarely moved.
+const GROWTH: usize = 8;
+
 /// Keeps the channel moving until its line ends.
 pub(crate) async fn drive<S: Service>(channel: Arc<Channel<S>>, service: Arc<S>, mut inbox: Inbox) {
     let mut idle = Idle { timer: None, dialogs_seen: 0 };
@@ -198,7 +202,13 @@ impl<S: Service> Channel<S> {
         let mut bytes = self.shared.lock().dialogs.assembling(dialog).map(std::mem::take).unwrap_or_default();
         bytes.extend_from_slice(&inbox.unhandled()[head..]);
         inbox.handled(head + here);
-        inbox.direct = Some(Direct { dialog, left, bytes, piece_bytes, missing: piece_bytes - here });
+        let missing = piece_bytes - here;
+        let whole = missing.saturating_add(usize::try_from(left).unwrap_or(usize::MAX));
+        let room = whole.min(bytes.len().saturating_mul(GROWTH)).max(missing);
+        if bytes.capacity() - bytes.len() < missing {
+            bytes.reserve_exact(room);
+        }
+        inbox.direct = Some(Direct { dialog, left, bytes, piece_bytes, missing });
     }
 
     fn handle(
