@@ -99,8 +99,9 @@ pub use context::{
 };
 pub use discovery::{find_actor, find_actors, list_actors, wait_for_actor};
 pub use error::{BodyError, BoxError, CodecError, CodecStep, Error, Group, RemoteError, SpawnReason};
+pub use msg::addr::{Addr, AddrError, Host, HostPort, Transport};
 pub use msg::death::{Death, ExitKind, Receipt, Rung};
-pub use msg::ident::{Addr, AddrError, Aid, CancelRequest, Canceller};
+pub use msg::ident::{Aid, CancelRequest, Canceller};
 pub use nursery::entry::MainOutcome;
 pub use nursery::{ActorBuilder, ActorNursery, Cluster, Guard, OneShot, RootBuilder, init, open_nursery, root};
 pub use portal::{Portal, cancel_self, is_root, parent, this_actor};

@@ -15,9 +15,10 @@ use crate::actor::peers::{self, Lost, Process, canceller};
 use crate::actor::{Actor, DataLine};
 use crate::channel::{LineEnd, Outcome, Outgoing, Payload, Refused};
 use crate::error::{CodecError, Error};
+use crate::msg::addr::{Addr, Addrs};
 use crate::msg::death::{ExitKind, Receipt};
 use crate::msg::frame::{self, Encoding};
-use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
+use crate::msg::ident::{Aid, CancelRequest, Canceller};
 use crate::msg::remote_error::WireError;
 use crate::proto::connection::Left;
 use crate::proto::dialog::Overruns;
@@ -48,7 +49,7 @@ pub struct Portal {
 
 struct Inner {
     aid: Aid,
-    addr: Option<Addr>,
+    addrs: Option<Addrs>,
     /// Our own child: its line is there already, and its end is seen by us.
     child: Option<(Arc<Actor>, Arc<Child>)>,
 }
@@ -58,12 +59,12 @@ pub(crate) const FRESH_LINES: usize = 4;
 
 impl Portal {
     pub(crate) fn to_child(actor: Arc<Actor>, child: Arc<Child>) -> Self {
-        let addr = Some(Addr::Uds(child.socket.clone()));
-        Portal { inner: Arc::new(Inner { aid: child.aid.clone(), addr, child: Some((actor, child)) }) }
+        let addrs = Some(child.addrs());
+        Portal { inner: Arc::new(Inner { aid: child.aid.clone(), addrs, child: Some((actor, child)) }) }
     }
 
-    pub(crate) fn to(aid: Aid, addr: Option<Addr>) -> Self {
-        Portal { inner: Arc::new(Inner { aid, addr, child: None }) }
+    pub(crate) fn to(aid: Aid, addrs: Option<Addrs>) -> Self {
+        Portal { inner: Arc::new(Inner { aid, addrs, child: None }) }
     }
 
     /// Whom it leads to.
@@ -79,7 +80,7 @@ impl Portal {
         &self.inner.aid
     }
 
-    /// Where that actor listens, if it is known.
+    /// Where that actor listens, if it is known: the nearest of its addresses.
     ///
     /// # Examples
     ///
@@ -90,7 +91,7 @@ impl Portal {
     /// # Ok(()) }).await }
     /// ```
     pub fn addr(&self) -> Option<&Addr> {
-        self.inner.addr.as_ref()
+        self.inner.addrs.as_ref().and_then(|addrs| addrs.as_slice().first())
     }
 
     /// Calls a function in the other actor and waits for its result.
@@ -167,7 +168,7 @@ impl Portal {
                 Some(line) => Ok(Arc::clone(line)),
                 None => Err(child.reaped.wait().await.error()),
             },
-            None => actor.line_to(&self.inner.aid, self.inner.addr.as_ref()).await,
+            None => actor.line_to(&self.inner.aid, self.inner.addrs.as_ref()).await,
         }
     }
 
@@ -318,7 +319,7 @@ impl Portal {
         let aid = &self.inner.aid;
         let grace = actor.settings.grace;
         let asked = async {
-            match actor.line_to(aid, self.inner.addr.as_ref()).await {
+            match actor.line_to(aid, self.inner.addrs.as_ref()).await {
                 Ok(line) => line.cancel_actor(grace, asked_by),
                 Err(Error::ActorDied(_)) => {}
                 Err(_) if peers::is_dead_soon(aid).await => {}
@@ -418,7 +419,7 @@ pub(crate) fn decode_result<E: Function>(bytes: &[u8]) -> Result<E::Output, Erro
 
 impl fmt::Debug for Portal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Portal").field("aid", &self.inner.aid).field("addr", &self.inner.addr).finish()
+        f.debug_struct("Portal").field("aid", &self.inner.aid).field("addrs", &self.inner.addrs).finish()
     }
 }
 
@@ -433,14 +434,14 @@ impl Eq for Portal {}
 
 impl Serialize for Portal {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (&self.inner.aid, &self.inner.addr).serialize(serializer)
+        (&self.inner.aid, &self.inner.addrs).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Portal {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (aid, addr) = Deserialize::deserialize(deserializer)?;
-        Ok(Portal::to(aid, addr))
+        let (aid, addrs) = Deserialize::deserialize(deserializer)?;
+        Ok(Portal::to(aid, addrs))
     }
 }
 
@@ -461,7 +462,7 @@ impl<'de> Deserialize<'de> for Portal {
 /// ```
 pub fn this_actor() -> Result<Portal, Error> {
     let actor = current::actor()?;
-    Ok(Portal::to(actor.aid.clone(), Some(actor.addr.clone())))
+    Ok(Portal::to(actor.aid.clone(), Some(actor.addrs())))
 }
 
 /// A portal to the actor that started this one; `None` in the root.
@@ -481,7 +482,7 @@ pub fn this_actor() -> Result<Portal, Error> {
 /// ```
 pub fn parent() -> Result<Option<Portal>, Error> {
     let actor = current::actor()?;
-    Ok(actor.parent.as_ref().map(|parent| Portal::to(parent.aid.clone(), Some(parent.addr.clone()))))
+    Ok(actor.parent.as_ref().map(|parent| Portal::to(parent.aid.clone(), Some(parent.addrs.clone()))))
 }
 
 /// Whether this code is part of the root of its tree.

@@ -2,12 +2,12 @@
 #![allow(unsafe_code, reason = "the boot variable is removed, and fd 0 replaced, before anything else runs")]
 use std::ffi::{CString, OsStr};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::control::Control;
+use super::doors::{self, Bound, Doors};
 use super::log::LogRing;
 use super::panics::PanicHook;
 use super::signals::{self, Signals};
@@ -18,12 +18,16 @@ use crate::channel::driver::{drive, framed};
 use crate::channel::handshake;
 use crate::channel::line::{Line, LineInbox};
 use crate::channel::{CancelLine, Channel};
+use crate::msg::addr::{Addr, Addrs};
 use crate::msg::codec;
 use crate::msg::frame::{Encoding, Frame, Hello, LineKind, PROTOCOL};
-use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
+use crate::msg::ident::{Aid, CancelRequest, Canceller};
 use crate::msg::spec::SpawnSpec;
 use crate::proto::connection::Side;
-use crate::transport::uds::{self, Listener, Socket};
+use crate::transport::socket::Socket;
+use crate::transport::stream::Stream;
+use crate::transport::tls::{self, Identity};
+use crate::transport::{tcp, uds};
 
 /// Set in the environment of a process that is to boot as a child.
 pub(crate) const BOOT_VARIABLE: &str = "TEAMSTER_BOOT";
@@ -77,7 +81,7 @@ pub(crate) fn boot_if_spawned() {
 const BOOT_FAILED: i32 = 70;
 
 fn boot() -> ! {
-    let (spec, control, data) = match prepare() {
+    let prepared = match prepare() {
         Ok(prepared) => prepared,
         Err(BootError::Orphan) => signals::exit_now(0),
         Err(BootError::Failed(what, error)) => {
@@ -85,7 +89,7 @@ fn boot() -> ! {
             signals::exit_now(BOOT_FAILED)
         }
     };
-    match serve(spec, control, data) {
+    match serve(prepared) {
         Ok(never) => match never {},
         Err((what, error)) => {
             eprintln!("teamster: this child can't boot: {what}: {error}");
@@ -105,18 +109,21 @@ fn failed(what: &'static str) -> impl FnOnce(io::Error) -> BootError {
 }
 
 /// Reads the boot message, makes the process what it says, and connects both lines.
-fn prepare() -> Result<(SpawnSpec, OwnedFd, OwnedFd), BootError> {
+fn prepare() -> Result<Prepared, BootError> {
     let spec = read_spec()?;
     // A dead parent shows as the end of its lines, to whoever runs: this wakes one that is stopped, or
     // about to be. An error costs no more than that.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::CONT));
     replace_stdin().map_err(failed("opening /dev/null"))?;
     apply(&spec);
-    let connect = || uds::dial(uds_path(&spec.parent_addr));
+    let identity =
+        spec.credentials.as_ref().map(Identity::new).transpose().map_err(failed("reading its certificate"))?;
+    let connect = || connect(&spec, identity.as_ref());
     let control = connect().map_err(failed("connecting the control line to the parent"))?;
-    say_hello(&control, &spec, LineKind::Control).map_err(failed("speaking to the parent"))?;
+    say_hello(&control, &spec, LineKind::Control, [].into_iter().collect())
+        .map_err(failed("speaking to the parent"))?;
     let data = connect().map_err(failed("connecting the data line to the parent"))?;
-    Ok((spec, control, data))
+    Ok(Prepared { spec, identity, control, data })
 }
 
 fn read_spec() -> Result<SpawnSpec, BootError> {
@@ -188,12 +195,28 @@ fn name_process(aid: &Aid) {
     }
 }
 
-fn uds_path(addr: &Addr) -> &std::path::Path {
-    let Addr::Uds(path) = addr;
-    path
+/// A connection to the parent, by the nearest of its addresses that works.
+fn connect(spec: &SpawnSpec, identity: Option<&Identity>) -> io::Result<Stream> {
+    let until = Instant::now() + handshake::HANDSHAKE_WITHIN;
+    let may_use = |addr: &&Addr| spec.transports.contains(&addr.transport());
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "it has no address that we may use");
+    for addr in spec.parent_addrs.as_slice().iter().filter(may_use) {
+        let stream = match (addr, identity) {
+            (Addr::Uds(path), _) => uds::dial(path).map(Stream::plain),
+            (Addr::InsecureTcp(place), _) => tcp::dial_blocking(place, until).map(Stream::plain),
+            (Addr::Tcp(place), Some(identity)) => tcp::dial_blocking(place, until)
+                .and_then(|fd| tls::call_blocking(fd, identity, spec.parent.uuid(), until)),
+            (Addr::Tcp(_), None) => Err(io::Error::other("it was given no certificate")),
+        };
+        match stream {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = io::Error::new(error.kind(), format!("{addr}: {error}")),
+        }
+    }
+    Err(failure)
 }
 
-fn say_hello(fd: &OwnedFd, spec: &SpawnSpec, line: LineKind) -> io::Result<()> {
+fn say_hello(stream: &Stream, spec: &SpawnSpec, line: LineKind, addrs: Addrs) -> io::Result<()> {
     let token = match line {
         LineKind::Control => spec.control_token,
         LineKind::Data => spec.data_token,
@@ -204,26 +227,36 @@ fn say_hello(fd: &OwnedFd, spec: &SpawnSpec, line: LineKind) -> io::Result<()> {
         line,
         token: Some(token),
         build: Some(super::build::build_id().to_vec()),
-        addr: Some(Addr::Uds(crate::transport::folder::socket_path(&spec.folder, spec.aid.uuid()))),
+        addrs,
         wanted: Some(spec.parent.uuid()),
     };
     let bytes = framed(&Frame::Hello(hello), &[]);
     let mut rest = &bytes[..];
     while !rest.is_empty() {
-        rest = &rest[uds::send(fd.as_fd(), rest)?..];
+        rest = &rest[stream.send(rest)?..];
     }
     Ok(())
 }
 
 enum Never {}
 
-fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never, (&'static str, io::Error)> {
+/// A child that knows what it is to be, with both lines to its parent.
+struct Prepared {
+    spec: SpawnSpec,
+    identity: Option<Identity>,
+    control: Stream,
+    data: Stream,
+}
+
+fn serve(prepared: Prepared) -> Result<Never, (&'static str, io::Error)> {
+    let Prepared { spec, identity, control, data } = prepared;
     let at = |what: &'static str| move |error: io::Error| (what, error);
     let socket = crate::transport::folder::socket_path(&spec.folder, spec.aid.uuid());
-    let bound = uds::bind_at(&socket).map_err(at("binding its own socket"))?;
+    let bound = doors::bind(&spec.transports, &socket, identity.as_ref()).map_err(at("binding its own socket"))?;
+    let addrs: Addrs = bound.iter().map(|bound| bound.addr.clone()).collect();
     let signals = Signals::install().map_err(at("taking SIGINT and SIGTERM"))?;
     // Only now: whoever hears of us by this Hello may connect to us, and send us a signal.
-    say_hello(&data_fd, &spec, LineKind::Data).map_err(at("speaking to the parent"))?;
+    say_hello(&data, &spec, LineKind::Data, addrs.clone()).map_err(at("speaking to the parent"))?;
     let _hook = PanicHook::install();
     let mut runtime = match spec.threads {
         // A stop blocks its thread, and hands the other tasks to a new one: that takes a runtime that can.
@@ -243,12 +276,12 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
     let aid = spec.aid.with_pid(std::process::id());
     let ring = Arc::new(LogRing::new(aid.clone()));
     super::log::install_in_child(spec.log.as_deref(), Arc::clone(&ring));
-    let up = Arc::new(Line::new(control_fd));
+    let up = Arc::new(Line::new(control));
     let control = Control::new(Some(Arc::clone(&up))).map_err(at("setting up its control thread"))?;
     let actor = Actor::new(Parts {
         aid,
         root: spec.root.clone(),
-        parent: Some(Parent::new(spec.parent.clone(), spec.parent_addr.clone())),
+        parent: Some(Parent::new(spec.parent.clone(), spec.parent_addrs.clone())),
         depth: spec.depth,
         lineage: spec.lineage.clone(),
         settings: Settings {
@@ -257,11 +290,13 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
             expose: spec.expose.clone(),
             log: spec.log.clone(),
             debug: spec.debug,
+            transports: spec.transports.clone(),
             ..Settings::default()
         },
         folder: spec.folder.clone(),
-        addr: Addr::Uds(socket),
+        doors: Doors::at(addrs, identity),
         registrar: spec.registrar.clone(),
+        root_addrs: Some(spec.root_addrs.clone()),
         control: Arc::clone(&control),
         runtime: runtime.handle().clone(),
         log_ring: Some(ring),
@@ -270,7 +305,7 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
     super::current::set_spawned(&actor);
     super::crash::booted(&actor);
     control.start(Arc::downgrade(&actor), signals, LineInbox::default()).map_err(at("starting its control thread"))?;
-    let ended = runtime.block_on(live(Arc::clone(&actor), data_fd, bound, up));
+    let ended = runtime.block_on(live(Arc::clone(&actor), data, bound, up));
     if let Err(error) = ended {
         // The parent went away, or does not want us: nothing is left to serve.
         eprintln!("teamster: {}: the parent did not let us in: {error}", actor.aid);
@@ -282,12 +317,11 @@ fn serve(spec: SpawnSpec, control_fd: OwnedFd, data_fd: OwnedFd) -> Result<Never
 /// From the handshake to the last frame.
 async fn live(
     actor: Arc<Actor>,
-    data: OwnedFd,
-    bound: OwnedFd,
+    data: Stream,
+    bound: Vec<Bound>,
     up: Arc<Line>,
 ) -> Result<(), handshake::HandshakeError> {
     let socket = Socket::new(data)?;
-    let listener = Listener::new(bound)?;
     let (welcome, rest) = tokio::select! {
         welcome = handshake::welcome(&socket, actor.clock.sleep(handshake::HANDSHAKE_WITHIN)) => welcome?,
         _cancelled = actor.ending() => return Ok(()),
@@ -309,7 +343,7 @@ async fn live(
         }));
     }
     actor.spawn_driver(drive(Arc::clone(&line), Arc::clone(&actor), Inbox::new(&rest)));
-    actor.spawn_driver(listener::listen(Arc::clone(&actor), listener));
+    actor.open_doors(bound)?;
     actor.ending().await;
     traced(&actor.traces, Origin::End, wind_down(&actor)).await;
     flush(&actor, &line).await;
@@ -350,9 +384,8 @@ fn leave(actor: &Arc<Actor>, runtime: tokio::runtime::Runtime) -> ! {
     runtime.shutdown_timeout(crate::proto::escalation::childs_share(left));
     actor.clock.wait_released(); // its blocking closures have gone on
     actor.end_keeps();
-    let Addr::Uds(path) = &actor.addr;
     if actor.is_orphaned() {
-        crate::transport::folder::remove_if_last(&actor.folder, path);
+        crate::transport::folder::remove_if_last(&actor.folder, &actor.socket());
     } // else the parent removes it when it reaps
     flush_stdio();
     match actor.own_signal() {
@@ -367,8 +400,7 @@ pub(crate) fn leave_at_once(actor: &Arc<Actor>, last_words: &[Frame<'_>]) -> ! {
     flush_stdio();
     let is_heard = actor.control.up.as_ref().is_some_and(|up| up.send_all(last_words).is_ok());
     if actor.is_orphaned() || !is_heard {
-        let Addr::Uds(path) = &actor.addr;
-        crate::transport::folder::remove_if_last(&actor.folder, path);
+        crate::transport::folder::remove_if_last(&actor.folder, &actor.socket());
     } // else the parent removes it, while the kernel takes this process down
     match actor.own_signal() {
         Some(signal) => signals::die_by(signal),

@@ -11,6 +11,7 @@ use tokio::sync::SetOnce;
 use super::DataLine;
 use crate::channel::line::Line;
 use crate::error::Error;
+use crate::msg::addr::{Addr, Addrs};
 use crate::msg::death::{Death, Receipt};
 use crate::msg::ident::{Aid, Canceller};
 
@@ -35,6 +36,8 @@ pub(crate) struct Child {
     /// Removed when it is reaped.
     pub(crate) socket: PathBuf,
     pub(crate) stderr: Option<Arc<dyn StderrTail>>,
+    /// Where it listens, as it has said.
+    pub(crate) listens: OnceLock<Addrs>,
     pub(crate) control: SetOnce<Arc<Line>>,
     pub(crate) channel: OnceLock<Arc<DataLine>>,
     /// Both lines are up.
@@ -119,6 +122,10 @@ impl Child {
         output.when_relayed(Box::new(move || drop(done)));
         // Both ways it is over: all is printed, or nobody can say when it will be.
         let _ = tokio::time::timeout(RELAY_WITHIN, relayed).await;
+    }
+
+    pub(crate) fn addrs(&self) -> Addrs {
+        self.listens.get().cloned().unwrap_or_else(|| Addr::Uds(self.socket.clone()).into())
     }
 
     /// The endpoints of our calls that it was serving.

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::child::{Child, Refusal};
 use super::control::Command;
+use super::doors::Door;
 use super::{Actor, DataLine};
 use crate::channel::Inbox;
 use crate::channel::driver::{drive, framed};
@@ -18,7 +19,9 @@ use crate::channel::{CancelLine, Channel, Parts};
 use crate::msg::frame::{Encoding, Frame, Hello, LineKind, MAX_FRAME_BYTES, PROTOCOL, Welcome};
 use crate::msg::spec::Token;
 use crate::proto::connection::Side;
-use crate::transport::uds::{self, Listener, Socket};
+use crate::transport::socket::{Listener, Socket};
+use crate::transport::stream::Stream;
+use crate::transport::{tcp, tls, uds};
 
 /// A child that is to connect, and by which line.
 #[derive(Clone, Debug)]
@@ -48,7 +51,7 @@ impl Actor {
 }
 
 /// Accepts until the actor ends. Who has not said by then who he is, is let go with it.
-pub(crate) async fn listen(actor: Arc<Actor>, listener: Listener) {
+pub(crate) async fn listen(actor: Arc<Actor>, listener: Listener, door: Door) {
     let mut handshakes = JoinSet::new();
     loop {
         while handshakes.try_join_next().is_some() {} // how they ended was said there
@@ -58,9 +61,9 @@ pub(crate) async fn listen(actor: Arc<Actor>, listener: Listener) {
         }
         match listener.accept().await {
             Ok(fd) => {
-                let knocked = Arc::clone(&actor);
+                let (knocked, door) = (Arc::clone(&actor), door.clone());
                 let handshake = async move {
-                    if let Err(error) = let_in(&knocked, fd).await {
+                    if let Err(error) = let_in(&knocked, fd, &door).await {
                         tracing::warn!(target: "teamster::channel", %error, "a connection was refused");
                     }
                 };
@@ -78,31 +81,55 @@ pub(crate) async fn listen(actor: Arc<Actor>, listener: Listener) {
 /// How long the listener rests after the system refused it a descriptor.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
-async fn let_in(actor: &Arc<Actor>, fd: OwnedFd) -> Result<(), HandshakeError> {
-    let peer = uds::peer(fd.as_fd())?;
-    if peer.uid != rustix::process::getuid() {
-        handshake::refuse(&fd, "another user's process");
-        return Err(HandshakeError::Garbage(format!("a process of the user {} knocked", peer.uid.as_raw())));
+/// Makes sure of who knocks, as far as the connection itself tells.
+async fn shown(actor: &Arc<Actor>, fd: OwnedFd, door: &Door) -> Result<Stream, HandshakeError> {
+    let user = match door {
+        Door::Uds => uds::peer(fd.as_fd())?.uid.as_raw(),
+        Door::Insecure => {
+            tcp::prepare(&fd)?;
+            tcp::peer_user(fd.as_fd())?
+        }
+        Door::Tls(identity) => {
+            tcp::prepare(&fd)?;
+            return tokio::select! {
+                biased; // what has come is not late
+                stream = tls::answer(fd, identity) => Ok(stream?),
+                () = actor.clock.sleep(HANDSHAKE_WITHIN) => Err(HandshakeError::Slow),
+            };
+        }
+    };
+    let stream = Stream::plain(fd);
+    if user != rustix::process::getuid().as_raw() {
+        handshake::refuse(&stream, "another user's process");
+        return Err(HandshakeError::Garbage(format!("a process of the user {user} knocked")));
     }
-    let (hello, rest) = match handshake::hello(&fd, actor.clock.sleep(HANDSHAKE_WITHIN)).await {
+    Ok(stream)
+}
+
+async fn let_in(actor: &Arc<Actor>, fd: OwnedFd, door: &Door) -> Result<(), HandshakeError> {
+    let stream = shown(actor, fd, door).await?;
+    let (hello, rest) = match handshake::hello(&stream, actor.clock.sleep(HANDSHAKE_WITHIN)).await {
         Ok(hello) => hello,
         // A probe that closes without a word is no event.
         Err(HandshakeError::Ended) => return Ok(()),
         Err(error) => {
-            handshake::refuse(&fd, &error.to_string());
+            handshake::refuse(&stream, &error.to_string());
             return Err(error);
         }
     };
     let refused = |reason: &str| {
-        handshake::refuse(&fd, reason);
+        handshake::refuse(&stream, reason);
         HandshakeError::Garbage(format!("{} (pid {}): {reason}", hello.aid, hello.aid.pid()))
     };
+    if stream.is_with(hello.aid.uuid()) == Some(false) {
+        return Err(refused("its certificate was made for another actor"));
+    }
     if hello.wanted.is_some_and(|wanted| wanted != actor.aid.uuid()) {
         return Err(refused("another actor lives at this address now"));
     }
     match hello.token {
         None if hello.line == LineKind::Data => {
-            let channel = Channel::new(Socket::new(fd)?, peer_parts(actor, hello, Side::Accepting));
+            let channel = Channel::new(Socket::new(stream)?, peer_parts(actor, hello, Side::Accepting));
             actor.adopt_peer(&channel);
             channel.wake_driver();
             keep_moving(actor, channel, &rest);
@@ -123,7 +150,7 @@ async fn let_in(actor: &Arc<Actor>, fd: OwnedFd) -> Result<(), HandshakeError> {
                 cancel_refused(actor, child);
                 return Err(refused("another build of the program"));
             }
-            child_line(actor, expected, hello, fd, rest).await
+            child_line(actor, expected, hello, stream, rest).await
         }
     }
 }
@@ -139,13 +166,13 @@ async fn child_line(
     actor: &Arc<Actor>,
     expected: Expected,
     hello: Hello,
-    fd: OwnedFd,
+    stream: Stream,
     rest: BytesMut,
 ) -> Result<(), HandshakeError> {
     let child = expected.child;
     match hello.line {
         LineKind::Control => {
-            let line = Arc::new(Line::new(fd));
+            let line = Arc::new(Line::new(stream));
             let inbox = LineInbox::new(&rest);
             // Its token let it in, so it is the first and only one.
             let _ = child.control.set(Arc::clone(&line));
@@ -156,7 +183,7 @@ async fn child_line(
                 line = child.control.wait() => Arc::clone(line) as Arc<dyn CancelLine>,
                 _ended = child.reaped.wait() => return Err(HandshakeError::Ended),
             };
-            let addr = hello.addr.clone();
+            let addrs = hello.addrs.clone();
             let mut parts = peer_parts(actor, hello, Side::Accepting);
             parts.encoding = Encoding::Positional;
             parts.peer = child.aid.clone();
@@ -167,7 +194,7 @@ async fn child_line(
             if let Some(output) = &child.stderr {
                 output.ready();
             }
-            let socket = Socket::new(fd).inspect_err(|error| {
+            let socket = Socket::new(stream).inspect_err(|error| {
                 let errno = error.raw_os_error().unwrap_or_default();
                 let _ = child.refused.set(Refusal::Limit { error: error.to_string(), errno });
                 cancel_refused(actor, &child);
@@ -177,9 +204,9 @@ async fn child_line(
             let _ = child.channel.set(Arc::clone(&channel));
             // Told early enough, whenever the thread looks next: before it would end the child for being late.
             actor.control.book(Command::Ready { child: Arc::clone(&child) });
-            if let Some(addr) = addr {
-                actor.child_is_ready(&child.aid, &addr);
-            }
+            // Its first data line says it, once.
+            let _ = child.listens.set(addrs.clone());
+            actor.child_is_ready(&child.aid, &addrs);
             // `start_actor` resumes, and its first call shares a write with the Welcome.
             let _ = child.connected.set(());
             let (service, inbox) = (Arc::clone(actor), Inbox::new(&rest));

@@ -7,6 +7,7 @@ pub(crate) mod context;
 pub(crate) mod control;
 pub(crate) mod crash;
 pub(crate) mod current;
+pub(crate) mod doors;
 pub(crate) mod endpoint;
 pub(crate) mod failure;
 pub(crate) mod hold;
@@ -36,11 +37,13 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use self::clock::Clock;
 use self::control::Control;
+use self::doors::Doors;
 use self::log::LogRing;
 use self::scope::Scope;
 use self::traces::{Origin, Traces, traced};
 use crate::channel::Channel;
-use crate::msg::ident::{Addr, Aid, Canceller};
+use crate::msg::addr::{Addr, Addrs, Transport};
+use crate::msg::ident::{Aid, Canceller};
 use crate::msg::spec::DebugSettings;
 
 /// A data line of this actor.
@@ -57,6 +60,8 @@ pub(crate) struct Settings {
     /// The level directives of children that are given none of their own.
     pub(crate) log: Option<String>,
     pub(crate) debug: DebugSettings,
+    /// Where it listens, and its children; the nearest first. Empty, before the root boots: as the environment says.
+    pub(crate) transports: Vec<Transport>,
 }
 
 /// The default grace: how long an actor may take to end once it was asked.
@@ -73,6 +78,7 @@ impl Default for Settings {
             max_frame_bytes: crate::msg::frame::MAX_FRAME_BYTES,
             log: None,
             debug: DebugSettings::default(),
+            transports: Vec::new(),
         }
     }
 }
@@ -101,8 +107,9 @@ pub(crate) struct Actor {
     lineage: String,
     pub(crate) settings: Settings,
     pub(crate) folder: PathBuf,
-    pub(crate) addr: Addr,
+    pub(crate) doors: Doors,
     pub(crate) registrar: Option<Addr>,
+    pub(crate) root_addrs: Option<Addrs>,
     pub(crate) clock: Arc<Clock>,
     pub(crate) scope: Arc<Scope>,
     pub(crate) control: Arc<Control>,
@@ -156,15 +163,15 @@ pub(crate) trait Keep: Send {
 /// The way to the parent.
 pub(crate) struct Parent {
     pub(crate) aid: Aid,
-    pub(crate) addr: Addr,
+    pub(crate) addrs: Addrs,
     line: OnceLock<Arc<DataLine>>,
     /// Cancels of its dialogs, which overtook the first word on its data line.
     early: Mutex<Vec<(u64, Canceller)>>,
 }
 
 impl Parent {
-    pub(crate) fn new(aid: Aid, addr: Addr) -> Self {
-        Parent { aid, addr, line: OnceLock::new(), early: Mutex::default() }
+    pub(crate) fn new(aid: Aid, addrs: Addrs) -> Self {
+        Parent { aid, addrs, line: OnceLock::new(), early: Mutex::default() }
     }
 }
 
@@ -177,8 +184,10 @@ pub(crate) struct Parts {
     pub(crate) lineage: String,
     pub(crate) settings: Settings,
     pub(crate) folder: PathBuf,
-    pub(crate) addr: Addr,
+    pub(crate) doors: Doors,
     pub(crate) registrar: Option<Addr>,
+    /// `None`: it is the root.
+    pub(crate) root_addrs: Option<Addrs>,
     pub(crate) control: Arc<Control>,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) log_ring: Option<Arc<LogRing>>,
@@ -196,8 +205,9 @@ impl Actor {
             lineage: parts.lineage,
             settings: parts.settings,
             folder: parts.folder,
-            addr: parts.addr,
+            doors: parts.doors,
             registrar: parts.registrar,
+            root_addrs: parts.root_addrs,
             clock: Clock::new(Arc::clone(&parts.control)),
             scope: Scope::new("actor", None),
             control: parts.control,
@@ -228,6 +238,11 @@ impl Actor {
             spawner: OnceLock::new(),
             tables: Mutex::default(),
         })
+    }
+
+    /// Its Unix socket, whether it listens there or not.
+    pub(crate) fn socket(&self) -> PathBuf {
+        crate::transport::folder::socket_path(&self.folder, self.aid.uuid())
     }
 
     pub(crate) fn is_root(&self) -> bool {
@@ -333,11 +348,11 @@ impl Actor {
     }
 
     /// A child serves now: those above and the registrar know before anybody here does.
-    pub(crate) fn child_is_ready(&self, child: &Aid, addr: &Addr) {
+    pub(crate) fn child_is_ready(&self, child: &Aid, addrs: &Addrs) {
         // An ancestor whose line is broken sees our own end: nothing more can be told it.
-        let _ = self.control.send_up(&crate::msg::frame::Frame::Ready { aid: child.clone(), addr: addr.clone() });
+        let _ = self.control.send_up(&crate::msg::frame::Frame::Ready { aid: child.clone(), addrs: addrs.clone() });
         if let Some(names) = &self.names {
-            names.ready(child, addr);
+            names.ready(child, addrs);
         }
     }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::process::{Pid, PidfdFlags};
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
@@ -17,12 +18,15 @@ use crate::channel::driver::framed;
 use crate::channel::handshake::{self, HANDSHAKE_WITHIN, HandshakeError};
 use crate::channel::{Channel, LineEnd};
 use crate::error::Error;
+use crate::msg::addr::{Addr, Addrs};
 use crate::msg::death::{Death, DeathData, ExitKind, Receipt};
 use crate::msg::frame::{Frame, Hello, LineKind, PROTOCOL};
-use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
+use crate::msg::ident::{Aid, CancelRequest, Canceller};
 use crate::proto::connection::Left;
-use crate::transport::uds::{self, Socket};
+use crate::transport::socket::Socket;
+use crate::transport::stream::Stream;
 use crate::transport::watched::watch;
+use crate::transport::{tcp, tls, uds};
 
 /// The line to one peer, and who is dialling it.
 #[derive(Default)]
@@ -53,7 +57,7 @@ impl Actor {
     }
 
     /// A line to `aid`: the one that is there, or a new one.
-    pub(crate) async fn line_to(self: &Arc<Self>, aid: &Aid, addr: Option<&Addr>) -> Result<Arc<DataLine>, Error> {
+    pub(crate) async fn line_to(self: &Arc<Self>, aid: &Aid, addrs: Option<&Addrs>) -> Result<Arc<DataLine>, Error> {
         if let Some(parent) = self.parent.as_ref().filter(|parent| parent.aid == *aid)
             && let Some(line) = parent.line.get()
         {
@@ -68,7 +72,7 @@ impl Actor {
         if let Some(line) = used.peer.open_line() {
             return Ok(line);
         }
-        let line = self.dial(aid, addr).await?;
+        let line = self.dial(aid, addrs).await?;
         *used.peer.line.lock() = Some(Arc::clone(&line));
         Ok(line)
     }
@@ -83,25 +87,70 @@ impl Actor {
         }
     }
 
-    async fn dial(self: &Arc<Self>, aid: &Aid, addr: Option<&Addr>) -> Result<Arc<DataLine>, Error> {
-        let Some(addr) = addr else {
-            return Err(Error::Transport { what: format!("calling {aid}"), reason: "it has no address".into() });
+    async fn dial(self: &Arc<Self>, aid: &Aid, addrs: Option<&Addrs>) -> Result<Arc<DataLine>, Error> {
+        let addrs = addrs.map(Addrs::as_slice).unwrap_or_default();
+        let unreached = |reason: String| Error::Transport { what: format!("calling {aid}"), reason };
+        let mut failure = unreached("it has no address".into());
+        let mut is_anybody = addrs.is_empty();
+        for addr in addrs {
+            let broken = |reason: String| Error::Transport { what: format!("connecting to {aid} at {addr}"), reason };
+            match self.connect(aid, addr).await {
+                Ok(stream) => return self.greet(aid, stream, broken).await,
+                Err(error) => {
+                    is_anybody |= !is_nobody(&error);
+                    failure = broken(error.to_string());
+                }
+            }
+        }
+        match is_anybody {
+            true => Err(failure),
+            false => Err(Error::ActorDied(self.death_of(aid).await)),
+        }
+    }
+
+    /// A connection to one address of an actor, with nothing said on it.
+    async fn connect(&self, aid: &Aid, addr: &Addr) -> io::Result<Stream> {
+        let connect = async {
+            Ok(match addr {
+                Addr::Uds(path) => Stream::plain(uds::dial(path)?),
+                Addr::InsecureTcp(place) => {
+                    let fd = tcp::dial(place).await?;
+                    if !tcp::is_loopback(fd.as_fd()) {
+                        return Err(io::Error::other("only the loopback interface may be insecure"));
+                    }
+                    Stream::plain(fd)
+                }
+                Addr::Tcp(place) => {
+                    let Some(identity) = self.doors.identity() else {
+                        return Err(io::Error::other(
+                            "this actor has no certificate: give it, or its root, `.transport(Transport::Tcp)`",
+                        ));
+                    };
+                    tls::call(tcp::dial(place).await?, identity, aid.uuid()).await?
+                }
+            })
         };
-        let Addr::Uds(path) = addr;
-        let broken = |reason: String| Error::Transport { what: format!("connecting to {aid} at {addr}"), reason };
-        let fd = match uds::dial(path) {
-            Ok(fd) => fd,
-            Err(error) if is_nobody(&error) => return Err(Error::ActorDied(self.death_of(aid).await)),
-            Err(error) => return Err(broken(error.to_string())),
-        };
-        let socket = Socket::new(fd).map_err(|error| broken(error.to_string()))?;
+        tokio::select! {
+            biased; // what has come is not late
+            stream = connect => stream,
+            () = self.clock.sleep(HANDSHAKE_WITHIN) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    async fn greet(
+        self: &Arc<Self>,
+        aid: &Aid,
+        stream: Stream,
+        broken: impl Fn(String) -> Error,
+    ) -> Result<Arc<DataLine>, Error> {
+        let socket = Socket::new(stream).map_err(|error| broken(error.to_string()))?;
         let hello = Hello {
             protocol: PROTOCOL,
             aid: self.aid.clone(),
             line: LineKind::Data,
             token: None,
             build: Some(super::build::build_id().to_vec()).filter(|build| !build.is_empty()),
-            addr: Some(self.addr.clone()),
+            addrs: self.addrs(),
             wanted: Some(aid.uuid()),
         };
         let greeting = framed(&Frame::Hello(hello), &[]);

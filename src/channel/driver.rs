@@ -131,12 +131,21 @@ impl<S: Service> Channel<S> {
                     }
                 }
                 Flush::Blocked => {
-                    // Nothing is sent with this: it clears the stale readiness and registers us.
                     let mut woken = Woken::default();
+                    let is_flushed = match self.socket.poll_flush(cx) {
+                        Poll::Pending => return false,
+                        Poll::Ready(is_flushed) => is_flushed,
+                    };
                     let mut shared = self.shared.lock();
+                    if is_flushed.is_err() {
+                        shared.out.die(&mut woken); // the driver meets the end of the line when it has read what came before
+                    }
                     shared.out.unblock();
-                    let Ok(write) = shared.out.begin_write(&mut woken) else { return false };
+                    let write = shared.out.begin_write(&mut woken);
+                    shared.wake_room();
+                    let Ok(write) = write else { continue };
                     drop(shared);
+                    // Nothing is sent with this, mostly: it clears the stale readiness and registers us.
                     let (leaving, piece) = write.rest();
                     let sent = self.socket.poll_send(cx, leaving, piece);
                     let (result, is_pending) = match sent {
@@ -145,7 +154,9 @@ impl<S: Service> Channel<S> {
                     };
                     let mut shared = self.shared.lock();
                     // A dead end is met by the next flush.
-                    let _ = shared.out.end_write(write, &result, &mut woken);
+                    if shared.out.end_write(write, &result, &mut woken).is_ok() && !self.socket.is_flushed() {
+                        shared.out.block();
+                    }
                     shared.wake_room();
                     if is_pending {
                         return false;

@@ -1,6 +1,5 @@
 //! Who is there? The first frames of a line, on both sides.
 use std::future::{Future, poll_fn};
-use std::os::fd::{AsFd, OwnedFd};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use std::{fmt, io};
@@ -10,7 +9,8 @@ use bytes::BytesMut;
 use super::driver::framed;
 use crate::msg::frame::{self, Frame, Hello, MAX_HELLO_BYTES, Welcome};
 use crate::msg::spawn_reason::limit_hint;
-use crate::transport::uds::{self, Socket, Watched};
+use crate::transport::socket::{Socket, Watched};
+use crate::transport::stream::Stream;
 
 /// How long a peer may take for its first frame.
 pub(crate) const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
@@ -121,16 +121,19 @@ type Take<T> = fn(Frame<'_>) -> Result<T, HandshakeError>;
 const FIRST_BYTES: usize = 1024;
 
 /// The accepting side: waits for the Hello, until `late`.
-pub(crate) async fn hello(fd: &OwnedFd, late: impl Future<Output = ()>) -> Result<(Hello, BytesMut), HandshakeError> {
+pub(crate) async fn hello(
+    stream: &Stream,
+    late: impl Future<Output = ()>,
+) -> Result<(Hello, BytesMut), HandshakeError> {
     let take: Take<Hello> = |frame| match frame {
         Frame::Hello(hello) => Ok(hello),
         other => Err(HandshakeError::Garbage(format!("its first frame is {other:?}"))),
     };
     let mut opening = Opening::new();
-    let (hello, rest) = match opening.at_once(|room| uds::try_recv(fd, room), take)? {
+    let (hello, rest) = match opening.at_once(|room| stream.recv(room), take)? {
         Some(first) => first,
         None => {
-            let watched = Watched::new(fd)?;
+            let watched = Watched::new(stream)?;
             opening.wait(|cx, room| watched.poll_recv(cx, room), take, late).await?
         }
     };
@@ -156,8 +159,8 @@ pub(crate) async fn welcome(
 }
 
 /// Says why not, as far as the kernel takes it, and closes.
-pub(crate) fn refuse(fd: &OwnedFd, reason: &str) {
+pub(crate) fn refuse(stream: &Stream, reason: &str) {
     // The peer may be gone or hostile: it is owed one attempt.
-    let _ = uds::send(fd.as_fd(), &framed(&Frame::Bye { reason }, &[]));
-    let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Both);
+    let _ = stream.send(&framed(&Frame::Bye { reason }, &[]));
+    stream.shutdown();
 }

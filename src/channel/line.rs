@@ -2,7 +2,7 @@
 //!
 //! Any thread may send; the control thread reads, and sends what the kernel would not take at once.
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::CancelLine;
 use crate::msg::frame::{self, Frame, FrameError};
 use crate::msg::ident::Canceller;
-use crate::transport::uds;
+use crate::transport::stream::Stream;
 
 /// Bytes that may wait for a peer that does not read: it is stopped, or not ours. Over it the line
 /// counts as broken. A cancel takes about 120 bytes.
@@ -30,7 +30,7 @@ pub(crate) struct Line {
 
 struct State {
     /// `None`: it is closed.
-    fd: Option<OwnedFd>,
+    stream: Option<Stream>,
     waiting: BytesMut,
 }
 
@@ -50,9 +50,8 @@ pub(crate) enum Rest {
 }
 
 impl Line {
-    /// Takes a socket that never waits.
-    pub(crate) fn new(fd: OwnedFd) -> Self {
-        let state = State { fd: Some(fd), waiting: BytesMut::new() };
+    pub(crate) fn new(stream: Stream) -> Self {
+        let state = State { stream: Some(stream), waiting: BytesMut::new() };
         Line { state: Mutex::new(state), blocked: OnceLock::new() }
     }
 
@@ -106,6 +105,11 @@ impl Line {
         self.send(&Frame::Cancel { dialog, grace_ms, canceller: canceller.clone() })
     }
 
+    /// Whether there may be something to read though its descriptor is not readable.
+    pub(crate) fn is_secured(&self) -> bool {
+        self.state.lock().stream.as_ref().is_some_and(|stream| !stream.is_short_read_all())
+    }
+
     /// Sends what waits. Whether anything still does: then poll for room.
     pub(crate) fn flush(&self) -> io::Result<bool> {
         self.state.lock().send_waiting()
@@ -116,12 +120,12 @@ impl Line {
         let mut chunk = [0; 512];
         loop {
             let state = self.state.lock();
-            let Some(fd) = &state.fd else { return Rest::Ended };
-            match uds::recv(fd.as_fd(), &mut chunk) {
+            let Some(stream) = &state.stream else { return Rest::Ended };
+            match stream.recv(&mut chunk) {
                 Ok(0) => return Rest::Ended,
                 Ok(n) => {
                     inbox.bytes.extend_from_slice(&chunk[..n]);
-                    if n < chunk.len() {
+                    if n < chunk.len() && stream.is_short_read_all() {
                         return Rest::MayCome;
                     }
                 }
@@ -137,20 +141,20 @@ impl Line {
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.waiting.clear();
-        state.fd = None;
+        state.stream = None;
     }
 
     /// What `act` makes of its descriptor. `None`: it is closed.
     pub(crate) fn with_fd<R>(&self, act: impl FnOnce(BorrowedFd<'_>) -> R) -> Option<R> {
-        self.state.lock().fd.as_ref().map(|fd| act(fd.as_fd()))
+        self.state.lock().stream.as_ref().map(|stream| act(stream.as_fd()))
     }
 }
 
 impl State {
     fn send_waiting(&mut self) -> io::Result<bool> {
         while !self.waiting.is_empty() {
-            let sent = match &self.fd {
-                Some(fd) => uds::send(fd.as_fd(), &self.waiting),
+            let sent = match &self.stream {
+                Some(stream) => stream.send(&self.waiting),
                 None => Err(io::ErrorKind::NotConnected.into()),
             };
             match sent {
@@ -163,13 +167,13 @@ impl State {
                 }
             }
         }
-        Ok(false)
+        self.stream.as_ref().map_or(Ok(false), Stream::flush)
     }
 }
 
 impl std::fmt::Debug for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Line").field("fd", &self.state.lock().fd).finish_non_exhaustive()
+        f.debug_struct("Line").field("stream", &self.state.lock().stream).finish_non_exhaustive()
     }
 }
 

@@ -29,7 +29,7 @@ use crate::msg::ident::{Aid, Canceller};
 use crate::msg::remote_error::WireError;
 use crate::proto::connection::{CancelVerdict, Connection, IdHasher, Left, Side, Violation};
 use crate::proto::dialog::{Overruns, Role};
-use crate::transport::uds::Socket;
+use crate::transport::socket::Socket;
 pub(crate) use contexts::{ItemBytes, Sent};
 pub(crate) use inbox::Inbox;
 use link::{Link, LinkEnd, Woken};
@@ -517,10 +517,17 @@ impl<S: Service> Channel<S> {
             let result = write.try_send(&self.socket);
             let mut shared = self.shared.lock();
             let ended = shared.out.end_write(write, &result, &mut woken);
+            let is_stuck = ended.is_ok() && !self.socket.is_flushed();
+            if is_stuck {
+                shared.out.block();
+            }
             shared.wake_room();
             drop(shared);
             if let Err(flush) = ended {
                 return flush;
+            }
+            if is_stuck {
+                return Flush::Blocked;
             }
             if turn.is_over() {
                 return Flush::More;

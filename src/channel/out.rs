@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::link::{Link, Woken};
 use crate::msg::frame::{self, Encoding, Frame, Stop};
-use crate::transport::uds::Socket;
+use crate::transport::socket::Socket;
 
 /// A payload on its way out.
 #[derive(Clone, Debug)]
@@ -184,7 +184,11 @@ impl Out {
 
     /// Whether nothing at all is here any more.
     pub(super) fn is_empty(&self) -> bool {
-        !self.is_writing && self.waiting_bytes() == 0 && self.urgent.is_empty() && self.long.is_empty()
+        !self.is_writing
+            && !self.is_blocked
+            && self.waiting_bytes() == 0
+            && self.urgent.is_empty()
+            && self.long.is_empty()
     }
 
     /// Whether log lines may leave: nothing else waits.
@@ -314,6 +318,11 @@ impl Out {
             piece: std::mem::take(&mut self.piece),
             written: self.written,
         })
+    }
+
+    /// The kernel has not taken all yet of what the socket has.
+    pub(super) fn block(&mut self) {
+        self.is_blocked = true;
     }
 
     /// The driver sees whether there is room again.

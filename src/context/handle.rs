@@ -183,7 +183,7 @@ pub struct ContextHandle {
 
 impl ContextHandle {
     pub(super) fn to(core: &Arc<ContextCore>) -> Self {
-        let holder = Portal::to(core.actor.aid.clone(), Some(core.actor.addr.clone()));
+        let holder = Portal::to(core.actor.aid.clone(), Some(core.actor.addrs()));
         ContextHandle { holder, number: core.handle(), endpoint: core.link.path.to_owned() }
     }
 

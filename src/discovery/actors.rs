@@ -3,7 +3,7 @@ use crate::actor::current;
 use crate::discovery::DiscoveryError;
 use crate::discovery::client::{self, Found};
 use crate::error::Error;
-use crate::msg::ident::Addr;
+use crate::msg::addr::Addr;
 use crate::portal::Portal;
 
 /// The newest living actor of this name, in this tree or another one of this user on this host.
@@ -114,7 +114,7 @@ fn registrar() -> Result<Addr, Error> {
 }
 
 fn portal(found: Found) -> Portal {
-    Portal::to(found.aid, Some(found.addr))
+    Portal::to(found.aid, Some(found.addrs))
 }
 
 fn failed(name: &str, error: &DiscoveryError) -> Error {

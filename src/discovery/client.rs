@@ -14,13 +14,14 @@ use super::DiscoveryError;
 use super::lookup::{GAP, LISTED};
 use super::table::Record;
 use super::wire::{self, NAME_BYTES, REPLY_BYTES, Refusal, Reply, Request, Scope};
-use crate::msg::ident::{Addr, Aid};
+use crate::msg::addr::{Addr, Addrs};
+use crate::msg::ident::Aid;
 
 /// An actor that was found.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Found {
     pub(crate) aid: Aid,
-    pub(crate) addr: Addr,
+    pub(crate) addrs: Addrs,
 }
 
 /// The newest living actor of this name in all trees of this user.
@@ -156,12 +157,14 @@ fn checked(name: &str) -> Result<String, DiscoveryError> {
 }
 
 fn found(record: Record) -> Option<Found> {
-    Some(Found { aid: record.aid, addr: record.serving?.addr })
+    Some(Found { aid: record.aid, addrs: record.serving?.addrs })
 }
 
 fn path(registrar: &Addr) -> &Path {
     match registrar {
         Addr::Uds(path) => path,
+        // Registrars listen on Unix sockets alone: whoever asks at another address finds nobody.
+        Addr::Tcp(_) | Addr::InsecureTcp(_) => Path::new(""),
     }
 }
 

@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::table::{Liveness, NameTable, Record};
 use crate::actor::process::since_boot;
-use crate::msg::ident::{Addr, Aid};
+use crate::msg::addr::Addrs;
+use crate::msg::ident::Aid;
 
 /// The names of this root's tree, and the news that they changed.
 ///
@@ -36,9 +37,9 @@ impl Names {
         self.tell();
     }
 
-    /// It serves now at `addr`, so it is found from here on.
-    pub(crate) fn set_ready(&self, uuid: Uuid, addr: Addr) {
-        self.table.lock().set_ready(uuid, addr, now_ns());
+    /// It serves now at `addrs`, so it is found from here on.
+    pub(crate) fn set_ready(&self, uuid: Uuid, addrs: Addrs) {
+        self.table.lock().set_ready(uuid, addrs, now_ns());
         self.tell();
     }
 

@@ -19,7 +19,8 @@ use super::lookup::{Role, Server};
 use super::membership;
 use super::names::Names;
 use super::wire::{self, REQUEST_BYTES, Refusal, Reply, Request};
-use crate::msg::ident::{Addr, Aid};
+use crate::msg::addr::Addr;
+use crate::msg::ident::Aid;
 use crate::transport::folder::{Base, FolderError};
 
 /// The registrar of one root. Ends when dropped.

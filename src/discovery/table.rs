@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::actor::process::ProcessStat;
-use crate::msg::ident::{Addr, Aid};
+use crate::msg::addr::Addrs;
+use crate::msg::ident::Aid;
 
 /// What is known of one actor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,7 +29,7 @@ pub(crate) struct Record {
 /// Where an actor serves, and since when.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Serving {
-    pub(crate) addr: Addr,
+    pub(crate) addrs: Addrs,
     pub(crate) since: Place,
 }
 
@@ -128,11 +129,11 @@ impl NameTable {
     }
 
     /// From now on it is found. An unknown one stays unknown: it was removed already.
-    pub(crate) fn set_ready(&mut self, uuid: Uuid, addr: Addr, now_ns: u64) {
+    pub(crate) fn set_ready(&mut self, uuid: Uuid, addrs: Addrs, now_ns: u64) {
         let since = self.next_place(now_ns, uuid);
         let Some(entry) = self.entries.get_mut(&uuid) else { return };
         let places = self.serving.entry(entry.record.aid.name().into()).or_default();
-        if let Some(before) = entry.record.serving.replace(Serving { addr, since }) {
+        if let Some(before) = entry.record.serving.replace(Serving { addrs, since }) {
             places.remove(&before.since);
         }
         places.insert(since);
@@ -203,8 +204,8 @@ mod tests {
         Aid::new(name, Uuid::from_u128(number), std::process::id(), "here")
     }
 
-    fn addr(number: u128) -> Addr {
-        Addr::Uds(format!("/{number}").into())
+    fn addr(number: u128) -> Addrs {
+        crate::msg::addr::Addr::Uds(format!("/{number}").into()).into()
     }
 
     fn ready(table: &mut NameTable, name: &str, number: u128, liveness: Liveness) {

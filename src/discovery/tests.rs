@@ -14,7 +14,8 @@ use super::client::{Found, find, find_all, list, wait};
 use super::trees::trees_below;
 use super::*;
 use crate::actor::process::ProcessStat;
-use crate::msg::ident::{Addr, Aid};
+use crate::msg::addr::Addr;
+use crate::msg::ident::Aid;
 use crate::transport::folder::{Base, RootFolder};
 
 struct Root {
@@ -37,7 +38,7 @@ impl Root {
         let stat = ProcessStat::read(std::process::id()).unwrap();
         names.insert(aid.clone(), None, stat.start_ticks, None);
         let registrar = Registrar::start(&base, folder.path(), names.clone(), aid.clone())?;
-        names.set_ready(aid.uuid(), Addr::Uds("/root".into()));
+        names.set_ready(aid.uuid(), Addr::Uds("/root".into()).into());
         Ok(Root { registrar, names, aid, _folder: folder })
     }
 
@@ -45,7 +46,7 @@ impl Root {
     fn add(&self, name: &str) -> Aid {
         let aid = Aid::new(name, Uuid::new_v4(), std::process::id(), "here");
         self.names.insert(aid.clone(), Some(self.aid.uuid()), self.aid_ticks(), None);
-        self.names.set_ready(aid.uuid(), Addr::Uds("/actor".into()));
+        self.names.set_ready(aid.uuid(), Addr::Uds("/actor".into()).into());
         aid
     }
 
@@ -54,7 +55,7 @@ impl Root {
         let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).unwrap();
         let ticks = ProcessStat::read(child.id()).unwrap().start_ticks;
         self.names.insert(aid.clone(), Some(self.aid.uuid()), ticks, Some(pidfd));
-        self.names.set_ready(aid.uuid(), Addr::Uds("/process".into()));
+        self.names.set_ready(aid.uuid(), Addr::Uds("/process".into()).into());
         aid
     }
 
@@ -75,7 +76,7 @@ impl Root {
     }
 
     fn socket(&self) -> std::path::PathBuf {
-        let Addr::Uds(path) = self.registrar.addr();
+        let Addr::Uds(path) = self.registrar.addr() else { panic!("no socket") };
         path
     }
 }
@@ -121,7 +122,7 @@ async fn the_newest_living_one_is_found_and_all_are_listed() {
     assert_eq!(root.find("bob").await, None);
     assert_eq!(root.find("root").await.as_ref(), Some(&root.aid));
     let listed = list(&root.registrar.addr()).await.unwrap();
-    assert_eq!(listed, [Found { aid: root.aid.clone(), addr: Addr::Uds("/root".into()) }]);
+    assert_eq!(listed, [Found { aid: root.aid.clone(), addrs: Addr::Uds("/root".into()).into() }]);
     drop(root);
     assert_eq!(left(&path), 0);
 }

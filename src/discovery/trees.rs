@@ -10,7 +10,8 @@ use super::registrar::registrar_socket;
 use super::table::Record;
 use super::wire::{Reply, Request, ask_blocking};
 use crate::actor::process::{ProcessStat, age};
-use crate::msg::ident::{Addr, Aid};
+use crate::msg::addr::Addr;
+use crate::msg::ident::Aid;
 use crate::transport::folder::{Base, FolderError};
 
 /// A running tree.
@@ -160,7 +161,7 @@ fn actor(record: Record) -> TreeActor {
         state: if record.serving.is_some() { ActorState::Ready } else { ActorState::Booting },
         process_state: stat.map(|stat| stat.state),
         age: age(record.start_ticks),
-        addr: record.serving.map(|serving| serving.addr),
+        addr: record.serving.and_then(|serving| serving.addrs.as_slice().first().cloned()),
         aid: record.aid,
     }
 }

@@ -191,7 +191,7 @@ const RECORD_BYTES: usize = 320;
 mod tests {
     use super::*;
     use crate::discovery::table::{Liveness, NameTable};
-    use crate::msg::ident::Addr;
+    use crate::msg::addr::Addr;
     use proptest::prelude::*;
 
     fn record(name: &str) -> Record {
@@ -204,7 +204,7 @@ mod tests {
             Liveness::Ourselves,
             u64::MAX - 9,
         );
-        table.set_ready(uuid, Addr::Uds("/".repeat(107).into()), u64::MAX - 9);
+        table.set_ready(uuid, Addr::Uds("/".repeat(107).into()).into(), u64::MAX - 9);
         table.find(name).unwrap().clone()
     }
 

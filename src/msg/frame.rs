@@ -10,8 +10,9 @@ use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::addr::Addrs;
 use super::death::Receipt;
-use super::ident::{Addr, Aid, Canceller};
+use super::ident::{Aid, Canceller};
 use super::spec::Token;
 use read::Reader;
 pub(crate) use write::encode_head;
@@ -54,7 +55,7 @@ pub(crate) enum Frame<'a> {
     /// A process was started below: on control lines, upwards. Sent before its boot message.
     SpawnRecord { aid: Aid, start_ticks: u64 },
     /// A recorded actor serves now, at this address.
-    Ready { aid: Aid, addr: Addr },
+    Ready { aid: Aid, addrs: Addrs },
     /// Every task, dialog and child of the sender is gone; its process exits next.
     TasksGone,
     /// The sender received this signal from outside the tree. Again: it ends by it, since nobody said otherwise.
@@ -131,8 +132,8 @@ pub(crate) struct Hello {
     pub(crate) token: Option<Token>,
     /// The sender's GNU build id, from spawned children.
     pub(crate) build: Option<Vec<u8>>,
-    /// Where the sender listens.
-    pub(crate) addr: Option<Addr>,
+    /// Where the sender listens, the nearest first; of those, the ones that this build knows.
+    pub(crate) addrs: Addrs,
     /// Whom the sender means to reach: another uuid at this address refuses.
     pub(crate) wanted: Option<Uuid>,
 }
@@ -155,6 +156,9 @@ pub(crate) struct Welcome {
     /// Whether both sides run the same build, so that payloads may be positional.
     pub(crate) same_build: bool,
 }
+
+/// Addresses of one actor that travel; the farthest ones are left out.
+const MAX_ADDRS: usize = 15;
 
 /// The protocol that this build speaks: another major is refused.
 pub(crate) const PROTOCOL: (u16, u16) = (1, 0);

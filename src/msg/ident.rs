@@ -1,7 +1,5 @@
-//! Who is who: an actor's identity, its address, and who asked for a cancel.
+//! Who is who: an actor's identity, and who asked for a cancel.
 use std::fmt;
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -111,83 +109,6 @@ impl fmt::Display for Aid {
         let digits = self.uuid.simple().to_string();
         write!(f, "{}@{}", self.name, &digits[..8])
     }
-}
-
-/// Where an actor listens. Prints and parses as a path: `/uds/run/user/1000/teamster/…`.
-///
-/// # Examples
-///
-/// ```
-/// use teamster::Addr;
-///
-/// let addr = Addr::Uds("/run/user/1000/teamster/a.s".into());
-/// assert_eq!(addr.to_string(), "/uds/run/user/1000/teamster/a.s");
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum Addr {
-    /// A Unix socket on this host.
-    Uds(PathBuf),
-}
-
-impl fmt::Display for Addr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Addr::Uds(path) => write!(f, "/uds{}", path.display()),
-        }
-    }
-}
-
-/// Reads what an address prints as.
-///
-/// # Examples
-///
-/// ```
-/// use teamster::Addr;
-///
-/// let addr: Addr = "/uds/run/user/1000/teamster/a.s".parse()?;
-/// assert_eq!(addr, Addr::Uds("/run/user/1000/teamster/a.s".into()));
-/// assert!("/carrier-pigeon/7".parse::<Addr>().is_err());
-/// # Ok::<(), teamster::AddrError>(())
-/// ```
-impl FromStr for Addr {
-    type Err = AddrError;
-
-    fn from_str(text: &str) -> Result<Self, AddrError> {
-        let refused = |what| AddrError { text: text.to_owned(), what };
-        let Some(rest) = text.strip_prefix('/') else { return Err(refused(AddrProblem::NoKind)) };
-        let (kind, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        match (kind, path) {
-            ("uds", "" | "/") => Err(refused(AddrProblem::NoPath)),
-            ("uds", path) => Ok(Addr::Uds(path.into())),
-            (kind, _) => Err(refused(AddrProblem::Kind(kind.to_owned()))),
-        }
-    }
-}
-
-/// A text that is no address.
-///
-/// # Examples
-///
-/// ```
-/// let error = "/uds".parse::<teamster::Addr>().unwrap_err();
-/// assert_eq!(error.to_string(), "\"/uds\" is no address: it has no path");
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no address: {what}")]
-pub struct AddrError {
-    text: String,
-    what: AddrProblem,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-enum AddrProblem {
-    #[error("one begins with a kind, as in /uds/run/user/1000/teamster/a.s")]
-    NoKind,
-    #[error("it has no path")]
-    NoPath,
-    #[error("{0} is no kind of address that this build knows, which are: uds")]
-    Kind(String),
 }
 
 /// Who asked for a cancel, and how.

@@ -1,4 +1,5 @@
 //! What travels: frames, payloads, names and errors as data. No tokio, no I/O, no clock.
+pub(crate) mod addr;
 pub(crate) mod codec;
 pub(crate) mod codec_error;
 pub(crate) mod death;

@@ -1,9 +1,11 @@
 //! What is a child told at birth: the boot message, which comes on its stdin.
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::ident::{Addr, Aid};
+use super::addr::{Addr, Addrs, Transport};
+use super::ident::Aid;
 
 /// A secret that lets one connection in, once.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -22,7 +24,7 @@ pub(crate) struct SpawnSpec {
     pub(crate) aid: Aid,
     pub(crate) parent: Aid,
     pub(crate) root: Aid,
-    pub(crate) parent_addr: Addr,
+    pub(crate) parent_addrs: Addrs,
     /// Where the tree's registrar listens.
     pub(crate) registrar: Option<Addr>,
     /// The tree's socket folder: the child binds its own socket in it.
@@ -50,6 +52,27 @@ pub(crate) struct SpawnSpec {
     pub(crate) lineage: String,
     /// What stops it, and those below it, for a debugger.
     pub(crate) debug: DebugSettings,
+    /// Where it listens, and by which of the parent's addresses it may connect.
+    pub(crate) transports: Vec<Transport>,
+    pub(crate) root_addrs: Addrs,
+    /// What it shows on networks, if it uses one.
+    pub(crate) credentials: Option<Credentials>,
+}
+
+/// What an actor shows to others on a network, and whom it believes: DER.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Credentials {
+    /// The certificate of its tree's authority.
+    pub(crate) authority: Bytes,
+    pub(crate) certificate: Bytes,
+    /// Its private key, PKCS #8.
+    pub(crate) key: Bytes,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credentials(…)")
+    }
 }
 
 /// What stops an actor.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::SetOnce;
 use uuid::Uuid;
 
+use super::certify;
 use super::one_shot::{self, OneShot};
 use super::scope::ActorNursery;
 use super::supervise::{Care, Nursery};
@@ -15,6 +16,7 @@ use crate::actor::endpoint::{Call, Endpoint};
 use crate::actor::peers::canceller;
 use crate::actor::{boot, bounded};
 use crate::error::{Error, SpawnReason};
+use crate::msg::addr::Transport;
 use crate::msg::ident::{Aid, CancelRequest};
 use crate::portal::{Portal, Prepared, decode_result};
 use crate::spawn::launch::{Request, Spawner, limit};
@@ -132,6 +134,37 @@ impl<'n> ActorBuilder<'n> {
     /// ```
     pub fn log(mut self, directives: impl Into<String>) -> Self {
         self.options.log = Some(directives.into());
+        self
+    }
+
+    /// What the lines to it go over: it listens there, and so do those that it starts. Default: as this actor.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # use teamster::Transport;
+    /// let worker = an.actor("worker").transport(Transport::InsecureTcp).start().await?;
+    /// assert_eq!(worker.run(add(1, 2)).await?, 3);
+    /// # Ok(()) }).await }
+    /// ```
+    pub fn transport(self, transport: Transport) -> Self {
+        self.transports([transport])
+    }
+
+    /// The same with several: whoever connects takes the nearest that works.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # use teamster::Transport;
+    /// an.actor("worker").transports([Transport::Uds, Transport::InsecureTcp]).start().await?;
+    /// # Ok(()) }).await }
+    /// ```
+    pub fn transports(mut self, transports: impl IntoIterator<Item = Transport>) -> Self {
+        self.options.transports = Some(Transport::sorted(transports));
         self
     }
 
@@ -442,6 +475,9 @@ pub(super) async fn start<'n>(
         .launcher
         .as_ref()
         .map_or_else(|| "this executable".to_owned(), |l| format!("{:?}", l.command().get_program()));
+    let transports = options.transports.as_deref().unwrap_or(&actor.settings.transports);
+    let credentials = certify::prepare(actor, transports, aid.uuid()).await;
+    let credentials = credentials.map_err(|reason| failed(SpawnReason::Other(reason)))?;
     let spawned = Box::new(move |result: Result<Arc<Child>, SpawnReason>| {
         let mut starting = starting;
         starting.child = result.as_ref().ok().cloned();
@@ -450,7 +486,7 @@ pub(super) async fn start<'n>(
         let _ = told.set(result);
     });
     let is_shielded = nursery.is_shielded;
-    spawner.start(Request { actor: Arc::clone(actor), aid, options, is_shielded, spawned }).await;
+    spawner.start(Request { actor: Arc::clone(actor), aid, options, credentials, is_shielded, spawned }).await;
     // Dropped from here on, the child is ended: by us if we know it, else by what is told later.
     let mut late = EndIfLate { nursery, outcome: &outcome, is_armed: true };
     let child = Arc::clone(outcome.wait().await.as_ref().map_err(|reason| failed(reason.clone()))?);

@@ -1,5 +1,6 @@
 //! Who belongs to whom, and what ends when?
 mod builder;
+mod certify;
 pub(crate) mod entry;
 mod one_shot;
 mod root;

@@ -14,15 +14,16 @@ use crate::actor::crash::DEBUG_SOCKET;
 use crate::actor::current::{self, host_name};
 use crate::actor::panics::PanicHook;
 use crate::actor::signals::Signals;
-use crate::actor::{Actor, Parts, Settings, boot, bounded, crash, listener, log};
+use crate::actor::{Actor, Parts, Settings, boot, bounded, crash, doors, log};
 use crate::channel::LineEnd;
 use crate::channel::line::LineInbox;
 use crate::discovery::{Names, Record, Registrar};
 use crate::error::{BoxError, Error, SpawnReason};
+use crate::msg::addr::{Addrs, Transport};
 use crate::msg::frame::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
-use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
+use crate::msg::ident::{Aid, CancelRequest, Canceller};
 use crate::transport::folder::{Base, FolderError, RootFolder, socket_path};
-use crate::transport::uds::{Listener, bind_at};
+use crate::transport::uds::bind_at;
 
 /// The roots of this process, by the runtime that each lives on.
 static ROOTS: Mutex<Option<HashMap<Id, Arc<Root>>>> = Mutex::new(None);
@@ -40,7 +41,6 @@ pub(super) struct Root {
 struct RootParts {
     folder: RootFolder,
     registrar: Registrar,
-    listener: tokio::task::AbortHandle,
     _hook: PanicHook,
 }
 
@@ -126,7 +126,7 @@ impl Root {
     /// Ends its threads and removes its files. Once; by then nothing lives below.
     fn finish(&self) {
         let Some(parts) = self.parts.lock().take() else { return };
-        parts.listener.abort();
+        self.actor.doors.close();
         for line in self.actor.living_lines() {
             line.close(LineEnd::Shutdown);
         }
@@ -191,12 +191,21 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
     let folder = base.make_root().map_err(refused)?;
     let aid = Aid::new(name, Uuid::new_v4(), std::process::id(), host_name());
     let socket = socket_path(folder.path(), aid.uuid());
-    let addr = Addr::Uds(socket.clone());
     let names = Names::new();
     names.insert(aid.clone(), None, crate::actor::process::start_ticks(aid.pid()).unwrap_or(0), None);
-    names.set_ready(aid.uuid(), addr.clone());
-    let bound = bind_at(&socket).map_err(|error| failed("binding its socket", error))?;
-    let listener = Listener::new(bound).map_err(|error| failed("watching its socket", error))?;
+    if settings.transports.is_empty() {
+        settings.transports = match std::env::var("TEAMSTER_TRANSPORT") {
+            Ok(text) => Transport::parse_list(&text).map_err(|reason| Error::Transport {
+                what: "booting the root actor: TEAMSTER_TRANSPORT".to_owned(),
+                reason,
+            })?,
+            Err(_unset) => vec![Transport::Uds],
+        };
+    }
+    let transports = settings.transports.clone();
+    let (doors, bound) = doors::of_root(&transports, &socket, aid.uuid())
+        .map_err(|error| failed("binding the sockets of its transports", error))?;
+    names.set_ready(aid.uuid(), bound.iter().map(|bound| bound.addr.clone()).collect());
     let registrar = Registrar::start(&base, folder.path(), Arc::clone(&names), aid.clone())
         .map_err(|error| failed("starting its registrar", error))?;
     let control = Control::new(None).map_err(|error| failed("setting up its control thread", error))?;
@@ -211,8 +220,9 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
         depth: 0,
         settings,
         folder: folder.path().to_owned(),
-        addr,
+        doors,
         registrar: Some(registrar.addr()),
+        root_addrs: None,
         control: Arc::clone(&control),
         runtime,
         log_ring: None,
@@ -221,7 +231,7 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
     control
         .start(Arc::downgrade(&actor), signals, LineInbox::default())
         .map_err(|error| failed("starting its control thread", error))?;
-    let listening = actor.drivers.spawn_on(listener::listen(Arc::clone(&actor), listener), &actor.runtime);
+    actor.open_doors(bound).map_err(|error| failed("watching its sockets", error))?;
     if crash::debugger().is_some() {
         bind_at(&folder.path().join(DEBUG_SOCKET))
             .and_then(|listener| control.watch_debug(listener))
@@ -229,7 +239,7 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
     }
     current::add_root(id, &actor);
     crash::booted(&actor);
-    let parts = RootParts { folder, registrar, listener: listening.abort_handle(), _hook: hook };
+    let parts = RootParts { folder, registrar, _hook: hook };
     Ok(Arc::new(Root { actor, runtime: id, users: Mutex::new(1), parts: Mutex::new(Some(parts)) }))
 }
 
@@ -249,8 +259,8 @@ impl NameSink for Sink {
         self.0.insert(aid.clone(), Some(parent.uuid()), start_ticks, own);
     }
 
-    fn ready(&self, aid: &Aid, addr: &Addr) {
-        self.0.set_ready(aid.uuid(), addr.clone());
+    fn ready(&self, aid: &Aid, addrs: &Addrs) {
+        self.0.set_ready(aid.uuid(), addrs.clone());
     }
 
     fn gone(&self, aid: &Aid) {
@@ -389,6 +399,39 @@ impl RootBuilder {
     /// ```
     pub fn message_limit(mut self, bytes: u32) -> Self {
         self.settings.max_frame_bytes = bytes.clamp(MIN_FRAME_BYTES, MAX_FRAME_BYTES);
+        self
+    }
+
+    /// What the lines of this tree go over, on this host too. Default: what `TEAMSTER_TRANSPORT` says (`uds`, `tcp` or
+    /// `insecure`, or several with commas), else Unix sockets.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> {
+    /// # use teamster::Transport;
+    /// teamster::root().transport(Transport::InsecureTcp).open(async |an| {
+    ///     an.start_actor("frank").await?;
+    ///     Ok(())
+    /// }).await
+    /// # }
+    /// ```
+    pub fn transport(self, transport: Transport) -> Self {
+        self.transports([transport])
+    }
+
+    /// The same with several: whoever connects takes the nearest that works.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> {
+    /// # use teamster::Transport;
+    /// teamster::root().transports([Transport::Uds, Transport::InsecureTcp]).open(async |_an| Ok(())).await
+    /// # }
+    /// ```
+    pub fn transports(mut self, transports: impl IntoIterator<Item = Transport>) -> Self {
+        self.settings.transports = Transport::sorted(transports);
         self
     }
 

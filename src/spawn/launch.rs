@@ -25,7 +25,7 @@ use crate::error::SpawnReason;
 use crate::msg::codec;
 use crate::msg::frame::{Encoding, Frame, PROTOCOL};
 use crate::msg::ident::Aid;
-use crate::msg::spec::{SpawnSpec, Token};
+use crate::msg::spec::{Credentials, SpawnSpec, Token};
 use crate::transport::folder::socket_path;
 
 /// A child that is to be started.
@@ -33,6 +33,7 @@ pub(crate) struct Request {
     pub(crate) actor: Arc<Actor>,
     pub(crate) aid: Aid,
     pub(crate) options: Options,
+    pub(crate) credentials: Option<Credentials>,
     pub(crate) is_shielded: bool,
     /// Called on the spawner thread, whatever became of it: the process exists from then on.
     pub(crate) spawned: Box<dyn FnOnce(Result<Arc<Child>, SpawnReason>) + Send>,
@@ -125,8 +126,8 @@ const RELAY_WITHIN: Duration = Duration::from_millis(200);
 
 fn run(inbox: &Receiver<Message>, output: &Arc<OutputThread>) {
     while let Ok(Message::Start(request, permit)) = inbox.recv() {
-        let Request { actor, aid, options, is_shielded, spawned } = *request;
-        let started = start(&actor, aid, options, is_shielded, output);
+        let Request { actor, aid, options, credentials, is_shielded, spawned } = *request;
+        let started = start(&actor, aid, options, credentials, is_shielded, output);
         drop(permit);
         spawned(started);
     }
@@ -136,6 +137,7 @@ fn start(
     actor: &Arc<Actor>,
     aid: Aid,
     options: Options,
+    credentials: Option<Credentials>,
     is_shielded: bool,
     output: &Arc<OutputThread>,
 ) -> Result<Arc<Child>, SpawnReason> {
@@ -146,7 +148,7 @@ fn start(
     let (stderr, stderr_pipe) = relayed(options.stderr).map_err(limited)?;
     let child_output = ChildOutput::new(stdout_pipe, stderr_pipe).map_err(limited)?;
     output.add(Arc::clone(&child_output)).map_err(limited)?;
-    let spec = spec(actor, &aid, &options);
+    let spec = spec(actor, &aid, &options, credentials);
     let boot_message = boot_message(&spec);
     let mut command = command(&spec, &options);
     command.stdin(stdin).stdout(stdout).stderr(stderr);
@@ -190,6 +192,7 @@ fn start(
         is_shielded,
         socket: socket_path(&actor.folder, aid.uuid()),
         stderr: Some(Arc::new(Stderr(child_output)) as Arc<dyn StderrTail>),
+        listens: std::sync::OnceLock::new(),
         control: SetOnce::new(),
         channel: std::sync::OnceLock::new(),
         connected: SetOnce::new(),
@@ -265,14 +268,14 @@ fn command(spec: &SpawnSpec, options: &Options) -> Command {
     command
 }
 
-fn spec(actor: &Arc<Actor>, aid: &Aid, options: &Options) -> SpawnSpec {
+fn spec(actor: &Arc<Actor>, aid: &Aid, options: &Options, credentials: Option<Credentials>) -> SpawnSpec {
     let grace = options.grace.unwrap_or(actor.settings.grace);
     SpawnSpec {
         protocol: PROTOCOL,
         aid: aid.clone(),
         parent: actor.aid.clone(),
         root: actor.root.clone(),
-        parent_addr: actor.addr.clone(),
+        parent_addrs: actor.addrs(),
         registrar: actor.registrar.clone(),
         folder: actor.folder.clone(),
         data_token: token(),
@@ -289,6 +292,9 @@ fn spec(actor: &Arc<Actor>, aid: &Aid, options: &Options) -> SpawnSpec {
         depth: actor.depth + 1,
         lineage: actor.lineage_of(aid),
         debug: actor.settings.debug.of_child(options.debug),
+        transports: options.transports.clone().unwrap_or_else(|| actor.settings.transports.clone()),
+        root_addrs: actor.root_addrs.clone().unwrap_or_else(|| actor.addrs()),
+        credentials,
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::launcher::Launcher;
+use crate::msg::addr::Transport;
 
 /// Where a child's stdout or stderr goes.
 ///
@@ -96,6 +97,8 @@ pub(crate) struct Options {
     pub(crate) nice: Option<i32>,
     pub(crate) rlimits: Vec<(u32, u64, u64)>,
     pub(crate) debug: bool,
+    /// `None`: as its parent.
+    pub(crate) transports: Option<Vec<Transport>>,
 }
 
 impl Options {

@@ -1,4 +1,11 @@
 //! How do bytes move?
 pub(crate) mod folder;
+pub(crate) mod socket;
+pub(crate) mod stream;
+pub(crate) mod tcp;
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+pub(crate) mod tls;
+#[cfg(feature = "tls")]
+pub(crate) mod trust;
 pub(crate) mod uds;
 pub(crate) mod watched;

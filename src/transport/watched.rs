@@ -1,7 +1,7 @@
 //! How does a runtime learn that a descriptor is ready?
 #![allow(unsafe_code, reason = "tokio can't see that a descriptor stays open while it is watched; an OwnedFd does")]
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -14,7 +14,7 @@ pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<Owned
 }
 
 /// The same for a while, for whoever does not own it.
-pub(crate) fn watch_borrowed(fd: &OwnedFd, interest: Interest) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
+pub(crate) fn watch_borrowed(fd: BorrowedFd<'_>, interest: Interest) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
     // SAFETY: what is borrowed stays open as long as that; a `BorrowedFd` gives the same descriptor each time.
-    unsafe { AsyncFd::register_with_interest(fd.as_fd(), interest) }.map_err(Into::into)
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(Into::into)
 }

@@ -29,14 +29,15 @@ use super::child::Child;
 use super::signals::Signals;
 use super::suspend::{self, Listed};
 use crate::channel::line::{Line, LineInbox};
+use crate::msg::addr::Addrs;
 use crate::msg::death::Receipt;
 use crate::msg::frame::Frame;
-use crate::msg::ident::{Addr, Aid, Canceller};
+use crate::msg::ident::{Aid, Canceller};
 
 /// Who keeps the names of a tree: the registrar, a floor up, in the root.
 pub(crate) trait NameSink: Send + Sync {
     fn born(&self, aid: &Aid, parent: &Aid, start_ticks: u64, pidfd: &Arc<OwnedFd>);
-    fn ready(&self, aid: &Aid, addr: &Addr);
+    fn ready(&self, aid: &Aid, addrs: &Addrs);
     fn gone(&self, aid: &Aid);
     /// All that live, in the order in which they were started.
     fn living(&self) -> Vec<Living>;
@@ -210,7 +211,8 @@ impl Control {
 
     /// The control line of a child is up.
     pub(crate) fn attach(&self, child: &Arc<Child>, line: Arc<Line>, inbox: LineInbox) {
-        let has_come = !inbox.is_empty();
+        // What TLS has read along makes no descriptor readable.
+        let has_come = !inbox.is_empty() || line.is_secured();
         let token = Token::Line(child.key).encode();
         self.book(Command::Attach { child: Arc::clone(child), line: Arc::clone(&line), inbox });
         // Only now: what comes from here on comes to a child whose line is known.

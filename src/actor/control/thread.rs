@@ -24,9 +24,10 @@ use crate::actor::signals::Signals;
 use crate::actor::suspend::{self, Listed, Suspension};
 use crate::channel::LineEnd;
 use crate::channel::line::{LineInbox, Rest};
+use crate::msg::addr::Addrs;
 use crate::msg::death::Receipt;
 use crate::msg::frame::{AckState, Frame};
-use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
+use crate::msg::ident::{Aid, CancelRequest, Canceller};
 use crate::proto::escalation::childs_share;
 
 /// How long a child that got a signal from outside waits to hear whether its parent had sent it.
@@ -497,7 +498,7 @@ impl Thread {
                 }
             }
             Received::SpawnRecord { aid, start_ticks } => self.record(key, aid, start_ticks),
-            Received::Ready { aid, addr } => self.ready(&aid, &addr),
+            Received::Ready { aid, addrs } => self.ready(&aid, &addrs),
             Received::TasksGone => {
                 if let Some(kid) = self.kids.get_mut(&key) {
                     kid.escalation.on_tasks_gone(now);
@@ -775,10 +776,10 @@ impl Thread {
         }
     }
 
-    fn ready(&self, aid: &Aid, addr: &Addr) {
-        let _ = self.control.send_up(&Frame::Ready { aid: aid.clone(), addr: addr.clone() });
+    fn ready(&self, aid: &Aid, addrs: &Addrs) {
+        let _ = self.control.send_up(&Frame::Ready { aid: aid.clone(), addrs: addrs.clone() });
         if let Some(names) = &self.names {
-            names.ready(aid, addr);
+            names.ready(aid, addrs);
         }
     }
 
@@ -973,8 +974,7 @@ impl Thread {
         if self.control.up.is_some() && !actor.is_orphaned() {
             // While its tasks wind down: nobody connects any more, and its parent has less to do. An
             // orphan's socket stays until its end: by that the next root finds it, if it stands still.
-            let Addr::Uds(path) = &actor.addr;
-            let _ = std::fs::remove_file(path);
+            let _ = std::fs::remove_file(actor.socket());
         }
     }
 
@@ -1070,7 +1070,7 @@ enum Received {
     Dump { id: u64 },
     Stuck { places: Vec<u8> },
     SpawnRecord { aid: Aid, start_ticks: u64 },
-    Ready { aid: Aid, addr: Addr },
+    Ready { aid: Aid, addrs: Addrs },
     Spawning,
     TasksGone,
     Hold { on: bool },
@@ -1117,7 +1117,7 @@ impl Received {
             Frame::Dump { id } => Received::Dump { id },
             Frame::Stuck { places } => Received::Stuck { places: places.to_owned() },
             Frame::SpawnRecord { aid, start_ticks } => Received::SpawnRecord { aid, start_ticks },
-            Frame::Ready { aid, addr } => Received::Ready { aid, addr },
+            Frame::Ready { aid, addrs } => Received::Ready { aid, addrs },
             Frame::Spawning => Received::Spawning,
             Frame::TasksGone => Received::TasksGone,
             Frame::Hold { on } => Received::Hold { on },

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::super::addr::{Addr, Addrs, Host, HostPort};
 use super::super::death::{ExitKind, Receipt, Rung};
-use super::super::ident::{Addr, Aid, CancelRequest, Canceller};
+use super::super::ident::{Aid, CancelRequest, Canceller};
 use super::super::spec::Token;
-use super::{AckState, Encoding, FALSE, Frame, FrameError, Hello, LineKind, NIL, Stop, TRUE, Welcome, kind};
+use super::{AckState, Encoding, FALSE, Frame, FrameError, Hello, LineKind, MAX_ADDRS, NIL, Stop, TRUE, Welcome, kind};
 
 /// What is left of a frame. `None` from a method: the bytes are not what was asked for.
 pub(super) struct Reader<'a> {
@@ -398,8 +399,7 @@ impl<'a> Fields<'_, 'a> {
             },
             token: self.option(Reader::array_of)?.map(Token),
             build: self.option(Reader::blob)?.map(<[u8]>::to_vec),
-            // A kind of address that we don't know is none that we could use.
-            addr: self.option(|reader| nested(reader, |fields| fields.addr()))?.flatten(),
+            addrs: self.addrs()?,
             wanted: self.option(Reader::array_of)?.map(Uuid::from_bytes),
         })
     }
@@ -472,8 +472,7 @@ impl<'a> Fields<'_, 'a> {
 
     fn ready(&mut self) -> Option<Frame<'a>> {
         let aid = self.aid()?;
-        let addr = self.nested(|fields| fields.addr())??;
-        Some(Frame::Ready { aid, addr })
+        Some(Frame::Ready { aid, addrs: self.addrs()? })
     }
 
     fn i32(&mut self) -> Option<i32> {
@@ -494,14 +493,33 @@ impl<'a> Fields<'_, 'a> {
         })
     }
 
+    /// Those of a kind that we know: another is none that we could use.
+    fn addrs(&mut self) -> Option<Addrs> {
+        let reader = self.next()?;
+        let all = reader.array()?;
+        let known: Vec<_> =
+            (0..all.min(MAX_ADDRS as u32)).map(|_| nested(reader, |fields| fields.addr())).collect::<Option<_>>()?;
+        reader.skip(all.saturating_sub(MAX_ADDRS as u32))?;
+        Some(known.into_iter().flatten().collect())
+    }
+
     /// `Some(None)`: a kind of address of a later version.
     fn addr(&mut self) -> Option<Option<Addr>> {
-        let scheme = self.next()?.str()?;
-        if scheme != "uds" {
-            return Some(None);
-        }
-        let path = self.next()?.blob()?;
-        Some(Some(Addr::Uds(PathBuf::from(OsStr::from_bytes(path)))))
+        let make = match self.next()?.str()? {
+            "uds" => {
+                let path = self.next()?.blob()?;
+                return Some(Some(Addr::Uds(PathBuf::from(OsStr::from_bytes(path)))));
+            }
+            "tcp" => Addr::Tcp,
+            "insecure" => Addr::InsecureTcp,
+            _later => return Some(None),
+        };
+        let host = self.next()?.str()?;
+        let host = match host.parse() {
+            Ok(ip) => Host::Ip(ip),
+            Err(_name) => Host::Dns(host.to_owned()),
+        };
+        Some(Some(make(HostPort { host, port: self.uint()?.try_into().ok()? })))
     }
 
     fn canceller(&mut self) -> Option<Canceller> {

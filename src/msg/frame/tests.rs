@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
+use super::super::addr::{Addr, Host, HostPort};
 use super::super::death::{ExitKind, Rung};
 use super::super::ident::CancelRequest;
 use super::*;
@@ -24,7 +25,25 @@ fn aid() -> impl Strategy<Value = Aid> {
 fn addr() -> impl Strategy<Value = Addr> {
     use std::os::unix::ffi::OsStringExt;
     // Any bytes: a socket's folder need not be UTF-8.
-    prop::collection::vec(1u8.., 0..108).prop_map(|path| Addr::Uds(std::ffi::OsString::from_vec(path).into()))
+    let path = prop::collection::vec(1u8.., 0..108);
+    prop_oneof![
+        path.prop_map(|path| Addr::Uds(std::ffi::OsString::from_vec(path).into())),
+        place().prop_map(Addr::Tcp),
+        place().prop_map(Addr::InsecureTcp),
+    ]
+}
+
+fn place() -> impl Strategy<Value = HostPort> {
+    let host = prop_oneof![any::<std::net::IpAddr>().prop_map(Host::Ip), "[a-z][a-z.-]{0,40}".prop_map(Host::Dns)];
+    (host, any::<u16>()).prop_map(|(host, port)| HostPort { host, port })
+}
+
+fn addrs() -> impl Strategy<Value = Addrs> {
+    prop::collection::vec(addr(), 0..4).prop_map(|addrs| addrs.into_iter().collect())
+}
+
+fn none() -> Addrs {
+    [].into_iter().collect()
 }
 
 fn canceller() -> impl Strategy<Value = Canceller> {
@@ -54,15 +73,14 @@ fn number() -> impl Strategy<Value = u64> {
 
 fn hello() -> impl Strategy<Value = Hello> {
     let line = prop_oneof![Just(LineKind::Data), Just(LineKind::Control)];
-    let options =
-        (any::<Option<[u8; 16]>>(), any::<Option<Vec<u8>>>(), prop::option::of(addr()), any::<Option<u128>>());
-    (any::<(u16, u16)>(), aid(), line, options).prop_map(|(protocol, aid, line, (token, build, addr, wanted))| Hello {
+    let options = (any::<Option<[u8; 16]>>(), any::<Option<Vec<u8>>>(), addrs(), any::<Option<u128>>());
+    (any::<(u16, u16)>(), aid(), line, options).prop_map(|(protocol, aid, line, (token, build, addrs, wanted))| Hello {
         protocol,
         aid,
         line,
         token: token.map(Token),
         build,
-        addr,
+        addrs,
         wanted: wanted.map(Uuid::from_u128),
     })
 }
@@ -134,7 +152,7 @@ fn frame() -> impl Strategy<Value = Frame<'static>> {
         (number(), prop_oneof![Just(AckState::Asked), Just(AckState::Ended)])
             .prop_map(|(dialog, state)| Frame::CancelAck { dialog, state }),
         (aid(), number()).prop_map(|(aid, start_ticks)| Frame::SpawnRecord { aid, start_ticks }),
-        (aid(), addr()).prop_map(|(aid, addr)| Frame::Ready { aid, addr }),
+        (aid(), addrs()).prop_map(|(aid, addrs)| Frame::Ready { aid, addrs }),
         Just(Frame::Spawning),
         Just(Frame::TasksGone),
         any::<i32>().prop_map(|signal| Frame::Signalled { signal }),
@@ -286,7 +304,7 @@ fn a_hello_of_another_major_is_refused_with_a_reason() {
         line: LineKind::Data,
         token: None,
         build: None,
-        addr: None,
+        addrs: none(),
         wanted: None,
     };
     assert_eq!(check_hello(&hello(PROTOCOL)), Ok(()));
@@ -319,14 +337,14 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         line: LineKind::Data,
         token: None,
         build: None,
-        addr: None,
+        addrs: none(),
         wanted: None,
     };
     let child = Hello {
         line: LineKind::Control,
         token: Some(Token([0x11; 16])),
         build: Some(vec![0xab, 0xcd]),
-        addr: Some(addr.clone()),
+        addrs: addr.clone().into(),
         ..hello.clone()
     };
     let welcome = Welcome { protocol: (1, 0), aid: aid.clone(), max_frame_bytes: MAX_FRAME_BYTES, same_build: true };
@@ -364,7 +382,7 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         ("credit", Frame::Credit { dialog: 3, up_to: 32768 }, b""),
         ("part", Frame::Part { dialog: 3, left: 298 }, b"\x00\x00"),
         ("spawn_record", Frame::SpawnRecord { aid: aid.clone(), start_ticks: 12345 }, b""),
-        ("ready", Frame::Ready { aid: aid.clone(), addr }, b""),
+        ("ready", Frame::Ready { aid: aid.clone(), addrs: addr.into() }, b""),
         ("tasks_gone", Frame::TasksGone, b""),
         ("signalled", Frame::Signalled { signal: 15 }, b""),
         ("end_asked", Frame::EndAsked { canceller: asked(CancelRequest::Actor) }, b""),

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
+use super::super::addr::{Addr, Addrs, Host, HostPort};
 use super::super::death::{ExitKind, Receipt, Rung};
-use super::super::ident::{Addr, Aid, CancelRequest, Canceller};
-use super::{FALSE, Frame, NIL, TRUE, kind};
+use super::super::ident::{Aid, CancelRequest, Canceller};
+use super::{FALSE, Frame, MAX_ADDRS, NIL, TRUE, kind};
 
 /// Appends the frame's length and header to `out`, with room for a payload of `payload_bytes`,
 /// which the caller sends right behind it (from where it lies, if it is big).
@@ -161,7 +162,7 @@ fn encode_rare(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
             w.uint(hello.line as u64);
             w.option(hello.token.as_ref(), |w, token| w.bin(&token.0));
             w.option(hello.build.as_ref(), |w, build| w.bin(build));
-            w.option(hello.addr.as_ref(), Writer::addr);
+            w.addrs(&hello.addrs);
             w.option(hello.wanted.as_ref(), |w, uuid| w.bin(uuid.as_bytes()));
         }
         Frame::Welcome(welcome) => {
@@ -194,10 +195,10 @@ fn encode_rare(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
             w.aid(aid);
             w.uint(*start_ticks);
         }
-        Frame::Ready { aid, addr } => {
+        Frame::Ready { aid, addrs } => {
             w.open(3, kind::READY);
             w.aid(aid);
-            w.addr(addr);
+            w.addrs(addrs);
         }
         Frame::TasksGone => w.open(1, kind::TASKS_GONE),
         Frame::Signalled { signal } => {
@@ -333,15 +334,36 @@ impl Writer {
         self.str(aid.host());
     }
 
+    fn addrs(&mut self, addrs: &Addrs) {
+        // More than a reader looks at, they are never.
+        let all = addrs.as_slice().len().min(MAX_ADDRS);
+        self.array(all as u8);
+        for addr in &addrs.as_slice()[..all] {
+            self.addr(addr);
+        }
+    }
+
     fn addr(&mut self, addr: &Addr) {
-        self.array(2);
         match addr {
             Addr::Uds(path) => {
+                self.array(2);
                 self.str("uds");
                 // As bytes: a path need not be UTF-8.
                 self.bin(path.as_os_str().as_bytes());
             }
+            Addr::Tcp(place) => self.place("tcp", place),
+            Addr::InsecureTcp(place) => self.place("insecure", place),
         }
+    }
+
+    fn place(&mut self, scheme: &str, place: &HostPort) {
+        self.array(3);
+        self.str(scheme);
+        match &place.host {
+            Host::Ip(ip) => self.str(&ip.to_string()),
+            Host::Dns(name) => self.str(name),
+        }
+        self.uint(u64::from(place.port));
     }
 
     /// Without its aid: the frame has that.

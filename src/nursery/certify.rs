@@ -1,0 +1,47 @@
+//! Who gives an actor what it shows on a network? The root's authority, to whoever starts one.
+#![allow(unsafe_code, reason = "the registry is a link section, and in its own crate the lint sees that")]
+use std::io;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::actor::{Actor, current};
+use crate::msg::addr::Transport;
+use crate::msg::spec::Credentials;
+use crate::portal::Portal;
+
+/// Sees to it that a child of these transports can connect to `actor`; what the child will show.
+pub(super) async fn prepare(
+    actor: &Arc<Actor>,
+    transports: &[Transport],
+    child: Uuid,
+) -> Result<Option<Credentials>, String> {
+    let told = |error: io::Error| error.to_string();
+    let is_secured = transports.contains(&Transport::Tcp);
+    if is_secured && actor.doors.identity().is_none() {
+        let own = issue(actor, actor.aid.uuid()).await?;
+        actor.doors.show(&own).map_err(told)?;
+    }
+    let is_reached = actor.addrs().as_slice().iter().any(|addr| transports.contains(&addr.transport()));
+    if !is_reached && let Some(nearest) = transports.first() {
+        actor.listen_by(*nearest).map_err(told)?;
+    }
+    match is_secured {
+        true => issue(actor, child).await.map(Some),
+        false => Ok(None),
+    }
+}
+
+async fn issue(actor: &Arc<Actor>, whom: Uuid) -> Result<Credentials, String> {
+    let Some(addrs) = &actor.root_addrs else {
+        return actor.doors.authority().and_then(|authority| authority.issue(whom)).map_err(|error| error.to_string());
+    };
+    let root = Portal::to(actor.root.clone(), Some(addrs.clone()));
+    root.run(certify(whom)).await.map_err(|error| format!("asking the root for a certificate: {error}"))
+}
+
+/// Runs in the root. Whoever is let in there may ask: it could start actors as well.
+#[crate::rpc(name = "teamster.certify")]
+async fn certify(whom: Uuid) -> io::Result<Credentials> {
+    current::actor().map_err(io::Error::other)?.doors.authority()?.issue(whom)
+}

@@ -1,0 +1,139 @@
+//! One connection: bytes out, bytes in, never waiting. By sendmsg and recvmsg, so that descriptors can travel later.
+#![expect(unsafe_code, reason = "a long payload is read into room that nobody has filled with zeros before")]
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, recvmsg, sendmsg};
+
+use uuid::Uuid;
+
+use super::tls::Session;
+
+/// A connected socket that never waits, plain or under TLS. It is used by one thread at a time, or by several.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    fd: OwnedFd,
+    tls: Option<Session>,
+}
+
+impl Stream {
+    /// A socket with nothing around it.
+    pub(crate) fn plain(fd: OwnedFd) -> Self {
+        Stream { fd, tls: None }
+    }
+
+    /// A socket whose two sides have shaken hands.
+    #[cfg(feature = "tls")]
+    pub(crate) fn secured(fd: OwnedFd, tls: Session) -> Self {
+        Stream { fd, tls: Some(tls) }
+    }
+
+    pub(super) fn into_parts(self) -> (OwnedFd, Option<Session>) {
+        (self.fd, self.tls)
+    }
+
+    /// Sends what is taken now of `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when the kernel's buffer is full.
+    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        send(self.fd.as_fd(), self.tls.as_ref(), bytes, &[])
+    }
+
+    /// Sends what `send` has taken and the kernel has not; whether some of it still waits.
+    pub(crate) fn flush(&self) -> io::Result<bool> {
+        self.tls.as_ref().map_or(Ok(false), |tls| tls.flush(self.fd.as_fd()))
+    }
+
+    /// Receives without waiting; 0 at the end.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when nothing is there.
+    pub(crate) fn recv(&self, into: &mut [u8]) -> io::Result<usize> {
+        recv(self.fd.as_fd(), self.tls.as_ref(), into)
+    }
+
+    /// Whether the other side has shown that it is the actor `peer`. `None`: on this connection nobody shows anything.
+    pub(crate) fn is_with(&self, peer: Uuid) -> Option<bool> {
+        self.tls.as_ref().map(|tls| tls.is_with(peer))
+    }
+
+    /// Whether a read that filled less than its room has taken all that was there.
+    pub(crate) fn is_short_read_all(&self) -> bool {
+        self.tls.is_none()
+    }
+
+    /// Ends it both ways: whoever reads or writes sees that.
+    pub(crate) fn shutdown(&self) {
+        // A socket that the peer has closed already can't be shut down, and needs not.
+        let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Sends what is taken now of `first`, and of `second` behind it.
+pub(super) fn send(fd: BorrowedFd<'_>, tls: Option<&Session>, first: &[u8], second: &[u8]) -> io::Result<usize> {
+    match tls {
+        None => send_plain(fd, first, second),
+        Some(tls) => tls.send(fd, first, second),
+    }
+}
+
+pub(super) fn recv(fd: BorrowedFd<'_>, tls: Option<&Session>, into: &mut [u8]) -> io::Result<usize> {
+    match tls {
+        None => recv_plain(fd, into),
+        Some(tls) => tls.recv(fd, into),
+    }
+}
+
+pub(super) fn send_plain(fd: BorrowedFd<'_>, first: &[u8], second: &[u8]) -> io::Result<usize> {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    let both = [IoSlice::new(first), IoSlice::new(second)];
+    let slices = if second.is_empty() { &both[..1] } else { &both };
+    retry_interrupted(|| Ok(sendmsg(fd, slices, &mut SendAncillaryBuffer::default(), flags)?))
+}
+
+pub(super) fn recv_plain(fd: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    retry_interrupted(|| {
+        let mut ancillary = RecvAncillaryBuffer::default();
+        Ok(recvmsg(fd, &mut [IoSliceMut::new(into)], &mut ancillary, flags)?.bytes)
+    })
+}
+
+/// Appends at most `most` bytes that are there now.
+pub(super) fn recv_more(
+    fd: BorrowedFd<'_>,
+    tls: Option<&Session>,
+    into: &mut Vec<u8>,
+    most: usize,
+) -> io::Result<usize> {
+    if let Some(tls) = tls {
+        return tls.recv_more(fd, into, most);
+    }
+    into.reserve(most);
+    let read = retry_interrupted(|| {
+        let room = &mut into.spare_capacity_mut()[..most];
+        let ((read, _rest), _) = rustix::net::recv(fd, room, RecvFlags::DONTWAIT)?;
+        Ok(read.len())
+    })?;
+    // SAFETY: the kernel has written the first `read` bytes of the free room.
+    unsafe { into.set_len(into.len() + read) };
+    Ok(read)
+}
+
+fn retry_interrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! TCP: listening, connecting, and who is at the other end of the loopback interface.
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getpeername, getsockname, listen, socket_with};
+
+use super::uds::BACKLOG;
+use crate::msg::addr::{Host, HostPort};
+
+/// How long a peer's machine may be silent while it owes us an answer: then the line is lost.
+const LOST_AFTER: Duration = Duration::from_secs(5);
+
+/// Between two tries of a happy-eyeballs connection: RFC 8305, section 5.
+const NEXT_TRY_AFTER: Duration = Duration::from_millis(250);
+
+/// Binds and listens; port 0 takes a free one. What it is bound to comes with it.
+pub(crate) fn bind_at(addr: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
+    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let fd = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    sockopt::set_socket_reuseaddr(&fd, true)?;
+    bind(&fd, &addr)?;
+    listen(&fd, BACKLOG)?;
+    let bound = getsockname(&fd)?.try_into()?;
+    Ok((fd, bound))
+}
+
+/// Makes a connection what a line needs: it never waits, sends at once, and ends when the other machine is silent.
+pub(crate) fn prepare(fd: &OwnedFd) -> io::Result<()> {
+    rustix::io::ioctl_fionbio(fd, true)?;
+    sockopt::set_tcp_nodelay(fd, true)?;
+    sockopt::set_tcp_user_timeout(fd, LOST_AFTER.as_millis() as u32)?;
+    sockopt::set_tcp_keepidle(fd, Duration::from_secs(1))?;
+    sockopt::set_tcp_keepintvl(fd, Duration::from_secs(1))?;
+    sockopt::set_tcp_keepcnt(fd, LOST_AFTER.as_secs() as u32)?;
+    sockopt::set_socket_keepalive(fd, true)?;
+    Ok(())
+}
+
+/// Connects, by the first address of the host that answers.
+pub(crate) async fn dial(place: &HostPort) -> io::Result<OwnedFd> {
+    let addrs: Vec<SocketAddr> = match &place.host {
+        Host::Ip(ip) => vec![SocketAddr::new(*ip, place.port)],
+        Host::Dns(name) => tokio::net::lookup_host((name.as_str(), place.port)).await?.collect(),
+    };
+    let mut tries: FuturesUnordered<_> = in_turns(addrs)
+        .into_iter()
+        .zip(0..)
+        .map(|(addr, turn)| async move {
+            tokio::time::sleep(NEXT_TRY_AFTER * turn).await;
+            tokio::net::TcpStream::connect(addr).await
+        })
+        .collect();
+    let mut failure = no_address(place);
+    while let Some(tried) = tries.next().await {
+        match tried {
+            Ok(stream) => {
+                let fd = OwnedFd::from(stream.into_std()?);
+                prepare(&fd)?;
+                return Ok(fd);
+            }
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+/// The same where no runtime is, one address after the other.
+pub(crate) fn dial_blocking(place: &HostPort, until: Instant) -> io::Result<OwnedFd> {
+    let addrs: Vec<SocketAddr> = match &place.host {
+        Host::Ip(ip) => vec![SocketAddr::new(*ip, place.port)],
+        Host::Dns(name) => (name.as_str(), place.port).to_socket_addrs()?.collect(),
+    };
+    let mut failure = no_address(place);
+    for addr in in_turns(addrs) {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match TcpStream::connect_timeout(&addr, left) {
+            Ok(stream) => {
+                let fd = OwnedFd::from(stream);
+                prepare(&fd)?;
+                return Ok(fd);
+            }
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+fn no_address(place: &HostPort) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", place.host))
+}
+
+/// IPv6 and IPv4 by turns, beginning with the kind that the system put first.
+fn in_turns(addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addrs.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) = addrs.into_iter().partition(|addr| addr.is_ipv6() == first_is_v6);
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let mut turns = Vec::new();
+    loop {
+        match (first.next(), second.next()) {
+            (None, None) => return turns,
+            (one, other) => turns.extend(one.into_iter().chain(other)),
+        }
+    }
+}
+
+/// Whether both ends of a connection are on the loopback interface.
+pub(crate) fn is_loopback(fd: BorrowedFd<'_>) -> bool {
+    let ends = [getsockname(fd).ok(), getpeername(fd).ok().flatten()];
+    let is_local = |end: Option<rustix::net::SocketAddrAny>| {
+        end.and_then(|end| SocketAddr::try_from(end).ok()).is_some_and(|end| end.ip().to_canonical().is_loopback())
+    };
+    ends.into_iter().all(is_local)
+}
+
+/// The user of the process at the other end of the loopback interface: the kernel's table says so, of the socket whose two
+/// ends are ours turned round.
+///
+/// # Errors
+///
+/// `NotConnected`: the connection is not on the loopback interface, or over already.
+pub(crate) fn peer_user(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let gone = || io::Error::from(io::ErrorKind::NotConnected);
+    if !is_loopback(fd) {
+        return Err(gone());
+    }
+    let ours = SocketAddr::try_from(getsockname(fd)?)?;
+    let theirs = SocketAddr::try_from(getpeername(fd)?.ok_or_else(gone)?)?;
+    let table = if ours.is_ipv4() { "/proc/self/net/tcp" } else { "/proc/self/net/tcp6" };
+    let text = std::fs::read_to_string(table)?;
+    text.lines()
+        .filter_map(entry)
+        .find(|(local, remote, _)| *local == theirs && *remote == ours)
+        .map_or_else(|| Err(gone()), |(_, _, user)| Ok(user))
+}
+
+/// One line of the kernel's table of connections: both ends, and the user.
+fn entry(line: &str) -> Option<(SocketAddr, SocketAddr, u32)> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let (local, remote) = (end(fields.next()?)?, end(fields.next()?)?);
+    Some((local, remote, fields.nth(4)?.parse().ok()?))
+}
+
+/// `0100007F:1F90`: words of 32 bits in the byte order of this machine, and the port.
+fn end(text: &str) -> Option<SocketAddr> {
+    let (host, port) = text.split_once(':')?;
+    let words: Vec<u8> = (0..host.len() / 8)
+        .map(|n| u32::from_str_radix(host.get(n * 8..n * 8 + 8)?, 16).ok())
+        .collect::<Option<Vec<_>>>()?
+        .into_iter()
+        .flat_map(u32::to_ne_bytes)
+        .collect();
+    let ip = match words.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(words).ok()?),
+        16 => IpAddr::from(<[u8; 16]>::try_from(words).ok()?),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn the_kernels_table_is_read() {
+        let line = "   1: 0100007F:1F90 0200007F:0016 01 00000000:00000000 00:00000000 00000000  1000        0 24 1 0";
+        let (local, remote) = ("127.0.0.1:8080".parse().unwrap(), "127.0.0.2:22".parse().unwrap());
+        assert_eq!(entry(line), Some((local, remote, 1000)));
+        let six = "00000000000000000000000001000000:0050";
+        assert_eq!(end(six), Some("[::1]:80".parse().unwrap()));
+        assert_eq!(entry("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid"), None);
+    }
+
+    #[test]
+    fn both_ends_of_a_connection_of_ours_are_ours() {
+        for ip in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok((listener, addr)) = bind_at(ip.parse().unwrap()) else { continue }; // no IPv6 here
+            let place = HostPort::from(addr);
+            let ours = dial_blocking(&place, Instant::now() + Duration::from_secs(5)).unwrap();
+            let theirs = rustix::net::accept(&listener).unwrap();
+            let us = rustix::process::getuid().as_raw();
+            assert_eq!((peer_user(ours.as_fd()).unwrap(), peer_user(theirs.as_fd()).unwrap()), (us, us));
+        }
+    }
+
+    #[test]
+    fn both_kinds_of_a_host_are_tried_by_turns() {
+        let addrs = |all: &[&str]| all.iter().map(|addr| addr.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let mixed = addrs(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"]);
+        assert_eq!(in_turns(mixed), addrs(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"]));
+        assert_eq!(in_turns(vec![]), []);
+    }
+}

@@ -1,0 +1,278 @@
+//! One TLS 1.3 session over a socket that never waits.
+//!
+//! rustls does no I/O of its own, so the control thread can drive it as well as a runtime can.
+use std::io::{self, BufRead, IoSlice, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use rustls::{ClientConnection, Connection, ServerConnection};
+use tokio::io::Interest;
+use uuid::Uuid;
+
+use super::stream::{Stream, recv_plain};
+use super::trust::actor_name;
+pub(crate) use super::trust::{Authority, Identity};
+use super::watched::watch_borrowed;
+
+/// What was enciphered and the kernel has not taken, in bytes: a piece of a long payload and a few frames.
+const MAX_WAITING_BYTES: usize = 256 * 1024;
+
+/// One read of the socket, in bytes: two records of full size.
+const READ_BYTES: usize = 36 * 1024;
+
+/// The session of one connection. Its handshake is over.
+pub(crate) struct Session {
+    state: Mutex<State>,
+}
+
+struct State {
+    tls: Connection,
+    /// `input[start..end]` was received and not deciphered yet.
+    input: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+/// What a handshake waits for.
+enum Needs {
+    Nothing,
+    Read,
+    Write,
+}
+
+impl Session {
+    pub(super) fn send(&self, fd: BorrowedFd<'_>, first: &[u8], second: &[u8]) -> io::Result<usize> {
+        let mut state = self.state.lock();
+        if state.flush(fd)? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let taken = state.tls.writer().write_vectored(&[IoSlice::new(first), IoSlice::new(second)])?;
+        // It is ours now: an error is met by whoever sends or receives next.
+        let _ = state.flush(fd);
+        Ok(taken)
+    }
+
+    pub(super) fn recv(&self, fd: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
+        self.read(fd, |tls| tls.reader().read(into))
+    }
+
+    pub(super) fn recv_more(&self, fd: BorrowedFd<'_>, into: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+        let before = into.len();
+        loop {
+            let left = most - (into.len() - before);
+            let read = self.read(fd, |tls| {
+                let mut reader = tls.reader();
+                let chunk = reader.fill_buf()?;
+                let taken = chunk.len().min(left);
+                into.extend_from_slice(&chunk[..taken]);
+                reader.consume(taken);
+                Ok(taken)
+            });
+            match read {
+                Ok(n) if n > 0 && n < left => {}
+                Ok(_) => return Ok(into.len() - before),
+                Err(_later) if into.len() > before => return Ok(into.len() - before),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether something of what was sent still waits.
+    pub(super) fn flush(&self, fd: BorrowedFd<'_>) -> io::Result<bool> {
+        self.state.lock().flush(fd)
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.state.lock().tls.wants_write()
+    }
+
+    /// Whether a read may give something though the socket has nothing.
+    pub(super) fn has_plaintext(&self) -> bool {
+        let mut state = self.state.lock();
+        state.start < state.end || state.tls.reader().fill_buf().is_ok_and(|chunk| !chunk.is_empty())
+    }
+
+    /// What the peer's certificate was made for: an actor of this id.
+    pub(crate) fn is_with(&self, actor: Uuid) -> bool {
+        let state = self.state.lock();
+        state
+            .tls
+            .peer_certificates()
+            .and_then(<[_]>::first)
+            .and_then(|cert| webpki::EndEntityCert::try_from(cert).ok())
+            .is_some_and(|cert| cert.verify_is_valid_for_subject_name(&actor_name(actor)).is_ok())
+    }
+
+    fn read(
+        &self,
+        fd: BorrowedFd<'_>,
+        mut take: impl FnMut(&mut Connection) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut state = self.state.lock();
+        loop {
+            match take(&mut state.tls) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Our frames say how a line ends: an end without TLS's own word is one like any other.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
+                read => return read,
+            }
+            state.pull(fd)?;
+        }
+    }
+}
+
+impl State {
+    fn new(tls: impl Into<Connection>) -> Self {
+        let mut tls = tls.into();
+        tls.set_buffer_limit(Some(MAX_WAITING_BYTES));
+        State { tls, input: vec![0; READ_BYTES], start: 0, end: 0 }
+    }
+
+    fn flush(&mut self, fd: BorrowedFd<'_>) -> io::Result<bool> {
+        while self.tls.wants_write() {
+            match self.tls.write_tls(&mut Out(fd)) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Deciphers some more of what is there.
+    fn pull(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, recv_plain(fd, &mut self.input)?);
+        }
+        let mut rest = &self.input[self.start..self.end];
+        self.start += self.tls.read_tls(&mut rest)?; // nothing left: that is its end
+        match self.tls.process_new_packets() {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                // Its reason goes to the peer, as far as that reads.
+                let _ = self.flush(fd);
+                Err(io::Error::new(io::ErrorKind::InvalidData, format!("TLS: {error}")))
+            }
+        }
+    }
+
+    fn shake_hands(&mut self, fd: BorrowedFd<'_>) -> io::Result<Needs> {
+        loop {
+            if self.flush(fd)? {
+                return Ok(Needs::Write);
+            }
+            if !self.tls.is_handshaking() {
+                return Ok(Needs::Nothing);
+            }
+            match self.pull(fd) {
+                Ok(()) if self.start == self.end && self.end == 0 => {
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed in the TLS handshake"));
+                }
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Needs::Read),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").finish_non_exhaustive()
+    }
+}
+
+/// A socket as rustls writes to it.
+struct Out<'f>(BorrowedFd<'f>);
+
+impl Write for Out<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        Ok(sendmsg(self.0, slices, &mut SendAncillaryBuffer::default(), flags)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A handshake that goes on.
+struct Handshake {
+    fd: OwnedFd,
+    state: State,
+}
+
+impl Handshake {
+    fn with_listener(fd: OwnedFd, identity: &Identity, peer: Uuid) -> io::Result<Self> {
+        let tls = ClientConnection::new(Arc::clone(&identity.client), actor_name(peer)).map_err(io::Error::other)?;
+        Ok(Handshake { fd, state: State::new(tls) })
+    }
+
+    fn with_caller(fd: OwnedFd, identity: &Identity) -> io::Result<Self> {
+        let tls = ServerConnection::new(Arc::clone(&identity.server)).map_err(io::Error::other)?;
+        Ok(Handshake { fd, state: State::new(tls) })
+    }
+
+    fn step(&mut self) -> io::Result<Needs> {
+        self.state.shake_hands(self.fd.as_fd())
+    }
+
+    fn done(self) -> Stream {
+        Stream::secured(self.fd, Session { state: Mutex::new(self.state) })
+    }
+
+    async fn wait(mut self) -> io::Result<Stream> {
+        loop {
+            // Watched anew each time: a handshake has few steps, and the descriptor is the stream's afterwards.
+            let interest = match self.step()? {
+                Needs::Nothing => return Ok(self.done()),
+                Needs::Read => Interest::READABLE,
+                Needs::Write => Interest::WRITABLE,
+            };
+            let _ready = watch_borrowed(self.fd.as_fd(), interest)?.ready(interest).await?;
+        }
+    }
+
+    fn wait_blocking(mut self, until: Instant) -> io::Result<Stream> {
+        loop {
+            let events = match self.step()? {
+                Needs::Nothing => return Ok(self.done()),
+                Needs::Read => PollFlags::IN,
+                Needs::Write => PollFlags::OUT,
+            };
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "no end of the TLS handshake"));
+            }
+            let timeout = left.min(Duration::from_secs(1)).try_into().ok();
+            match poll(&mut [PollFd::new(&self.fd, events)], timeout.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// The side that has called: the other one is to be the actor `peer`.
+pub(crate) async fn call(fd: OwnedFd, identity: &Identity, peer: Uuid) -> io::Result<Stream> {
+    Handshake::with_listener(fd, identity, peer)?.wait().await
+}
+
+/// The same where no runtime is.
+pub(crate) fn call_blocking(fd: OwnedFd, identity: &Identity, peer: Uuid, until: Instant) -> io::Result<Stream> {
+    Handshake::with_listener(fd, identity, peer)?.wait_blocking(until)
+}
+
+/// The side that was called. Who has called is known when he has said so: [`Session::is_with`].
+pub(crate) async fn answer(fd: OwnedFd, identity: &Identity) -> io::Result<Stream> {
+    Handshake::with_caller(fd, identity)?.wait().await
+}
