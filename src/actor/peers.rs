@@ -72,7 +72,8 @@ impl Actor {
         if let Some(line) = used.peer.open_line() {
             return Ok(line);
         }
-        let line = self.dial(aid, addrs).await?;
+        // Rare, and big: a TLS handshake has much to remember.
+        let line = Box::pin(self.dial(aid, addrs)).await?;
         *used.peer.line.lock() = Some(Arc::clone(&line));
         Ok(line)
     }

@@ -1,6 +1,6 @@
 //! Where does the tree's output go while the prompt has the terminal? Into memory, and out again afterwards.
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
@@ -53,8 +53,18 @@ impl HeldOutput {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
-    fn release(&mut self) -> io::Result<()> {
-        let Some((_, terminal)) = self.before.first() else { return Ok(()) };
+    /// Lets all of it out. What is still being written at this moment comes to [`Late`].
+    pub(super) fn end(mut self) -> Option<Late> {
+        let late = self.release();
+        if let Ok(late) = late {
+            self.before.clear();
+            return late;
+        }
+        None // the drop says so
+    }
+
+    fn release(&mut self) -> io::Result<Option<Late>> {
+        let Some((_, terminal)) = self.before.first() else { return Ok(None) };
         let mut terminal = File::from(terminal.try_clone()?);
         let length = self.memory.metadata()?.len();
         let from = length.saturating_sub(MAX_BYTES);
@@ -69,10 +79,9 @@ impl HeldOutput {
         for (fd, before) in &self.before {
             redirect(before.as_fd(), *fd)?;
         }
-        // What came in between.
-        let mut rest = Vec::new();
-        reader.read_to_end(&mut rest)?;
-        io::Write::write_all(&mut terminal, &rest)
+        let mut late = Late { reader, terminal };
+        late.let_out()?;
+        Ok(Some(late))
     }
 
     /// Gives back the memory of what is too old to be shown.
@@ -86,8 +95,26 @@ impl HeldOutput {
     }
 }
 
+/// Output that a writer had begun to write when it was let out.
+///
+/// Who is in the midst of a write when stdout is given back writes to where it led before.
+pub(super) struct Late {
+    reader: File,
+    terminal: File,
+}
+
+impl Late {
+    /// What has come since the last look.
+    pub(super) fn let_out(&mut self) -> io::Result<()> {
+        io::copy(&mut self.reader, &mut self.terminal).map(drop)
+    }
+}
+
 impl Drop for HeldOutput {
     fn drop(&mut self) {
+        if self.before.is_empty() {
+            return; // it is out
+        }
         if let Err(error) = self.release() {
             // The terminal has gone away: nobody is left who could read it.
             for (fd, before) in &self.before {

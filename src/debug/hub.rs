@@ -17,7 +17,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::held::HeldOutput;
+use super::held::{HeldOutput, Late};
 use super::message::{self, FromHub, Stop, ToHub};
 use super::session::{HiddenGdb, Next, Session};
 use super::{dump, front};
@@ -132,6 +132,7 @@ fn start(root: Weak<Actor>, listener: OwnedFd) -> io::Result<Kept> {
         is_off: false,
         quits: VecDeque::new(),
         held: None,
+        late: None,
         gdb: None,
     };
     threads.push(thread("teamster-hub", move || hub.run(&inbox))?);
@@ -249,6 +250,8 @@ struct Hub {
     is_off: bool,
     quits: VecDeque<Uuid>,
     held: Option<HeldOutput>,
+    /// What came too late to be held back, and is looked for until the end.
+    late: Option<Late>,
     /// For the program that was looked at last.
     gdb: Option<(ProgramFile, Arc<HiddenGdb>)>,
 }
@@ -269,6 +272,7 @@ struct Connection {
 impl Hub {
     fn run(mut self, inbox: &Receiver<Event>) {
         loop {
+            self.let_out_late();
             let event = match inbox.recv_timeout(TRIM_EVERY) {
                 Ok(event) => event,
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -291,6 +295,7 @@ impl Hub {
             }
         }
         self.close_terminal();
+        self.let_out_late();
         if let Some((_, gdb)) = self.gdb.take() {
             gdb.end();
         }
@@ -522,8 +527,19 @@ impl Hub {
 
     /// What was held back goes out, and ctrl-c is the tree's again.
     fn leave_terminal(&mut self) {
-        self.held = None;
+        if let Some(held) = self.held.take() {
+            self.let_out_late(); // of the time before
+            self.late = held.end();
+        }
         self.shared.is_open.store(false, Ordering::SeqCst);
+    }
+
+    fn let_out_late(&mut self) {
+        if let Some(late) = &mut self.late
+            && late.let_out().is_err()
+        {
+            self.late = None; // the terminal has gone away
+        }
     }
 
     fn show(&self, text: &str) {

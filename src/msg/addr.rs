@@ -131,7 +131,9 @@ impl FromStr for Addr {
         match (kind, path) {
             ("uds", "" | "/") => Err(refused(AddrProblem::NoPath)),
             ("uds", path) => Ok(Addr::Uds(path.into())),
-            ("ip4" | "ip6" | "dns", path) => on_network(kind, path.strip_prefix('/').unwrap_or_default()).map_err(refused),
+            ("ip4" | "ip6" | "dns", path) => {
+                on_network(kind, path.strip_prefix('/').unwrap_or_default()).map_err(refused)
+            }
             (kind, _) => Err(refused(AddrProblem::Kind(kind.to_owned()))),
         }
     }

@@ -252,7 +252,13 @@ impl Prompt {
     #[track_caller]
     fn ends(&mut self) -> (ExitStatus, String) {
         let (status, text) = self.root_ends();
-        let left = self.tree();
+        // What a gdb has started that was killed ends by itself, in a moment.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let mut left = self.tree();
+        while !left.is_empty() && Instant::now() < deadline {
+            std::thread::yield_now();
+            left = self.tree();
+        }
         assert!(
             left.is_empty(),
             "left: {:?}\n{}",
