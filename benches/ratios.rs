@@ -1,6 +1,6 @@
 //! How far is teamster from hand-written code on the same machine, in the same minute?
 //!
-//! `cargo bench --bench ratios -- [--quick] [METRIC…]` prints one JSON line a metric. Each side is
+//! `cargo bench --bench ratios --features tls -- [--quick] [METRIC…]` prints one JSON line a metric. Each side is
 //! a median, the two sides alternate, and both are pinned alike. The raw children are this binary.
 
 #[path = "ratios/debug.rs"]
@@ -19,6 +19,9 @@ mod raw_calls;
 mod raw_processes;
 #[path = "ratios/raw_streams.rs"]
 mod raw_streams;
+#[cfg(feature = "tls")]
+#[path = "ratios/raw_tls.rs"]
+mod raw_tls;
 #[path = "ratios/streams.rs"]
 mod streams;
 
@@ -53,11 +56,22 @@ fn crash_at_a_terminal() -> u8 {
     runtime.is_ok_and(|runtime| runtime.block_on(debug::crashes()).is_err()).into()
 }
 
+#[cfg(feature = "tls")]
+fn tls_child(role: &str) -> Option<Result<()>> {
+    raw_tls::child(role)
+}
+
+#[cfg(not(feature = "tls"))]
+fn tls_child(_role: &str) -> Option<Result<()>> {
+    None
+}
+
 /// A raw child's whole life. It ends by `_exit`, as ours does.
 fn raw_child(role: &str) -> ! {
     if let Err(error) = raw_calls::child(role)
         .or_else(|| raw_processes::child(role))
         .or_else(|| raw_streams::child(role))
+        .or_else(|| tls_child(role))
         .unwrap_or_else(|| Err(format!("no raw child is called {role}").into()))
     {
         eprintln!("raw {role}: {error}");

@@ -12,6 +12,8 @@ use tokio::sync::watch;
 
 #[path = "support/board.rs"]
 mod board;
+#[path = "support/lines.rs"]
+mod lines;
 use board::{Guard, at_once, first_heard, heard, hears, is_empty, running, say, say_here, wipe};
 
 /// What ends it.
@@ -384,31 +386,8 @@ async fn goes_on(callee: Portal) -> teamster::Result<()> {
 /// Cuts this actor's line to another process, in which nobody has asked for it.
 #[rpc]
 async fn lose_line(to: u32) {
-    let mut cut = 0;
-    for entry in std::fs::read_dir("/proc/self/fd").expect("there is a /proc").flatten() {
-        let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        if peer_of(number) == Some(to) {
-            shut_down(number);
-            cut += 1;
-        }
-    }
+    let cut = lines::cut(std::process::id(), to).expect("its descriptors are ours");
     assert!(cut > 0, "there is a line between the two"); // one may be open twice
-}
-
-/// The process at the other end of a socket of ours.
-#[expect(unsafe_code, reason = "it looks at descriptors that others own")]
-fn peer_of(number: i32) -> Option<u32> {
-    // SAFETY: it is open, or the call fails; nobody closes it in between, on a runtime of one thread.
-    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
-    let peer = rustix::net::sockopt::socket_peercred(fd).ok()?;
-    u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
-}
-
-#[expect(unsafe_code, reason = "it ends what others own")]
-fn shut_down(number: i32) {
-    // SAFETY: as in `peer_of`.
-    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
-    rustix::net::shutdown(fd, rustix::net::Shutdown::Both).expect("it is connected");
 }
 
 // ---- the callee

@@ -1,18 +1,21 @@
 //! Is each end of a stream told apart, at once, on both sides, whoever leaves first and however?
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{Shutdown, shutdown};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open};
+use rustix::process::{Pid, Signal, kill_process};
 use teamster::{ActorNursery, BoxError, Context, Error, MsgStream, Outcome, Portal, PortalContext, context, rpc};
 
+#[path = "support/lines.rs"]
+mod lines;
 #[path = "support/one.rs"]
 mod one;
 #[path = "support/prompt.rs"]
 mod prompt;
+use lines::{cut, fds, lines};
 use one::{Guard, IN_TIME, PLENTY, guards, held, let_go, until, with_one};
 use prompt::promptly;
 
@@ -389,35 +392,6 @@ async fn both_ways(ctx: Context<(), u64, u64>) -> teamster::Result<()> {
         stream.send(number).await?;
     }
     std::future::pending().await
-}
-
-/// Shuts down all that a process has of lines to another one: how many those were.
-fn cut(pid: u32, peer: u32) -> std::io::Result<usize> {
-    let lines = lines(pid, peer)?;
-    lines.iter().try_for_each(|line| shutdown(line, Shutdown::Both))?;
-    Ok(lines.len())
-}
-
-/// A process's lines to another one.
-fn lines(pid: u32, peer: u32) -> std::io::Result<Vec<OwnedFd>> {
-    Ok(fds(pid)?.into_iter().filter(|fd| is_line_to(fd, peer)).collect())
-}
-
-/// All that a process has open.
-fn fds(pid: u32) -> std::io::Result<Vec<OwnedFd>> {
-    let process = Pid::from_raw(pid.cast_signed()).expect("it is a process");
-    let process = pidfd_open(process, PidfdFlags::empty())?;
-    let mut fds = Vec::new();
-    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
-        let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let Ok(fd) = pidfd_getfd(process.as_fd(), number, PidfdGetfdFlags::empty()) else { continue };
-        fds.push(fd);
-    }
-    Ok(fds)
-}
-
-fn is_line_to(fd: &OwnedFd, peer: u32) -> bool {
-    rustix::net::sockopt::socket_peercred(fd).is_ok_and(|peer_is| peer_is.pid.as_raw_pid().cast_unsigned() == peer)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -7,6 +7,8 @@ use crate::ours::{self, Ours};
 use crate::raw_calls::{Echo, Pipeline};
 use crate::raw_processes::Nest;
 use crate::raw_streams::Raw;
+#[cfg(feature = "tls")]
+use crate::raw_tls::RawTls;
 use crate::{Result, debug, machine};
 
 pub(crate) struct Metric {
@@ -37,6 +39,10 @@ pub(crate) const METRICS: &[Metric] = &[
     metric("stream_bulk", "MiB/s", Better::More, |budget| Box::pin(bulk(budget))),
     metric("stream_2way", "MiB/s", Better::More, |budget| Box::pin(bulk_both_ways(budget))),
     metric("stream_merge", "us", Better::Less, |budget| Box::pin(merge(budget))),
+    #[cfg(feature = "tls")]
+    metric("rpc_rtt_tcp_tls", "us", Better::Less, |budget| Box::pin(tls_round_trips(budget))),
+    #[cfg(feature = "tls")]
+    metric("bulk_tcp_tls", "MiB/s", Better::More, |budget| Box::pin(tls_bulk(budget))),
     metric("cancel_under_load", "us", Better::Less, |budget| Box::pin(cancel_under_load(budget))),
     metric("small_under_bulk", "us p99", Better::Less, |budget| Box::pin(small_under_bulk(budget))),
     metric("memory_backpressure", "windows", Better::Absolute, |budget| Box::pin(backpressure(budget))),
@@ -64,6 +70,34 @@ async fn round_trips(budget: Budget, cpu: Option<usize>) -> Result<Measured> {
             async || echo.round_trips(CHUNK_OF_CALLS).await,
         )
         .await
+    })
+    .await
+}
+
+#[cfg(feature = "tls")]
+async fn tls_round_trips(budget: Budget) -> Result<Measured> {
+    ours::open(machine::ONE, async |ours| {
+        let nest = Nest::new()?;
+        let callee = ours.tls_callee(None).await?;
+        let mut echo = RawTls::start(&nest, "tls_echo", None).await?;
+        alternate(
+            budget,
+            async || callee.round_trips(CHUNK_OF_CALLS).await,
+            async || echo.round_trips(CHUNK_OF_CALLS).await,
+        )
+        .await
+    })
+    .await
+}
+
+#[cfg(feature = "tls")]
+async fn tls_bulk(budget: Budget) -> Result<Measured> {
+    ours::open(machine::ONE, async |ours| {
+        let nest = Nest::new()?;
+        let callee = ours.tls_callee(Some(1)).await?;
+        let mut raw = RawTls::start(&nest, "tls_bulk", Some(1)).await?;
+        alternate(budget, async || Ok(vec![callee.bulk(MESSAGES).await?]), async || Ok(vec![raw.bulk(MESSAGES).await?]))
+            .await
     })
     .await
 }

@@ -68,6 +68,16 @@ impl Ours<'_> {
         Ok(Callee { portal })
     }
 
+    /// The same behind TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) async fn tls_callee(&self, cpu: Option<usize>) -> Result<Callee> {
+        let portal = self.nursery.actor("callee").transport(teamster::Transport::Tcp).start().await?;
+        if let Some(cpu) = cpu {
+            portal.run(pin(cpu)).await?;
+        }
+        Ok(Callee { portal })
+    }
+
     /// The same, stopping for a debugger.
     pub(crate) async fn armed_callee(&self) -> Result<Callee> {
         Ok(Callee { portal: self.nursery.actor("armed").debug(true).start().await? })

@@ -252,8 +252,8 @@ fn serve(prepared: Prepared) -> Result<Never, (&'static str, io::Error)> {
     let Prepared { spec, identity, control, data } = prepared;
     let at = |what: &'static str| move |error: io::Error| (what, error);
     let socket = crate::transport::folder::socket_path(&spec.folder, spec.aid.uuid());
-    let bound = doors::bind(&spec.transports, &socket, identity.as_ref()).map_err(at("binding its own socket"))?;
-    let addrs: Addrs = bound.iter().map(|bound| bound.addr.clone()).collect();
+    let (bound, addrs) =
+        doors::bind(&spec.transports, &socket, identity.as_ref()).map_err(at("binding its own socket"))?;
     let signals = Signals::install().map_err(at("taking SIGINT and SIGTERM"))?;
     // Only now: whoever hears of us by this Hello may connect to us, and send us a signal.
     say_hello(&data, &spec, LineKind::Data, addrs.clone()).map_err(at("speaking to the parent"))?;

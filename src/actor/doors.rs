@@ -30,12 +30,21 @@ pub(crate) enum Door {
 pub(crate) struct Bound {
     fd: OwnedFd,
     door: Door,
-    pub(crate) addr: Addr,
+    addr: Addr,
 }
 
-/// Binds the sockets of these transports.
-pub(crate) fn bind(transports: &[Transport], socket: &Path, identity: Option<&Identity>) -> io::Result<Vec<Bound>> {
-    transports.iter().map(|transport| bind_one(*transport, socket, identity)).collect()
+/// Binds the sockets of these transports, and the Unix socket in any case: by that the next root of this user finds an
+/// actor that stands still when its tree is gone. With them comes where others are told to connect.
+pub(crate) fn bind(
+    transports: &[Transport],
+    socket: &Path,
+    identity: Option<&Identity>,
+) -> io::Result<(Vec<Bound>, Addrs)> {
+    let beside = (!transports.contains(&Transport::Uds)).then_some(Transport::Uds);
+    let all = transports.iter().copied().chain(beside);
+    let bound: Vec<_> = all.map(|transport| bind_one(transport, socket, identity)).collect::<io::Result<_>>()?;
+    let told = bound.iter().take(transports.len()).map(|bound| bound.addr.clone()).collect();
+    Ok((bound, told))
 }
 
 fn bind_one(transport: Transport, socket: &Path, identity: Option<&Identity>) -> io::Result<Bound> {
@@ -75,6 +84,11 @@ impl Doors {
         doors
     }
 
+    /// Where others are told to connect, the nearest first.
+    pub(crate) fn addrs(&self) -> Addrs {
+        self.addrs.read().clone().unwrap_or_else(|| Addrs::from_iter([]))
+    }
+
     pub(crate) fn identity(&self) -> Option<&Identity> {
         self.identity.get()
     }
@@ -111,15 +125,15 @@ pub(crate) fn of_root(transports: &[Transport], socket: &Path, root: uuid::Uuid)
         // Nobody else knows of it yet.
         let _ = doors.identity.set(Identity::new(&credentials)?);
     }
-    let bound = bind(transports, socket, doors.identity())?;
-    *doors.addrs.write() = Some(bound.iter().map(|bound| bound.addr.clone()).collect());
+    let (bound, addrs) = bind(transports, socket, doors.identity())?;
+    *doors.addrs.write() = Some(addrs);
     Ok((doors, bound))
 }
 
 impl Actor {
     /// Where it listens, the nearest first.
     pub(crate) fn addrs(&self) -> Addrs {
-        self.doors.addrs.read().clone().unwrap_or_else(|| Addrs::from_iter([]))
+        self.doors.addrs()
     }
 
     /// Accepts from these sockets until the actor ends.
@@ -139,10 +153,17 @@ impl Actor {
         if known.iter().any(|addr| addr.transport() == transport) {
             return Ok(());
         }
-        let bound = bind_one(transport, &self.socket(), self.doors.identity())?;
-        let mut all: Vec<Addr> = known.iter().cloned().chain([bound.addr.clone()]).collect();
+        let addr = match transport {
+            Transport::Uds => Addr::Uds(self.socket()), // it listens there in any case
+            Transport::Tcp | Transport::InsecureTcp => {
+                let bound = bind_one(transport, &self.socket(), self.doors.identity())?;
+                let addr = bound.addr.clone();
+                self.open_doors(vec![bound])?;
+                addr
+            }
+        };
+        let mut all: Vec<Addr> = known.iter().cloned().chain([addr]).collect();
         all.sort_by_key(Addr::transport);
-        self.open_doors(vec![bound])?;
         *addrs = Some(all.into_iter().collect());
         Ok(())
     }

@@ -1,11 +1,12 @@
 //! Who knocks? Accepts connections, lets in whom it knows, and gives each line to its keeper.
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::child::{Child, Refusal};
 use super::control::Command;
@@ -30,7 +31,8 @@ pub(crate) struct Expected {
     pub(crate) line: LineKind,
 }
 
-/// Connections that may be in their handshake at a time; the next ones wait in the backlog.
+/// Connections that may be in their handshake at a time. One more, and the one that has taken longest is let go: who has
+/// something to say says it in a few milliseconds.
 const MAX_HANDSHAKES: usize = 256;
 
 /// A line between peers closes after this time without a dialog.
@@ -53,11 +55,18 @@ impl Actor {
 /// Accepts until the actor ends. Who has not said by then who he is, is let go with it.
 pub(crate) async fn listen(actor: Arc<Actor>, listener: Listener, door: Door) {
     let mut handshakes = JoinSet::new();
+    let mut oldest: VecDeque<AbortHandle> = VecDeque::new();
+    let mut crowd = Crowd { let_go: 0, told_at: None };
     loop {
         while handshakes.try_join_next().is_some() {} // how they ended was said there
-        if handshakes.len() >= MAX_HANDSHAKES {
-            handshakes.join_next().await;
-            continue;
+        while oldest.front().is_some_and(AbortHandle::is_finished) {
+            oldest.pop_front();
+        }
+        if oldest.len() >= MAX_HANDSHAKES
+            && let Some(slow) = oldest.pop_front()
+        {
+            slow.abort();
+            crowd.tell();
         }
         match listener.accept().await {
             Ok(fd) => {
@@ -67,13 +76,33 @@ pub(crate) async fn listen(actor: Arc<Actor>, listener: Listener, door: Door) {
                         tracing::warn!(target: "teamster::channel", %error, "a connection was refused");
                     }
                 };
-                handshakes.spawn_on(handshake, &actor.runtime);
+                oldest.push_back(handshakes.spawn_on(handshake, &actor.runtime));
             }
             Err(error) => {
                 // Out of descriptors, mostly: those who knock stay in the backlog meanwhile.
                 tracing::warn!(target: "teamster::channel", %error, "can't accept a connection");
                 tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
             }
+        }
+    }
+}
+
+/// More have knocked at once than were let in: said once a second at most.
+struct Crowd {
+    let_go: u64,
+    told_at: Option<Instant>,
+}
+
+impl Crowd {
+    fn tell(&mut self) {
+        self.let_go += 1;
+        if self.told_at.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
+            let count = self.let_go;
+            tracing::warn!(
+                target: "teamster::channel", count,
+                "connections were let go that had not said who they are, since {MAX_HANDSHAKES} others did not either"
+            );
+            (self.let_go, self.told_at) = (0, Some(Instant::now()));
         }
     }
 }

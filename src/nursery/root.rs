@@ -205,7 +205,7 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
     let transports = settings.transports.clone();
     let (doors, bound) = doors::of_root(&transports, &socket, aid.uuid())
         .map_err(|error| failed("binding the sockets of its transports", error))?;
-    names.set_ready(aid.uuid(), bound.iter().map(|bound| bound.addr.clone()).collect());
+    names.set_ready(aid.uuid(), doors.addrs());
     let registrar = Registrar::start(&base, folder.path(), Arc::clone(&names), aid.clone())
         .map_err(|error| failed("starting its registrar", error))?;
     let control = Control::new(None).map_err(|error| failed("setting up its control thread", error))?;

@@ -156,7 +156,7 @@ impl State {
             Err(error) => {
                 // Its reason goes to the peer, as far as that reads.
                 let _ = self.flush(fd);
-                Err(io::Error::new(io::ErrorKind::InvalidData, format!("TLS: {error}")))
+                Err(io::Error::new(io::ErrorKind::InvalidData, told(&error)))
             }
         }
     }
@@ -179,6 +179,31 @@ impl State {
             }
         }
     }
+}
+
+/// An error of TLS in the words of whoever has to mend it.
+fn told(error: &rustls::Error) -> String {
+    use rustls::CertificateError as Certificate;
+    let what = match error {
+        rustls::Error::InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature) => {
+            "its certificate is not of this tree's authority: it belongs to another tree, or to none"
+        }
+        rustls::Error::InvalidCertificate(
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
+        ) => "its certificate was made for another actor",
+        rustls::Error::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. }) => {
+            "its certificate has expired: issue a new one, and look at both clocks"
+        }
+        rustls::Error::InvalidCertificate(Certificate::NotValidYet | Certificate::NotValidYetContext { .. }) => {
+            "its certificate is not valid yet: look at both clocks"
+        }
+        rustls::Error::NoCertificatesPresented => "it has shown no certificate",
+        rustls::Error::InvalidMessage(_) => "it does not speak TLS",
+        rustls::Error::PeerIncompatible(_) => "it does not speak TLS 1.3",
+        rustls::Error::AlertReceived(_) => "it refused us",
+        _ => "TLS failed",
+    };
+    format!("{what} ({error})")
 }
 
 impl std::fmt::Debug for Session {

@@ -1,0 +1,251 @@
+//! Is a line the same whatever it goes over, and who is let in there?
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use teamster::{ActorNursery, Addr, Error, Host, Portal, Transport, context, rpc};
+
+#[rpc]
+async fn add(a: i64, b: i64) -> i64 {
+    a + b
+}
+
+#[rpc]
+async fn fails() -> std::io::Result<()> {
+    Err(std::io::Error::other("it was told to"))
+}
+
+#[rpc]
+async fn adds_in(other: Portal, a: i64, b: i64) -> teamster::Result<i64> {
+    Ok(other.run(add(a, b)).await?)
+}
+
+/// Starts a child of its own, which calls somebody else.
+#[rpc]
+async fn adds_by_a_child(other: Portal, a: i64, b: i64) -> teamster::Result<(String, i64)> {
+    let block = teamster::open_nursery(async |an| {
+        let child = an.start_actor("grandchild").await?;
+        let sum = child.run(adds_in(other.clone(), a, b)).await?;
+        Ok((child.addr().map(Addr::to_string).unwrap_or_default(), sum))
+    });
+    Ok(block.await?)
+}
+
+/// Echoes what comes.
+#[context]
+async fn echoes(ctx: teamster::Context<(), bytes::Bytes, bytes::Bytes>) -> teamster::Result<()> {
+    ctx.started(()).await?;
+    let mut stream = ctx.open_stream().await?;
+    while let Some(item) = stream.recv().await? {
+        stream.send(item).await?;
+    }
+    Ok(())
+}
+
+const TRANSPORTS: [(Transport, &str); 3] = [
+    (Transport::Uds, "/uds/"),
+    (Transport::InsecureTcp, "/ip4/127.0.0.1/tcp/"),
+    (Transport::Tcp, "/ip4/127.0.0.1/tcp/"),
+];
+
+#[teamster::test]
+async fn a_tree_is_the_same_over_each_transport() -> Result<(), Error> {
+    for (transport, begin) in TRANSPORTS {
+        teamster::root()
+            .transport(transport)
+            .open(async |an| {
+                let (one, two) = (an.start_actor("one").await?, an.start_actor("two").await?);
+                let addr = one.addr().expect("it listens").to_string();
+                assert!(addr.starts_with(begin), "{transport:?}: {addr}");
+                assert_eq!(addr.ends_with("/insecure"), transport == Transport::InsecureTcp, "{addr}");
+                assert_eq!(one.run(add(1, 2)).await?, 3);
+                assert_eq!(one.run(adds_in(two.clone(), 1, 2)).await?, 3, "siblings");
+                assert_eq!(one.run(adds_in(teamster::this_actor()?, 2, 2)).await?, 4, "the root");
+                let (addr, sum) = one.run(adds_by_a_child(two.clone(), 2, 3)).await?;
+                assert_eq!(sum, 5, "a grandchild, and its uncle");
+                assert!(addr.starts_with(begin), "a child listens as its parent does: {addr}");
+                let failed = two.run(fails()).await.expect_err("it was told to fail");
+                assert!(failed.to_string().contains("it was told to"), "{failed}");
+                carries_long_items(&two).await?;
+                let receipt = two.cancel_actor().await?;
+                assert_eq!(receipt.rung, Some(teamster::Rung::Cancel));
+                Ok(())
+            })
+            .await?;
+    }
+    Ok(())
+}
+
+/// Longer than a socket's buffer, a TLS record and a window, both ways at once.
+async fn carries_long_items(portal: &Portal) -> Result<(), teamster::BoxError> {
+    let block = portal.open_context(echoes(), async |ctx, ()| {
+        let (mut sending, mut receiving) = ctx.open_stream().await?.split();
+        let item = |n: usize| bytes::Bytes::from_iter((0..n * 700_001).map(|at| (at % 251) as u8));
+        let send = async {
+            for n in 0..6 {
+                sending.send(item(n)).await?;
+            }
+            sending.finish().await
+        };
+        let receive = async {
+            for n in 0..6 {
+                let came = receiving.recv().await?;
+                assert!(came.is_some_and(|came| came == item(n)), "item {n}");
+            }
+            Ok(())
+        };
+        tokio::try_join!(send, receive)?;
+        Ok(ctx.result().await?)
+    });
+    Ok(block.await?)
+}
+
+#[teamster::test]
+async fn an_actor_of_its_own_transport_is_reached_by_those_that_may() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let (near, far) = (an.start_actor("near").await?, far(an).await?);
+        assert_eq!(far.run(add(1, 2)).await?, 3);
+        assert_eq!(far.run(adds_in(teamster::this_actor()?, 1, 2)).await?, 3, "the root listens there since");
+        let refused = near.run(adds_in(far.clone(), 1, 2)).await.expect_err("it has nothing to show");
+        assert!(refused.to_string().contains("this actor has no certificate"), "{refused}");
+        let both = an.actor("both").transports([Transport::Tcp, Transport::Uds]).start().await?;
+        assert!(both.addr().is_some_and(|addr| matches!(addr, Addr::Uds(_))), "the nearest comes first");
+        assert_eq!(both.run(adds_in(far, 3, 4)).await?, 7);
+        assert_eq!(near.run(adds_in(both, 3, 4)).await?, 7);
+        Ok(())
+    })
+    .await
+}
+
+async fn far(an: &ActorNursery) -> Result<Portal, Error> {
+    an.actor("far").transport(Transport::Tcp).start().await
+}
+
+fn place(portal: &Portal) -> SocketAddr {
+    match portal.addr() {
+        Some(Addr::Tcp(place)) => match place.host {
+            Host::Ip(ip) => SocketAddr::new(ip, place.port),
+            ref other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What a stranger hears who says this. Nothing: he was hung up on.
+fn answer_to(addr: SocketAddr, says: &[u8]) -> Vec<u8> {
+    let mut line = TcpStream::connect(addr).expect("it listens");
+    line.set_read_timeout(Some(Duration::from_secs(20))).expect("a time");
+    line.write_all(says).expect("it takes that");
+    let mut heard = Vec::new();
+    match line.read_to_end(&mut heard) {
+        Ok(_) => heard,
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => heard,
+        Err(error) => panic!("it was kept waiting: {error}"),
+    }
+}
+
+#[teamster::test]
+async fn who_speaks_no_tls_is_refused_and_nobody_else() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let far = far(an).await?;
+        let addr = place(&far);
+        let strange = [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 64], &[0xff; 9000], b"\x16\x03\x01\xff\xff"];
+        for says in strange {
+            let says = says.to_vec();
+            let heard = tokio::task::spawn_blocking(move || answer_to(addr, &says)).await?;
+            assert!(heard.len() < 64, "an alert of TLS at most: {heard:?}");
+            assert_eq!(far.run(add(1, 2)).await?, 3);
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test]
+async fn those_who_say_nothing_hold_up_nobody() -> Result<(), Error> {
+    teamster::root()
+        .transport(Transport::Tcp)
+        .open(async |an| {
+            let addr = place(&teamster::this_actor()?);
+            let silent: Vec<TcpStream> = (0..600).map(|_| TcpStream::connect(addr)).collect::<Result<_, _>>()?;
+            let began = std::time::Instant::now();
+            let one = an.start_actor("one").await?;
+            assert_eq!(one.run(add(1, 2)).await?, 3);
+            assert!(began.elapsed() < Duration::from_secs(4), "not when their time is over: {:?}", began.elapsed());
+            drop(silent);
+            Ok(())
+        })
+        .await
+}
+
+/// Two trees of one program: neither believes the other.
+#[teamster::test(exclusive)]
+async fn another_trees_actor_is_not_believed() -> Result<(), Error> {
+    let (told, portals) = std::sync::mpsc::channel();
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let other_tree = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(teamster::open_nursery(async |an| {
+            told.send(far(an).await?).expect("the test waits");
+            ended.await.ok();
+            Ok(())
+        }))
+    });
+    let theirs = portals.recv().expect("the other tree grows");
+    teamster::open_nursery(async |an| {
+        let ours = far(an).await?;
+        let refused = ours.run(adds_in(theirs.clone(), 1, 2)).await.expect_err("they are strangers");
+        assert!(refused.to_string().contains("it belongs to another tree, or to none"), "{refused}");
+        Ok(())
+    })
+    .await?;
+    end.send(()).expect("the other tree waits");
+    other_tree.join().expect("it does not panic")
+}
+
+#[test]
+fn a_transport_that_is_none_is_refused() {
+    let status = std::process::Command::new(std::env::current_exe().expect("it runs"))
+        .args(["--exact", "a_tree_by_the_environment", "--nocapture", "--ignored"])
+        .env("TEAMSTER_TRANSPORT", "pigeon")
+        .output()
+        .expect("it starts");
+    let said = String::from_utf8_lossy(&status.stdout).into_owned() + &String::from_utf8_lossy(&status.stderr);
+    assert!(said.contains("\"pigeon\" is none of uds, tcp, insecure"), "{said}");
+}
+
+#[teamster::test]
+#[ignore = "a program that a test starts"]
+async fn a_tree_by_the_environment() -> Result<(), Error> {
+    teamster::open_nursery(async |_an| Ok(())).await
+}
+
+#[teamster::test]
+#[ignore = "needs openssl"]
+async fn openssl_is_refused_without_a_certificate() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let far = far(an).await?;
+        let addr = place(&far);
+        let client = move || {
+            std::process::Command::new("openssl")
+                .args(["s_client", "-tls1_3", "-connect", &addr.to_string()])
+                .stdin(std::process::Stdio::null())
+                .output()
+        };
+        let output = tokio::task::spawn_blocking(client).await??;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("TLSv1.3"), "it is TLS 1.3: {said}");
+        assert!(said.contains("CN = an actor of teamster") || said.contains("CN=an actor of teamster"), "{said}");
+        let old = move || {
+            std::process::Command::new("openssl")
+                .args(["s_client", "-tls1_2", "-connect", &addr.to_string()])
+                .stdin(std::process::Stdio::null())
+                .output()
+        };
+        let old = tokio::task::spawn_blocking(old).await??;
+        assert!(!old.status.success(), "TLS 1.2 is refused");
+        assert_eq!(far.run(add(1, 2)).await?, 3);
+        Ok(())
+    })
+    .await
+}
