@@ -102,9 +102,9 @@ async fn accept(mut steer: UnixStream) -> Result<server::TlsStream<TcpStream>> {
 async fn echo(mut line: server::TlsStream<TcpStream>) -> Result<()> {
     let mut buffer = [0; 4096];
     loop {
-        match line.read(&mut buffer).await? {
-            0 => return Ok(()),
-            length => {
+        match line.read(&mut buffer).await {
+            Ok(0) | Err(_) => return Ok(()), // the parent hangs up as it is
+            Ok(length) => {
                 line.write_all(&buffer[..length]).await?;
                 line.flush().await?;
             }

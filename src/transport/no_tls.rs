@@ -37,6 +37,10 @@ impl Session {
         match *self {}
     }
 
+    pub(super) fn is_drained(&self) -> bool {
+        match *self {}
+    }
+
     pub(super) fn has_plaintext(&self) -> bool {
         match *self {}
     }

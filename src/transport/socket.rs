@@ -151,7 +151,7 @@ impl Socket {
                 Ok(Ok(n)) => {
                     // A short read has emptied the socket: what comes later is a new edge, so the
                     // read that would only say `WouldBlock` is saved.
-                    if n > 0 && n < most && open.tls.is_none() {
+                    if n > 0 && open.tls.as_ref().map_or(n < most, Session::is_drained) {
                         guard.clear_ready();
                     }
                     return Poll::Ready(Ok(n));

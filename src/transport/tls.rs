@@ -35,6 +35,8 @@ struct State {
     input: Vec<u8>,
     start: usize,
     end: usize,
+    /// The last read has filled less than its room.
+    is_socket_empty: bool,
 }
 
 /// What a handshake waits for.
@@ -96,6 +98,14 @@ impl Session {
         state.start < state.end || state.tls.reader().fill_buf().is_ok_and(|chunk| !chunk.is_empty())
     }
 
+    /// Whether the last read of the socket has emptied it, and nothing of that is left here.
+    pub(super) fn is_drained(&self) -> bool {
+        let mut state = self.state.lock();
+        state.is_socket_empty
+            && state.start == state.end
+            && state.tls.reader().fill_buf().map_or(true, <[u8]>::is_empty)
+    }
+
     /// What the peer's certificate was made for: an actor of this id.
     pub(crate) fn is_with(&self, actor: Uuid) -> bool {
         let state = self.state.lock();
@@ -129,7 +139,7 @@ impl State {
     fn new(tls: impl Into<Connection>) -> Self {
         let mut tls = tls.into();
         tls.set_buffer_limit(Some(MAX_WAITING_BYTES));
-        State { tls, input: vec![0; READ_BYTES], start: 0, end: 0 }
+        State { tls, input: vec![0; READ_BYTES], start: 0, end: 0, is_socket_empty: false }
     }
 
     fn flush(&mut self, fd: BorrowedFd<'_>) -> io::Result<bool> {
@@ -148,6 +158,7 @@ impl State {
     fn pull(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
         if self.start == self.end {
             (self.start, self.end) = (0, recv_plain(fd, &mut self.input)?);
+            self.is_socket_empty = self.end < self.input.len();
         }
         let mut rest = &self.input[self.start..self.end];
         self.start += self.tls.read_tls(&mut rest)?; // nothing left: that is its end
