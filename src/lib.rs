@@ -113,7 +113,7 @@ pub use teamster_macros::{context, error, main, rpc, test};
 
 pub mod launch {
     //! How does a child's process come to be?
-    pub use crate::spawn::launcher::{Launcher, Local, Program};
+    pub use crate::spawn::launcher::{Command, Launcher, Local, Program};
 }
 
 #[doc(hidden)]

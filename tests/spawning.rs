@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use teamster::launch::{Launcher, Program};
-use teamster::{Error, Resource, SpawnReason, rpc};
+use teamster::{Error, Resource, Rung, SpawnReason, rpc};
 
 /// A shell that never becomes an actor.
 #[derive(Debug)]
@@ -221,4 +221,48 @@ fn a_program_that_forgot_init_hears_of_it() {
     assert!(output.status.success(), "{said}");
     assert_eq!(said.matches("it says: ").count(), 1, "{said}"); // nobody ran it a second time
     assert!(said.contains("call `teamster::init()` first"), "{said}");
+}
+
+/// Does not hear of a cancel.
+#[rpc]
+async fn hangs(told: teamster::Portal) -> teamster::Result<()> {
+    told.run(begun()).await?;
+    std::thread::sleep(Duration::from_secs(600));
+    Ok(())
+}
+
+static BEGUN: tokio::sync::Notify = tokio::sync::Notify::const_new();
+
+#[rpc]
+async fn begun() {
+    BEGUN.notify_one();
+}
+
+#[teamster::test]
+async fn an_actor_begins_behind_another_program() -> Result<(), Error> {
+    let (execs, stays) = (["nice", "-n", "7"], ["sh", "-c", "\"$@\"; exit $?", "sh"]);
+    for parts in [&execs[..], &stays[..]] {
+        teamster::open_nursery(async |an| {
+            let start = async || an.actor("x").launcher(teamster::launch::Command::new(parts)).start().await;
+            let x = start().await?;
+            let (name, pid, _) = x.run(whoami()).await?;
+            assert_eq!(name, "x");
+            assert_eq!(x.run(shell("ps -o ni= -p $PPID".into())).await? == "7", parts == execs);
+            assert_eq!(x.cancel_actor().await?.rung, Some(Rung::Cancel), "{parts:?}");
+            assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "both are gone");
+
+            let stuck = start().await?;
+            let (_, pid, _) = stuck.run(whoami()).await?;
+            let (hung, killed) = tokio::join!(stuck.run(hangs(teamster::this_actor()?)), async {
+                BEGUN.notified().await;
+                stuck.cancel_actor().await
+            });
+            assert!(hung.is_err());
+            killed?;
+            assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "both are gone");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
 }

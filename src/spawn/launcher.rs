@@ -1,8 +1,9 @@
 //! Which command starts a child?
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process;
 
 /// How a child's process comes to be.
 ///
@@ -45,7 +46,7 @@ pub trait Launcher: fmt::Debug + Send + Sync {
     ///
     /// assert_eq!(Program::new("/opt/app/bin/app").command().get_program(), "/opt/app/bin/app");
     /// ```
-    fn command(&self) -> Command;
+    fn command(&self) -> process::Command;
 }
 
 /// This very executable, also when its file was deleted or replaced meanwhile: the default.
@@ -61,8 +62,8 @@ pub trait Launcher: fmt::Debug + Send + Sync {
 pub struct Local;
 
 impl Launcher for Local {
-    fn command(&self) -> Command {
-        Command::new("/proc/self/exe")
+    fn command(&self) -> process::Command {
+        process::Command::new("/proc/self/exe")
     }
 }
 
@@ -96,7 +97,84 @@ impl Program {
 }
 
 impl Launcher for Program {
-    fn command(&self) -> Command {
-        Command::new(&self.path)
+    fn command(&self) -> process::Command {
+        process::Command::new(&self.path)
     }
+}
+
+/// This executable behind another program: `nice`, `perf record`, `strace`, `nsenter`, `systemd-run`, `docker run`.
+///
+/// `{exe}` in a part stands for this executable; where no part has it, it comes behind the last. Its arguments follow.
+///
+/// The program has to hand on its stdin, its environment, and the signals it gets, or none of them to keep for
+/// itself: whoever begins with an empty environment is told `env TEAMSTER_BOOT=1 {exe}`. One that stays, as `strace` does, is the
+/// process that its parent watches; both stand in one process group, and end together.
+///
+/// # Examples
+///
+/// ```
+/// use teamster::launch::Command;
+/// # #[teamster::rpc] async fn nice() -> i32 { rustix::process::getpriority_process(None).unwrap_or(-1) }
+/// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+/// let frank = an.actor("frank").launcher(Command::new(["nice", "-n", "7", "{exe}"])).start().await?;
+/// assert_eq!(frank.run(nice()).await?, 7);
+/// # Ok(()) }).await }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Command {
+    parts: Vec<OsString>,
+}
+
+impl Command {
+    /// A program and its arguments.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use teamster::launch::{Command, Launcher};
+    ///
+    /// let traced = Command::new(["strace", "-f", "-o", "trace.txt"]);
+    /// assert_eq!(traced.command().get_program(), "strace");
+    /// assert_eq!(traced.command().get_args().count(), 4); // the last is this executable
+    /// ```
+    pub fn new<P: Into<OsString>>(parts: impl IntoIterator<Item = P>) -> Self {
+        let mut parts: Vec<OsString> = parts.into_iter().map(Into::into).collect();
+        if !parts.iter().any(|part| part.as_bytes().windows(EXE.len()).any(|at| at == EXE.as_bytes())) {
+            parts.push(EXE.into());
+        }
+        Command { parts }
+    }
+}
+
+/// What stands for this executable.
+const EXE: &str = "{exe}";
+
+impl Launcher for Command {
+    fn command(&self) -> process::Command {
+        let exe = executable();
+        let mut parts = self.parts.iter().map(|part| filled(part, exe.as_os_str()));
+        // It has one part at least.
+        let mut command = process::Command::new(parts.next().unwrap_or_default());
+        command.args(parts);
+        command
+    }
+}
+
+/// A path of this executable that others can use too, as long as we run.
+fn executable() -> PathBuf {
+    match std::env::current_exe() {
+        Ok(path) if path.exists() => path,
+        _deleted => format!("/proc/{}/exe", process::id()).into(),
+    }
+}
+
+fn filled(part: &OsStr, exe: &OsStr) -> OsString {
+    let (mut rest, mut filled) = (part.as_bytes(), Vec::new());
+    while let Some(at) = rest.windows(EXE.len()).position(|at| at == EXE.as_bytes()) {
+        filled.extend_from_slice(&rest[..at]);
+        filled.extend_from_slice(exe.as_bytes());
+        rest = &rest[at + EXE.len()..];
+    }
+    filled.extend_from_slice(rest);
+    OsString::from_vec(filled)
 }
