@@ -1,0 +1,63 @@
+//! How is a table, a name, a time written for people?
+use std::time::Duration;
+
+/// The two largest units: `2h05m`.
+pub(crate) fn age(age: Duration) -> String {
+    let seconds = age.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h{:02}m", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
+/// A name is the user's: it must not move the terminal's cursor.
+pub(crate) fn printable(name: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
+    name.chars().map(escaped).collect()
+}
+
+/// Columns as wide as their widest cell. Nothing at all without rows.
+pub(crate) fn aligned<const N: usize>(header: &[&str; N], rows: &[[String; N]]) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let header = header.map(String::from);
+    let mut widths = [0; N];
+    for row in std::iter::once(&header).chain(rows) {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let line = |row: &[String; N]| {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    std::iter::once(&header).chain(rows).map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_has_two_units() {
+        let cases = [(5, "5s"), (60, "1m00s"), (3_599, "59m59s"), (7_500, "2h05m"), (360_000, "4d04h")];
+        for (seconds, text) in cases {
+            assert_eq!(age(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let rows = [["é".into(), "1".into()], ["long name".into(), "2".into()]];
+        assert_eq!(aligned(&["A", "B"], &rows), "A          B\né          1\nlong name  2\n");
+        assert_eq!(aligned(&["A"], &[]), "");
+    }
+
+    #[test]
+    fn a_name_does_not_reach_the_terminal_as_a_command() {
+        assert_eq!(printable("a\x1b[2Jb\n"), "a\\u{1b}[2Jb\\n");
+    }
+}
