@@ -1,5 +1,7 @@
 //! The command line of teamster: what runs on this machine?
+mod cancel;
 mod list;
+mod pick;
 mod text;
 
 use std::io::{self, Write};
@@ -26,6 +28,8 @@ enum Command {
     Ps(Output),
     /// Draws the running trees.
     Tree(Output),
+    /// Ends an actor with all that is below it, waits until it is gone, and says how it ended.
+    Cancel(Cancel),
     /// Prints what every actor does at this moment, stuck and stopped ones too.
     Dump(Dump),
     /// Opens the debugger's prompt of a tree in this terminal.
@@ -37,6 +41,12 @@ struct Socket {
     /// What `TEAMSTER_DEBUG_LISTEN` says to the tree.
     #[arg(env = "TEAMSTER_DEBUG_LISTEN")]
     socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Cancel {
+    /// Its name, or the beginning of its uuid. With a root its whole tree ends.
+    actor: String,
 }
 
 #[derive(Debug, Args)]
@@ -72,6 +82,9 @@ fn run(command: Command) -> anyhow::Result<()> {
             )
         });
     }
+    if let Command::Cancel(Cancel { actor }) = &command {
+        return printed(&cancel::cancel(actor)?);
+    }
     let trees = trees()?;
     if trees.is_empty() {
         eprintln!("no trees are running");
@@ -81,8 +94,12 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Ps(_) => list::ps(&trees),
         Command::Tree(_) => list::tree(&trees),
         Command::Dump(Dump { name }) => dumps(&trees, name.as_deref())?,
-        Command::Attach(_) => String::new(), // it has been seen to
+        Command::Attach(_) | Command::Cancel(_) => String::new(), // they have been seen to
     };
+    printed(&text)
+}
+
+fn printed(text: &str) -> anyhow::Result<()> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         // `teamster ps | head` has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

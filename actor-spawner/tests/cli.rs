@@ -1,8 +1,10 @@
 //! Does `teamster` show the trees that run?
-use std::process::{Command, Output};
-
 use serde_json::Value;
 use teamster::{Error, Portal, open_nursery, rpc};
+
+#[path = "support/tool.rs"]
+mod tool;
+use tool::{printed, teamster};
 
 #[rpc]
 async fn hold_a_leaf() -> teamster::Result<()> {
@@ -14,19 +16,6 @@ async fn hold_a_leaf() -> teamster::Result<()> {
     .await?)
 }
 
-/// Runs the tool off the runtime, which serves what it asks.
-async fn teamster(arguments: &'static [&str]) -> Output {
-    let run = move || Command::new(env!("CARGO_BIN_EXE_teamster")).args(arguments).output().expect("it starts");
-    tokio::task::spawn_blocking(run).await.expect("it does not panic")
-}
-
-async fn printed(arguments: &'static [&str]) -> String {
-    let output = teamster(arguments).await;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {}: {errors}", output.status);
-    String::from_utf8(output.stdout).expect("it prints UTF-8")
-}
-
 #[teamster::test]
 async fn a_running_tree_is_listed_and_drawn() -> Result<(), Error> {
     open_nursery(async |an| {
@@ -34,7 +23,7 @@ async fn a_running_tree_is_listed_and_drawn() -> Result<(), Error> {
         let holder = mid.clone();
         let look = async {
             let leaf = teamster::wait_for_actor("leaf").await?;
-            let listed = printed(&["ps"]).await;
+            let listed = printed(["ps"]).await;
             let lines: Vec<Vec<&str>> = listed.lines().map(|line| line.split_whitespace().collect()).collect();
             assert_eq!(lines[0], ["NAME", "UUID", "PID", "STATE", "AGE", "PARENT"], "{listed}");
             let names: Vec<&str> = lines[1..].iter().map(|line| line[0]).collect();
@@ -51,11 +40,11 @@ async fn a_running_tree_is_listed_and_drawn() -> Result<(), Error> {
             let is_age = |age: &str| age.strip_suffix('s').is_some_and(|seconds| seconds.parse::<u8>().is_ok());
             assert!(lines[1..].iter().all(|line| is_age(line[5])), "{listed}");
 
-            let drawn = printed(&["tree"]).await;
+            let drawn = printed(["tree"]).await;
             let column = |name| drawn.lines().find_map(|line| line.find(name)).expect("it is drawn");
             assert!(column("root") < column("mid") && column("mid") < column("leaf"), "{drawn}");
 
-            for command in [&["ps", "--json"], &["tree", "--json"]] {
+            for command in [["ps", "--json"], ["tree", "--json"]] {
                 let json = printed(command).await;
                 let trees: Value = serde_json::from_str(&json).expect("it is JSON");
                 assert_eq!(trees.as_array().map(Vec::len), Some(1), "{json}");
@@ -82,17 +71,17 @@ async fn a_dump_tells_what_each_actor_does() -> Result<(), Error> {
         an.start_actor("idle").await?;
         let look = async {
             teamster::wait_for_actor("leaf").await?;
-            let all = printed(&["dump"]).await;
+            let all = printed(["dump"]).await;
             let places = ["root@", "─ mid@", "─ leaf@", "─ idle@"].map(|name| all.find(name));
             assert!(places.is_sorted() && places[0] == Some(0), "{all}");
             assert!(all.contains("hold_a_leaf #"), "{all}");
             assert!(all.contains(" > teamster::ActorNursery::wait\n"), "{all}");
 
-            let below = printed(&["dump", "mid"]).await;
+            let below = printed(["dump", "mid"]).await;
             assert!(below.starts_with("mid@") && below.contains("─ leaf@"), "{below}");
             assert!(!below.contains("root@root") && !below.contains("idle@"), "{below}");
 
-            let nobody = teamster(&["dump", "bob"]).await;
+            let nobody = teamster(["dump", "bob"]).await;
             assert_eq!(nobody.status.code(), Some(1));
             assert!(String::from_utf8_lossy(&nobody.stderr).contains("no actor is called bob"), "{nobody:?}");
             Ok::<_, Error>(())
@@ -109,13 +98,13 @@ async fn a_dump_tells_what_each_actor_does() -> Result<(), Error> {
 
 #[teamster::test]
 async fn where_nothing_runs_it_says_so() {
-    let dump = teamster(&["dump"]).await;
+    let dump = teamster(["dump"]).await;
     assert!(dump.status.success() && dump.stdout.is_empty());
     assert!(String::from_utf8_lossy(&dump.stderr).contains("no trees are running"));
-    let output = teamster(&["ps"]).await;
+    let output = teamster(["ps"]).await;
     assert!(output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("no trees are running"));
-    assert_eq!(printed(&["ps", "--json"]).await.trim(), "[]");
-    let wrong = teamster(&["sp"]).await;
+    assert_eq!(printed(["ps", "--json"]).await.trim(), "[]");
+    let wrong = teamster(["sp"]).await;
     assert_eq!(wrong.status.code(), Some(2));
 }

@@ -19,6 +19,7 @@ use super::lookup::{Role, Server};
 use super::membership;
 use super::names::Names;
 use super::wire::{self, REQUEST_BYTES, Refusal, Reply, Request};
+use crate::actor::Actor;
 use crate::msg::ident::{Addr, Aid};
 use crate::transport::folder::{Base, FolderError};
 
@@ -28,7 +29,6 @@ pub(crate) struct Registrar {
     socket: PathBuf,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
-    #[cfg(test)]
     server: Arc<Server>,
 }
 
@@ -51,19 +51,12 @@ impl Registrar {
         let (started, start) = mpsc::sync_channel(1);
         let server = Arc::new(Server::new(base.clone(), folder.to_owned(), names, root));
         let stopped = stop.clone();
-        #[cfg(test)]
         let watched = server.clone();
         let thread = std::thread::Builder::new()
             .name("teamster-names".into())
             .spawn(move || run(server, listener, stopped, &started))?;
         // From here on a failure ends the thread and removes the socket.
-        let registrar = Registrar {
-            socket,
-            stop,
-            thread: Some(thread),
-            #[cfg(test)]
-            server: watched,
-        };
+        let registrar = Registrar { socket, stop, thread: Some(thread), server: watched };
         start.recv().unwrap_or_else(|_| Err(io::Error::other("the registrar's thread panicked")))?;
         Ok(registrar)
     }
@@ -71,6 +64,11 @@ impl Registrar {
     /// Where the actors of this tree ask.
     pub(crate) fn addr(&self) -> Addr {
         Addr::Uds(self.socket.clone())
+    }
+
+    /// The root has booted: what has to be asked of itself is answered from now on.
+    pub(crate) fn serve_for(&self, root: &Arc<Actor>) {
+        self.server.serve_for(Arc::downgrade(root));
     }
 
     #[cfg(test)]

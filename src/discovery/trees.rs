@@ -2,15 +2,18 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::DiscoveryError;
 use super::registrar::registrar_socket;
 use super::table::Record;
 use super::wire::{Reply, Request, ask_blocking};
+use crate::actor::current::host_name;
 use crate::actor::process::{ProcessStat, age};
-use crate::msg::ident::{Addr, Aid};
+use crate::msg::death::{ExitKind, Receipt};
+use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
 use crate::transport::folder::{Base, FolderError};
 
 /// A running tree.
@@ -63,6 +66,76 @@ pub struct TreeActor {
     pub age: Duration,
     /// Where it serves, once it does.
     pub addr: Option<Addr>,
+}
+
+impl Tree {
+    /// Asks an actor of this tree to end, from outside of it, and waits until it is gone.
+    ///
+    /// The request goes by the tree's control threads, as [`Portal::cancel_actor`](crate::Portal::cancel_actor) from
+    /// within does: a stuck actor hears it as well, and is killed when its grace is over. The tree names this process
+    /// as the one that asked, by its program's name. With the root the whole tree ends.
+    ///
+    /// Of the tree itself, and of an actor whose tree has ended with it, the receipt knows no exit.
+    /// `None`: the tree has no such actor, or no longer. It blocks, for as long as that actor's grace lasts; one that
+    /// is held by a debugger has no end before it is released.
+    ///
+    /// # Errors
+    ///
+    /// What the system says where the tree can't be asked.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let frank = an.start_actor("frank").await?;
+    /// let trees = teamster::discovery::trees()?;
+    /// let own = trees.iter().find(|tree| tree.pid == std::process::id()).expect("it runs");
+    /// let receipt = own.cancel_actor(frank.aid())?.expect("it has a frank");
+    /// assert!(receipt.was_graceful());
+    /// # Ok(()) }).await }
+    /// ```
+    pub fn cancel_actor(&self, aid: &Aid) -> io::Result<Option<Receipt>> {
+        let by = outsider();
+        let asked_at = Instant::now();
+        let request = Request::End { aid: aid.clone(), by: by.clone() };
+        let ended_with_its_tree = || Receipt {
+            aid: aid.clone(),
+            asked_by: Some(Canceller { aid: by, request: CancelRequest::Actor }),
+            heard: None,
+            tasks_gone: None,
+            reaped: asked_at.elapsed(),
+            rung: None,
+            exit: ExitKind::Unknown,
+            stuck: None,
+        };
+        let stream = match UnixStream::connect(registrar_socket(&self.folder)) {
+            Err(error) if is_nobody(&error) => return Ok(None),
+            stream => stream?,
+        };
+        match ask_blocking(stream, &request) {
+            Ok(Reply::Ended(receipt)) => Ok(receipt.map(|receipt| *receipt)),
+            Ok(Reply::Refused(refusal)) => Err(io::Error::other(DiscoveryError::from(refusal))),
+            Ok(_) => Err(io::ErrorKind::InvalidData.into()),
+            Err(error) if is_end(&error) => Ok(Some(ended_with_its_tree())),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// This process as one that asks a tree from outside.
+fn outsider() -> Aid {
+    let program = std::env::current_exe().ok();
+    let name = program.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    Aid::new(name.unwrap_or_else(|| "outsider".into()), Uuid::new_v4(), std::process::id(), host_name())
+}
+
+fn is_nobody(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
 }
 
 /// How far an actor has come.

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::table::{Place, Record};
 use crate::msg::codec;
+use crate::msg::death::Receipt;
 use crate::msg::frame::Encoding;
 use crate::msg::ident::Aid;
 
@@ -32,6 +33,9 @@ pub(super) enum Request {
     Tree { after: Option<Place> },
     /// To the leader: another root's names follow, as long as this connection stands.
     Join { root: Aid, folder: String },
+    /// End an actor of the registrar's own tree on behalf of `by`, who is outside. The reply comes when it is gone;
+    /// where the tree ends with it, the connection's end is the reply.
+    End { aid: Aid, by: Aid },
 }
 
 /// Where to look.
@@ -64,6 +68,8 @@ pub(super) enum Reply {
     },
     Joined,
     Refused(Refusal),
+    /// It is gone. `None`: it was no actor of this tree, or is not any more.
+    Ended(Option<Box<Receipt>>),
 }
 
 /// Why there is no answer.

@@ -715,12 +715,7 @@ impl Thread {
     /// back to where it came from: whoever sent it did not find that actor.
     fn tell(&mut self, word: Word, to: Aid, aid: Aid, receipt: Option<Box<Receipt>>, from: CameFrom) {
         if to == self.aid {
-            let is_it = |waits: &mut (Word, Uuid, _)| (waits.0, waits.1) == (word, aid.uuid());
-            for (.., told) in self.waiting.extract_if(.., is_it) {
-                // Whoever no longer waits is not told.
-                let _ = told.send(receipt.as_deref().cloned());
-            }
-            return;
+            return self.tell_here(word, &aid, receipt.as_deref());
         }
         let below = self.kids.iter().find(|(key, kid)| {
             let is_below = kid.child.aid == to || kid.below.values().any(|below| below.is(to.uuid()));
@@ -731,7 +726,17 @@ impl Thread {
             Some(Some((line, _))) => drop(line.send(&word.frame(to, aid, receipt))),
             Some(None) => {}
             None if from == CameFrom::Parent => {}
+            // Somebody outside of the tree, on whose behalf this root has asked.
+            None if self.control.up.is_none() => self.tell_here(word, &aid, receipt.as_deref()),
             None => drop(self.control.send_up(&word.frame(to, aid, receipt))),
+        }
+    }
+
+    fn tell_here(&mut self, word: Word, aid: &Aid, receipt: Option<&Receipt>) {
+        let is_it = |waits: &mut (Word, Uuid, _)| (waits.0, waits.1) == (word, aid.uuid());
+        for (.., told) in self.waiting.extract_if(.., is_it) {
+            // Whoever no longer waits is not told.
+            let _ = told.send(receipt.cloned());
         }
     }
 
