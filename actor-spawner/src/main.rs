@@ -1,5 +1,7 @@
 //! The command line of teamster: what runs on this machine?
+mod call;
 mod cancel;
+mod json;
 mod list;
 mod pick;
 mod text;
@@ -28,6 +30,8 @@ enum Command {
     Ps(Output),
     /// Draws the running trees.
     Tree(Output),
+    /// Calls a function of a running actor, and prints its result as JSON.
+    Call(Call),
     /// Ends an actor with all that is below it, waits until it is gone, and says how it ended.
     Cancel(Cancel),
     /// Prints what every actor does at this moment, stuck and stopped ones too.
@@ -41,6 +45,22 @@ struct Socket {
     /// What `TEAMSTER_DEBUG_LISTEN` says to the tree.
     #[arg(env = "TEAMSTER_DEBUG_LISTEN")]
     socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Call {
+    /// The actor, by its name or the beginning of its uuid. Default: the root of the only tree.
+    #[arg(long, value_name = "ACTOR")]
+    on: Option<String>,
+    /// Shows what can be called there instead.
+    #[arg(long)]
+    list: bool,
+    /// The path of the function, as in `my_program::add`, or its end.
+    #[arg(required_unless_present = "list")]
+    endpoint: Option<String>,
+    /// A JSON array of its arguments. A value that is no array is its only argument.
+    #[arg(default_value = "[]", value_name = "ARGS-AS-JSON", allow_hyphen_values = true)]
+    args: String,
 }
 
 #[derive(Debug, Args)]
@@ -66,7 +86,10 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("teamster: {error:#}");
+            match error.downcast_ref::<teamster::Error>() {
+                Some(error) => eprintln!("teamster: {}", error.report()),
+                None => eprintln!("teamster: {error:#}"),
+            }
             ExitCode::FAILURE
         }
     }
@@ -85,6 +108,12 @@ fn run(command: Command) -> anyhow::Result<()> {
     if let Command::Cancel(Cancel { actor }) = &command {
         return printed(&cancel::cancel(actor)?);
     }
+    if let Command::Call(Call { on, list, endpoint, args }) = &command {
+        return printed(&match endpoint {
+            Some(endpoint) if !list => call::call(on.as_deref(), endpoint, args)?,
+            _ => call::list(on.as_deref())?,
+        });
+    }
     let trees = trees()?;
     if trees.is_empty() {
         eprintln!("no trees are running");
@@ -94,7 +123,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Ps(_) => list::ps(&trees),
         Command::Tree(_) => list::tree(&trees),
         Command::Dump(Dump { name }) => dumps(&trees, name.as_deref())?,
-        Command::Attach(_) | Command::Cancel(_) => String::new(), // they have been seen to
+        Command::Attach(_) | Command::Call(_) | Command::Cancel(_) => String::new(), // they have been seen to
     };
     printed(&text)
 }

@@ -12,6 +12,17 @@ pub(crate) fn age(age: Duration) -> String {
     }
 }
 
+/// A type's name without the modules of the standard library, which nobody writes.
+pub(crate) fn short_type(name: &str) -> String {
+    let mut short = String::new();
+    for part in name.split_inclusive(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')) {
+        let path_end = part.rfind("::").map_or(0, |at| at + 2);
+        let is_std = ["alloc::", "core::", "std::"].iter().any(|root| part.starts_with(root));
+        short += if is_std { &part[path_end..] } else { part };
+    }
+    short
+}
+
 /// A name is the user's: it must not move the terminal's cursor.
 pub(crate) fn printable(name: &str) -> String {
     let escaped = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
@@ -47,6 +58,12 @@ mod tests {
         for (seconds, text) in cases {
             assert_eq!(age(Duration::from_secs(seconds)), text);
         }
+    }
+
+    #[test]
+    fn a_type_is_written_as_people_write_it() {
+        let name = "core::option::Option<(alloc::vec::Vec<alloc::string::String>, shop::Order)>";
+        assert_eq!(short_type(name), "Option<(Vec<String>, shop::Order)>");
     }
 
     #[test]

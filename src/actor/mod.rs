@@ -1,6 +1,7 @@
 //! What is this process doing?
 pub(crate) mod boot;
 pub(crate) mod build;
+pub(crate) mod catalog;
 pub(crate) mod child;
 pub(crate) mod clock;
 pub(crate) mod context;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use super::catalog::CONTEXT_BY_PATH;
 use super::context::{ContextCore, Side};
 use super::crash::{self, CallInfo};
 use super::current::Current;
@@ -17,8 +18,8 @@ use super::scope::{End, Scope, Scoped, run_deferred};
 use super::traces::Origin;
 use super::{Actor, DataLine, panics};
 use crate::channel::{Last, LineEnd, Service, Start};
-use crate::error::CodecError;
-use crate::msg::frame::{self, Frame};
+use crate::error::{CodecError, Error};
+use crate::msg::frame::{self, Encoding, Frame};
 use crate::msg::ident::{CancelRequest, Canceller};
 use crate::msg::remote_error::WireError;
 use crate::proto::dialog::Overruns;
@@ -159,7 +160,25 @@ pub(crate) const OWN_ENDPOINTS: &str = "teamster.";
 const LOG_BATCH_BYTES: usize = 16 * 1024;
 
 impl Actor {
-    fn exposes(&self, path: &str) -> bool {
+    /// Runs a function of this very actor by its path, in the task that asks.
+    pub(crate) async fn run_here(&self, path: &str, args: &[u8]) -> Result<Vec<u8>, Error> {
+        let (endpoint, aid) = (path.to_owned(), self.aid.clone());
+        let run = match self.resolve(path) {
+            Resolved::Known(Registration { run: Run::Rpc(run), .. }) => run,
+            Resolved::Known(Registration { run: Run::Context(_), .. }) => {
+                return Err(Error::Usage(CONTEXT_BY_PATH));
+            }
+            Resolved::NotExposed => return Err(Error::NotExposed { endpoint, aid }),
+            Resolved::Unknown => return Err(Error::NoSuchEndpoint { endpoint, aid }),
+            Resolved::Ambiguous { first, second } => {
+                return Err(Error::Ambiguous { endpoint, first: first.to_owned(), second: second.to_owned() });
+            }
+        };
+        let ran = run(args, Encoding::Named).map_err(Error::Codec)?.await;
+        ran.map(|(bytes, _)| bytes).map_err(Failure::into_error)
+    }
+
+    pub(crate) fn exposes(&self, path: &str) -> bool {
         let Some(exposed) = &self.settings.expose else { return true };
         if path.starts_with(OWN_ENDPOINTS) {
             return true;

@@ -14,6 +14,7 @@ use crate::actor::current::host_name;
 use crate::actor::process::{ProcessStat, age};
 use crate::msg::death::{ExitKind, Receipt};
 use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
+use crate::portal::Portal;
 use crate::transport::folder::{Base, FolderError};
 
 /// A running tree.
@@ -66,6 +67,26 @@ pub struct TreeActor {
     pub age: Duration,
     /// Where it serves, once it does.
     pub addr: Option<Addr>,
+}
+
+impl TreeActor {
+    /// A portal to it, for the actor that this code is part of. `None`: it does not serve yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let frank = an.start_actor("frank").await?;
+    /// let trees = teamster::discovery::trees()?;
+    /// let found = trees.iter().flat_map(|tree| &tree.actors).find(|actor| actor.aid == *frank.aid());
+    /// let portal = found.and_then(|actor| actor.portal()).expect("it serves");
+    /// assert_eq!(portal.run(add(1, 2)).await?, 3);
+    /// # Ok(()) }).await }
+    /// ```
+    pub fn portal(&self) -> Option<Portal> {
+        self.addr.as_ref().map(|addr| Portal::to(self.aid.clone(), Some(addr.clone())))
+    }
 }
 
 impl Tree {
