@@ -3,17 +3,19 @@ mod call;
 mod cancel;
 mod json;
 mod list;
+mod look;
 mod pick;
 mod text;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use teamster::discovery::{Tree, trees};
+use teamster::discovery::trees;
 
+use crate::look::Seen;
 use crate::text::printable;
 
 /// Looks at this user's running actor trees.
@@ -27,8 +29,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Lists the actors of all running trees, a line each.
+    ///
+    /// CALLS: those that it serves now; `?` where it does not tell, being stopped. RSS: the memory that its process holds.
+    /// CPU%: the share of one processor that it has taken since its start.
     Ps(Output),
-    /// Draws the running trees.
+    /// Draws the running trees, with the columns of `ps`.
     Tree(Output),
     /// Calls a function of a running actor, and prints its result as JSON.
     Call(Call),
@@ -96,34 +101,16 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
-    if let Command::Attach(Socket { socket }) = &command {
-        return teamster::debug::attach(socket).with_context(|| {
-            format!(
-                "nobody to attach to at {}: a tree listens there while TEAMSTER_DEBUG_LISTEN says so to it, and an \
-                     actor of it has stopped",
-                socket.display()
-            )
-        });
-    }
-    if let Command::Cancel(Cancel { actor }) = &command {
-        return printed(&cancel::cancel(actor)?);
-    }
-    if let Command::Call(Call { on, list, endpoint, args }) = &command {
-        return printed(&match endpoint {
-            Some(endpoint) if !list => call::call(on.as_deref(), endpoint, args)?,
-            _ => call::list(on.as_deref())?,
-        });
-    }
-    let trees = trees()?;
-    if trees.is_empty() {
-        eprintln!("no trees are running");
-    }
     let text = match command {
-        Command::Ps(Output { json: true }) | Command::Tree(Output { json: true }) => list::json(&trees),
-        Command::Ps(_) => list::ps(&trees),
-        Command::Tree(_) => list::tree(&trees),
-        Command::Dump(Dump { name }) => dumps(&trees, name.as_deref())?,
-        Command::Attach(_) | Command::Call(_) | Command::Cancel(_) => String::new(), // they have been seen to
+        Command::Ps(Output { json }) => listed(if json { list::json } else { list::ps })?,
+        Command::Tree(Output { json }) => listed(if json { list::json } else { list::tree })?,
+        Command::Dump(Dump { name }) => dumps(name.as_deref())?,
+        Command::Call(Call { on, list: false, endpoint: Some(endpoint), args }) => {
+            call::call(on.as_deref(), &endpoint, &args)?
+        }
+        Command::Call(Call { on, .. }) => call::list(on.as_deref())?,
+        Command::Cancel(Cancel { actor }) => cancel::cancel(&actor)?,
+        Command::Attach(Socket { socket }) => return attach(&socket),
     };
     printed(&text)
 }
@@ -136,11 +123,33 @@ fn printed(text: &str) -> anyhow::Result<()> {
     }
 }
 
+fn attach(socket: &Path) -> anyhow::Result<()> {
+    teamster::debug::attach(socket).with_context(|| {
+        format!(
+            "nobody to attach to at {}: a tree listens there while TEAMSTER_DEBUG_LISTEN says so to it, and an \
+                 actor of it has stopped",
+            socket.display()
+        )
+    })
+}
+
+fn listed(show: fn(&[Seen]) -> String) -> anyhow::Result<String> {
+    let trees = look::look()?;
+    if trees.is_empty() {
+        eprintln!("{NO_TREES}");
+    }
+    Ok(show(&trees))
+}
+
 /// All trees that have such an actor. One that does not answer is left out, and that is said.
-fn dumps(trees: &[Tree], name: Option<&str>) -> anyhow::Result<String> {
+fn dumps(name: Option<&str>) -> anyhow::Result<String> {
+    let trees = trees()?;
+    if trees.is_empty() {
+        eprintln!("{NO_TREES}");
+    }
     let mut text = String::new();
     let mut silent = 0;
-    for tree in trees {
+    for tree in &trees {
         match teamster::debug::dump(&tree.folder, name) {
             Ok(dump) => text.extend(dump),
             Err(error) => {
@@ -157,3 +166,5 @@ fn dumps(trees: &[Tree], name: Option<&str>) -> anyhow::Result<String> {
         _ => Ok(text),
     }
 }
+
+const NO_TREES: &str = "no trees are running";

@@ -12,6 +12,21 @@ pub(crate) fn age(age: Duration) -> String {
     }
 }
 
+/// A size in three digits at most: `512`, `3.1M`.
+pub(crate) fn bytes(count: u64) -> String {
+    let mut size = count as f64;
+    let mut units = ["", "K", "M", "G", "T", "P", "E"].iter();
+    let mut unit = units.next();
+    while size >= 999.5
+        && let Some(larger) = units.next()
+    {
+        size /= 1024.0;
+        unit = Some(larger);
+    }
+    let digits = if unit == Some(&"") || size >= 9.95 { 0 } else { 1 };
+    format!("{size:.digits$}{}", unit.unwrap_or(&""))
+}
+
 /// A type's name without the modules of the standard library, which nobody writes.
 pub(crate) fn short_type(name: &str) -> String {
     let mut short = String::new();
@@ -57,6 +72,14 @@ mod tests {
         let cases = [(5, "5s"), (60, "1m00s"), (3_599, "59m59s"), (7_500, "2h05m"), (360_000, "4d04h")];
         for (seconds, text) in cases {
             assert_eq!(age(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn a_size_has_three_digits_at_most() {
+        let cases = [(0, "0"), (999, "999"), (1_000, "1.0K"), (3_250_586, "3.1M"), (1 << 30, "1.0G"), (10_239, "10K")];
+        for (count, text) in cases {
+            assert_eq!(bytes(count), text);
         }
     }
 

@@ -1,5 +1,5 @@
 //! Does `teamster` show the trees that run?
-use serde_json::Value;
+use serde_json::{Value, json};
 use teamster::{Error, Portal, open_nursery, rpc};
 
 #[path = "support/tool.rs"]
@@ -25,7 +25,7 @@ async fn a_running_tree_is_listed_and_drawn() -> Result<(), Error> {
             let leaf = teamster::wait_for_actor("leaf").await?;
             let listed = printed(["ps"]).await;
             let lines: Vec<Vec<&str>> = listed.lines().map(|line| line.split_whitespace().collect()).collect();
-            assert_eq!(lines[0], ["NAME", "UUID", "PID", "STATE", "AGE", "PARENT"], "{listed}");
+            assert_eq!(lines[0], ["NAME", "UUID", "PID", "STATE", "CALLS", "RSS", "CPU%", "AGE", "PARENT"], "{listed}");
             let names: Vec<&str> = lines[1..].iter().map(|line| line[0]).collect();
             assert_eq!(names, ["root", "mid", "leaf"], "{listed}");
             let pids: Vec<String> = lines[1..].iter().map(|line| line[2].to_owned()).collect();
@@ -35,10 +35,15 @@ async fn a_running_tree_is_listed_and_drawn() -> Result<(), Error> {
             let short = |portal: &Portal| portal.aid().uuid().simple().to_string()[..8].to_owned();
             assert_eq!([lines[2][1], lines[3][1]], [short(&mid), short(&leaf)], "{listed}");
             // A ready actor's state has a second word: its process's.
-            assert_eq!(lines[1][6], "-", "{listed}");
-            assert_eq!(lines[3][6], format!("mid@{}", short(&mid)), "{listed}");
+            assert_eq!(lines[1][9], "-", "{listed}");
+            assert_eq!(lines[3][9], format!("mid@{}", short(&mid)), "{listed}");
             let is_age = |age: &str| age.strip_suffix('s').is_some_and(|seconds| seconds.parse::<u8>().is_ok());
-            assert!(lines[1..].iter().all(|line| is_age(line[5])), "{listed}");
+            assert!(lines[1..].iter().all(|line| is_age(line[8])), "{listed}");
+
+            let calls: Vec<&str> = lines[1..].iter().map(|line| line[5]).collect();
+            assert_eq!(calls, ["0", "1", "0"], "{listed}");
+            assert!(lines[1..].iter().all(|line| line[6].ends_with('M')), "{listed}");
+            assert!(lines[1..].iter().all(|line| line[7].parse::<f64>().is_ok()), "{listed}");
 
             let drawn = printed(["tree"]).await;
             let column = |name| drawn.lines().find_map(|line| line.find(name)).expect("it is drawn");
@@ -49,6 +54,11 @@ async fn a_running_tree_is_listed_and_drawn() -> Result<(), Error> {
                 let trees: Value = serde_json::from_str(&json).expect("it is JSON");
                 assert_eq!(trees.as_array().map(Vec::len), Some(1), "{json}");
                 assert_eq!(trees[0]["pid"], std::process::id(), "{json}");
+                let mid = &trees[0]["actors"][1];
+                assert_eq!((&mid["calls_in_flight"], &mid["calls_waited_for"]), (&json!(1), &json!(0)), "{json}");
+                assert_eq!(trees[0]["actors"][0]["calls_waited_for"], json!(1), "{json}");
+                assert!(mid["rss_bytes"].as_u64().is_some_and(|bytes| bytes > 100_000), "{json}");
+                assert!(mid["cpu_seconds"].as_f64().is_some_and(|cpu| cpu < 3600.0), "{json}");
                 for name in ["root", "mid", "leaf"] {
                     assert!(json.contains(&format!("\"{name}\"")), "{json}");
                 }
@@ -107,4 +117,52 @@ async fn where_nothing_runs_it_says_so() {
     assert_eq!(printed(["ps", "--json"]).await.trim(), "[]");
     let wrong = teamster(["sp"]).await;
     assert_eq!(wrong.status.code(), Some(2));
+}
+
+/// Neither a stuck runtime nor a stopped process holds a listing up; the stuck one tells, too.
+#[teamster::test]
+async fn whoever_is_stuck_is_listed_with_its_calls() -> Result<(), Error> {
+    open_nursery(async |an| {
+        let (stuck, stopped) = tokio::try_join!(an.start_actor("stuck"), an.start_actor("stopped"))?;
+        let look = async {
+            ENTERED.acquire().await.expect("it is never closed").forget();
+            let pid = rustix::process::Pid::from_raw(i32::try_from(stopped.aid().pid())?).ok_or("no pid")?;
+            rustix::process::kill_process(pid, rustix::process::Signal::STOP)?;
+            while !std::fs::read_to_string(format!("/proc/{}/stat", stopped.aid().pid()))?.contains(") T ") {
+                tokio::task::yield_now().await; // the kernel tells only its parent's control thread
+            }
+            let began = std::time::Instant::now();
+            let listed = printed(["ps"]).await;
+            assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+            let line = |name: &str| -> Vec<String> {
+                let line = listed.lines().find(|line| line.starts_with(name)).expect("it is listed");
+                line.split_whitespace().map(str::to_owned).collect()
+            };
+            assert_eq!(line("stuck")[5], "1", "{listed}");
+            assert_eq!((&*line("stopped")[4], &*line("stopped")[5]), ("T", "?"), "{listed}");
+            assert!(stuck.kill_actor().await?.exit == teamster::ExitKind::Signal(9));
+            rustix::process::kill_process(pid, rustix::process::Signal::CONT)?;
+            Ok::<_, teamster::BoxError>(())
+        };
+        let (call, looked) = tokio::join!(stuck.run(spin(teamster::this_actor()?)), look);
+        call.expect_err("it was killed");
+        looked
+    })
+    .await
+}
+
+static ENTERED: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(0);
+
+#[rpc]
+async fn entered() {
+    ENTERED.add_permits(1);
+}
+
+/// Never lets go of its thread again.
+#[rpc]
+async fn spin(parent: Portal) -> teamster::Result<()> {
+    parent.run(entered()).await?;
+    loop {
+        std::thread::park();
+    }
 }

@@ -65,6 +65,7 @@ impl Service for Actor {
         if self.is_cancelled() {
             return refuse(WireError::NotStarted { reason: "the actor is ending".into() });
         }
+        let began = self.served.begins();
         let path = (registration.path)();
         let scope = Scope::new(path, None);
         let (future, context) = match registration.run {
@@ -108,6 +109,7 @@ impl Service for Actor {
                     if let Some(core) = &context {
                         core.is_over();
                     }
+                    self.served.ended(began);
                     return self.answer(line, dialog, &scope, done, start.deadline);
                 }
                 end = Some(done);
@@ -116,7 +118,8 @@ impl Service for Actor {
             is_told = true;
         }
         let origin = Origin::Dialog { path, dialog, line: Arc::clone(line) };
-        let served = Served { actor: Arc::clone(self), line: Arc::clone(line), dialog, scope, context, deadline };
+        let served =
+            Served { actor: Arc::clone(self), line: Arc::clone(line), dialog, scope, context, deadline, began };
         let task = Serving { task, starts: (!is_told).then(|| (Arc::clone(line), dialog)) };
         self.spawn(origin, served.run(task, end));
     }
@@ -254,6 +257,8 @@ struct Served {
     scope: Arc<Scope>,
     context: Option<Arc<ContextCore>>,
     deadline: Option<(Instant, Duration)>,
+    /// When it arrived, if somebody wants to know how long it takes.
+    began: Option<Instant>,
 }
 
 impl Served {
@@ -277,6 +282,7 @@ impl Served {
             core.is_over();
         }
         let after = self.deadline.map(|(_, after)| after);
+        self.actor.served.ended(self.began);
         self.actor.answer(&self.line, self.dialog, &self.scope, end, after);
         // While others are served, their answers may share the driver's write.
         self.line.flush_soon(self.line.serves_none());

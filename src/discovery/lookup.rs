@@ -14,11 +14,13 @@ use super::election::leader_socket;
 use super::idle::Idle;
 use super::names::Names;
 use super::table::{Liveness, NameTable, Place, Record};
-use super::wire::{Refusal, Reply, Request, Scope, page};
+use super::wire::{Refusal, Reply, Request, Scope, loads, page};
 use crate::actor::Actor;
 use crate::actor::control::Command;
+use crate::actor::load::Loads;
 use crate::msg::death::Receipt;
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
+use crate::msg::load::Load;
 use crate::transport::folder::Base;
 
 /// What a registrar knows.
@@ -103,6 +105,7 @@ impl Server {
             Request::Wait { name, scope } => Ok(Reply::Found(Some(self.wait(name, scope).await))),
             Request::Tree { after } => Ok(oldest_first(self.names.all(), after)),
             Request::End { aid, by } => Ok(Reply::Ended(self.end(aid, by).await.map(Box::new))),
+            Request::Loads => Ok(loads(self.loads().await)),
             Request::Join { .. } => Err(Refusal::NotLeader),
         };
         answered.unwrap_or_else(Reply::Refused)
@@ -120,6 +123,21 @@ impl Server {
             // The tree ends, and this registrar in a moment: that is what the one who asks waits for.
             Err(_) => std::future::pending().await,
         }
+    }
+
+    /// How much the actors of this tree have to do: of those that tell it in time.
+    async fn loads(&self) -> Vec<Load> {
+        let asked = Loads::new();
+        if let Some(root) = self.actor.wait().await.upgrade() {
+            root.control.send(Command::Loads { asked: Arc::clone(&asked) });
+        }
+        let expected: Vec<Uuid> = self.names.serving(None).iter().map(Record::uuid).collect();
+        let has_told = |come: &[Load], actor: &Uuid| come.iter().any(|load| load.actor == *actor);
+        asked
+            .collect(TOLD_WITHIN, |come| {
+                come.len() >= expected.len() && expected.iter().all(|actor| has_told(come, actor))
+            })
+            .await
     }
 
     async fn find(&self, name: String, scope: Scope) -> Result<Option<Record>, Refusal> {
@@ -337,6 +355,8 @@ fn oldest_first(mut records: Vec<Record>, after: Option<Place>) -> Reply {
     page(records.into_iter().filter(|record| Some(record.born) > after))
 }
 
+/// How long those are waited for that do not tell their load: they are stopped, or start, or end.
+const TOLD_WITHIN: Duration = Duration::from_millis(200);
 /// How long a lookup waits for a leader.
 pub(super) const GAP: Duration = Duration::from_secs(1);
 const ASK_PAUSE: Duration = Duration::from_millis(10);

@@ -26,6 +26,7 @@ pub(crate) use registrar::Registrar;
 pub(crate) use table::Record;
 pub use trees::{ActorState, Tree, TreeActor, trees};
 
+pub use crate::msg::load::{Latencies, Load};
 pub use crate::transport::folder::FolderError;
 
 /// Why a lookup has no answer. That nobody has the name is an answer, and no error.

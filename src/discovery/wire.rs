@@ -16,6 +16,7 @@ use crate::msg::codec;
 use crate::msg::death::Receipt;
 use crate::msg::frame::Encoding;
 use crate::msg::ident::Aid;
+use crate::msg::load::{CLASSES, Load};
 
 /// The first bytes of both sides: by them a stranger at the address is known.
 pub(super) const GREETING: &[u8; 21] = b"teamster-registrar 1\n";
@@ -36,6 +37,8 @@ pub(super) enum Request {
     /// End an actor of the registrar's own tree on behalf of `by`, who is outside. The reply comes when it is gone;
     /// where the tree ends with it, the connection's end is the reply.
     End { aid: Aid, by: Aid },
+    /// How much the actors of the registrar's own tree have to do, as far as they tell at once.
+    Loads,
 }
 
 /// Where to look.
@@ -70,6 +73,8 @@ pub(super) enum Reply {
     Refused(Refusal),
     /// It is gone. `None`: it was no actor of this tree, or is not any more.
     Ended(Option<Box<Receipt>>),
+    /// In no order.
+    Loads(Vec<Load>),
 }
 
 /// Why there is no answer.
@@ -154,6 +159,12 @@ pub(super) fn page(records: impl IntoIterator<Item = Record>) -> Reply {
     Reply::Page { records: page, more: false }
 }
 
+/// As many as fit into a reply: of a tree so large that not all do, nobody reads them all.
+pub(super) fn loads(mut loads: Vec<Load>) -> Reply {
+    loads.truncate(REPLY_BYTES as usize / LOAD_BYTES);
+    Reply::Loads(loads)
+}
+
 /// `None` for one that fits into no message: nobody can ask for such a name either.
 pub(super) fn encoded_bytes(record: &Record) -> Option<usize> {
     let texts = record.aid.name().len() + record.aid.host().len();
@@ -189,6 +200,8 @@ pub(super) const REQUEST_BYTES: u32 = 64 << 10;
 pub(super) const REPLY_BYTES: u32 = 1 << 20;
 /// A longer name can't be asked for.
 pub(super) const NAME_BYTES: usize = 4096;
+/// What a load needs at most.
+const LOAD_BYTES: usize = 128 + CLASSES * 9;
 const PAGE_BYTES: usize = 512 << 10;
 /// What a record needs at most beside its texts; a socket's path has 107 bytes.
 const RECORD_BYTES: usize = 320;
