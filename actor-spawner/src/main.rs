@@ -3,6 +3,7 @@ mod call;
 mod cancel;
 mod json;
 mod list;
+mod log;
 mod look;
 mod pick;
 mod text;
@@ -41,6 +42,10 @@ enum Command {
     Cancel(Cancel),
     /// Prints what every actor does at this moment, stuck and stopped ones too.
     Dump(Dump),
+    /// Prints what the actors of the running trees log, as it comes.
+    ///
+    /// That is what they send up to their root: see TEAMSTER_LOG. Nothing of before is kept anywhere.
+    Log(Log),
     /// Opens the debugger's prompt of a tree in this terminal.
     Attach(Socket),
 }
@@ -81,6 +86,18 @@ struct Dump {
 }
 
 #[derive(Debug, Args)]
+struct Log {
+    /// Waits for more, until the trees end: there is nothing to be printed without.
+    #[arg(short, long, required = true)]
+    follow: bool,
+    /// Only what the actors of this name log, or whose uuid begins so.
+    actor: Option<String>,
+    /// Prints a JSON object a line instead, with all that is known.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 struct Output {
     /// Prints a JSON array of trees instead, with all that is known.
     #[arg(long)]
@@ -89,7 +106,7 @@ struct Output {
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             match error.downcast_ref::<teamster::Error>() {
                 Some(error) => eprintln!("teamster: {}", error.report()),
@@ -100,7 +117,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     let text = match command {
         Command::Ps(Output { json }) => listed(if json { list::json } else { list::ps })?,
         Command::Tree(Output { json }) => listed(if json { list::json } else { list::tree })?,
@@ -110,9 +127,17 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Call(Call { on, .. }) => call::list(on.as_deref())?,
         Command::Cancel(Cancel { actor }) => cancel::cancel(&actor)?,
-        Command::Attach(Socket { socket }) => return attach(&socket),
+        Command::Log(Log { actor, json, follow: _ }) => {
+            log::follow(actor.as_deref(), json)?;
+            String::new()
+        }
+        Command::Attach(Socket { socket }) => {
+            attach(&socket)?;
+            String::new()
+        }
     };
-    printed(&text)
+    printed(&text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn printed(text: &str) -> anyhow::Result<()> {

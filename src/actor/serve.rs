@@ -133,6 +133,7 @@ impl Service for Actor {
     }
 
     fn on_log(&self, line: &DataLine, text: &[u8]) {
+        super::log::follow::offer(&self.root, &line.peer, text);
         super::log::emit(&line.peer, text);
     }
 

@@ -18,6 +18,8 @@ use super::wire::{Refusal, Reply, Request, Scope, loads, page};
 use crate::actor::Actor;
 use crate::actor::control::Command;
 use crate::actor::load::Loads;
+use crate::actor::log;
+use crate::actor::log::follow::Follower;
 use crate::msg::death::Receipt;
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
 use crate::msg::load::Load;
@@ -106,7 +108,7 @@ impl Server {
             Request::Tree { after } => Ok(oldest_first(self.names.all(), after)),
             Request::End { aid, by } => Ok(Reply::Ended(self.end(aid, by).await.map(Box::new))),
             Request::Loads => Ok(loads(self.loads().await)),
-            Request::Join { .. } => Err(Refusal::NotLeader),
+            Request::Join { .. } | Request::Follow => Err(Refusal::NotLeader),
         };
         answered.unwrap_or_else(Reply::Refused)
     }
@@ -123,6 +125,13 @@ impl Server {
             // The tree ends, and this registrar in a moment: that is what the one who asks waits for.
             Err(_) => std::future::pending().await,
         }
+    }
+
+    /// The log lines of this tree from now on, and what its actors log. `None`: the tree ends.
+    pub(super) async fn follow(&self) -> Option<(Follower, String)> {
+        let root = self.actor.wait().await.upgrade()?;
+        let directives = log::directives_for(None, root.settings.log.as_ref()).unwrap_or_default();
+        Some((Follower::of(&root.aid), directives))
     }
 
     /// How much the actors of this tree have to do: of those that tell it in time.

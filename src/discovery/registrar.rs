@@ -200,6 +200,7 @@ async fn converse(server: Arc<Server>, mut stream: UnixStream, idle: super::idle
             Request::Join { root, folder } if server.leads() => {
                 return membership::grant_lease(&server, stream, &root, folder).await;
             }
+            Request::Follow => return send_log(&server, stream).await,
             Request::Join { .. } => Reply::Refused(Refusal::NotLeader),
             request => tokio::select! {
                 biased; // most answers are there at once
@@ -213,6 +214,19 @@ async fn converse(server: Arc<Server>, mut stream: UnixStream, idle: super::idle
     .await;
 }
 
+/// Sends log lines as they come, to one who may be slow: what he has no room for is dropped before it gets here.
+async fn send_log(server: &Server, mut stream: UnixStream) -> io::Result<()> {
+    let Some((follower, directives)) = server.follow().await else { return Ok(()) };
+    wire::send(&mut stream, &Reply::Following { directives }).await?;
+    loop {
+        let lines = tokio::select! {
+            lines = follower.next(BATCH_BYTES) => lines,
+            () = hung_up(&mut stream) => return Ok(()),
+        };
+        wire::send(&mut stream, &Reply::Lines(lines)).await?;
+    }
+}
+
 /// A client says nothing after its request, so whatever comes means that it no longer waits.
 async fn hung_up(stream: &mut UnixStream) {
     let _ = stream.read(&mut [0]).await;
@@ -221,6 +235,8 @@ async fn hung_up(stream: &mut UnixStream) {
 /// How many may be served at once at one door, waits included: half of the usual 1,024
 /// descriptors stay for the tree. Above it a client is told so, and tries again.
 const CONNECTIONS: usize = 512;
+/// Bytes of log lines that are sent at once.
+const BATCH_BYTES: usize = 64 << 10;
 /// How many may be silent at once. Above it the oldest is closed, if it was silent for a second.
 const IDLE_CONNECTIONS: usize = 256;
 /// How long a client may take to fetch its reply.

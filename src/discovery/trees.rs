@@ -1,4 +1,5 @@
 //! Which trees of this user run on this host?
+use std::collections::VecDeque;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -9,8 +10,9 @@ use uuid::Uuid;
 use super::DiscoveryError;
 use super::registrar::registrar_socket;
 use super::table::Record;
-use super::wire::{Reply, Request, ask_blocking};
+use super::wire::{Reply, Request, ask_blocking, next_blocking};
 use crate::actor::current::host_name;
+use crate::actor::log::follow::LogRecord;
 use crate::actor::process::{ProcessStat, age};
 use crate::msg::death::{ExitKind, Receipt};
 use crate::msg::ident::{Addr, Aid, CancelRequest, Canceller};
@@ -177,6 +179,87 @@ impl Tree {
             Reply::Loads(loads) => Ok(loads),
             Reply::Refused(refusal) => Err(io::Error::other(DiscoveryError::from(refusal))),
             _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+impl Tree {
+    /// Follows the log of this tree from now on: what its actors send up, and what the root logs under `TEAMSTER_LOG`
+    /// itself. Lines of a root whose program has a subscriber of its own are that subscriber's alone.
+    ///
+    /// A tree that nobody follows pays nothing for it. Whoever reads slower than it logs loses the oldest lines, and a
+    /// line in their place says how many.
+    ///
+    /// # Errors
+    ///
+    /// What the system says where the tree can't be asked.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let trees = teamster::discovery::trees()?;
+    /// let own = trees.iter().find(|tree| tree.pid == std::process::id()).expect("it runs");
+    /// let log = own.follow_log()?;
+    /// println!("its actors log {:?}", log.directives());
+    /// # Ok(()) }).await }
+    /// ```
+    pub fn follow_log(&self) -> io::Result<LogRecords> {
+        let mut stream = UnixStream::connect(registrar_socket(&self.folder))?;
+        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+        stream.set_write_timeout(Some(ANSWER_WITHIN))?;
+        match ask_blocking(&mut stream, &Request::Follow)? {
+            Reply::Following { directives } => {
+                stream.set_read_timeout(None)?; // its next line may take days
+                Ok(LogRecords { stream: Some(stream), directives, come: VecDeque::new() })
+            }
+            Reply::Refused(refusal) => Err(io::Error::other(DiscoveryError::from(refusal))),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+/// The log lines of a tree as they come, until it ends. Waiting for the next one blocks.
+///
+/// # Examples
+///
+/// See [`Tree::follow_log`].
+#[derive(Debug)]
+pub struct LogRecords {
+    /// `None`: it has ended.
+    stream: Option<UnixStream>,
+    directives: String,
+    /// A message's worth of lines, at most.
+    come: VecDeque<LogRecord>,
+}
+
+impl LogRecords {
+    /// What an actor of this tree sends up that its builder told nothing else: `info`, `my_crate=debug,warn`, `off`.
+    ///
+    /// # Examples
+    ///
+    /// See [`Tree::follow_log`].
+    pub fn directives(&self) -> &str {
+        &self.directives
+    }
+}
+
+impl Iterator for LogRecords {
+    type Item = io::Result<LogRecord>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(record) = self.come.pop_front() {
+                return Some(Ok(record));
+            }
+            match next_blocking(self.stream.as_mut()?) {
+                Ok(Reply::Lines(lines)) => self.come.extend(lines.iter().filter_map(|line| LogRecord::decode(line))),
+                Ok(_) => self.stream = None, // it speaks of something else: there is nothing to follow
+                Err(error) => {
+                    self.stream = None;
+                    return (!is_end(&error)).then_some(Err(error));
+                }
+            }
         }
     }
 }

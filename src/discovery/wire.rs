@@ -6,6 +6,7 @@
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -39,6 +40,9 @@ pub(super) enum Request {
     End { aid: Aid, by: Aid },
     /// How much the actors of the registrar's own tree have to do, as far as they tell at once.
     Loads,
+    /// The log lines of the registrar's own tree from now on: [`Reply::Following`], then [`Reply::Lines`] as they come,
+    /// as long as this connection stands.
+    Follow,
 }
 
 /// Where to look.
@@ -75,6 +79,12 @@ pub(super) enum Reply {
     Ended(Option<Box<Receipt>>),
     /// In no order.
     Loads(Vec<Load>),
+    /// What actors of this tree log that are told nothing else.
+    Following {
+        directives: String,
+    },
+    /// At least one, as they travel between actors.
+    Lines(Vec<Bytes>),
 }
 
 /// Why there is no answer.
@@ -136,6 +146,11 @@ pub(super) fn ask_blocking(mut stream: impl Read + Write, request: &Request) -> 
     let mut greeting = [0; GREETING.len()];
     stream.read_exact(&mut greeting)?;
     check_greeting(&greeting)?;
+    next_blocking(stream)
+}
+
+/// A further reply to the same request.
+pub(super) fn next_blocking(mut stream: impl Read) -> io::Result<Reply> {
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
     let length = check_length(u32::from_le_bytes(length), REPLY_BYTES)?;
