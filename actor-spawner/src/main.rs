@@ -7,10 +7,12 @@ mod log;
 mod look;
 mod pick;
 mod text;
+mod top;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -46,6 +48,8 @@ enum Command {
     ///
     /// That is what they send up to their root: see TEAMSTER_LOG. Nothing of before is kept anywhere.
     Log(Log),
+    /// Shows the running trees live: calls, latencies, queues, memory and CPU of each actor.
+    Top(Top),
     /// Opens the debugger's prompt of a tree in this terminal.
     Attach(Socket),
 }
@@ -98,6 +102,19 @@ struct Log {
 }
 
 #[derive(Debug, Args)]
+struct Top {
+    /// Seconds between two looks.
+    #[arg(long, default_value = "1", value_name = "SECONDS", value_parser = seconds)]
+    every: Duration,
+}
+
+fn seconds(text: &str) -> anyhow::Result<Duration> {
+    let seconds: f64 = text.parse()?;
+    anyhow::ensure!((0.05..=3600.0).contains(&seconds), "from 0.05 to 3600");
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+#[derive(Debug, Args)]
 struct Output {
     /// Prints a JSON array of trees instead, with all that is known.
     #[arg(long)]
@@ -135,6 +152,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             attach(&socket)?;
             String::new()
         }
+        Command::Top(Top { every }) => return top::top(every),
     };
     printed(&text)?;
     Ok(ExitCode::SUCCESS)
