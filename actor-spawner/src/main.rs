@@ -1,10 +1,12 @@
 //! The command line of teamster: what runs on this machine?
 mod call;
 mod cancel;
+mod doctor;
 mod json;
 mod list;
 mod log;
 mod look;
+mod pages;
 mod pick;
 mod text;
 mod top;
@@ -15,7 +17,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use teamster::discovery::trees;
 
 use crate::look::Seen;
@@ -50,6 +52,19 @@ enum Command {
     Log(Log),
     /// Shows the running trees live: calls, latencies, queues, memory and CPU of each actor.
     Top(Top),
+    /// Looks whether this host, and others, can do what teamster needs; says what mends it where they can't.
+    ///
+    /// Fails where something does not work at all. Another host is reached by the user's own ssh, and nobody is asked
+    /// for a password.
+    Doctor(Doctor),
+    /// Prints what a shell completes with.
+    ///
+    /// For bash: teamster completions bash > ~/.local/share/bash-completion/completions/teamster
+    Completions(Completions),
+    /// Prints the manual's page of the tool, or of one of its commands, for `man`.
+    ///
+    /// teamster man > ~/.local/share/man/man1/teamster.1
+    Man(Man),
     /// Opens the debugger's prompt of a tree in this terminal.
     Attach(Socket),
 }
@@ -99,6 +114,24 @@ struct Log {
     /// Prints a JSON object a line instead, with all that is known.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Doctor {
+    /// Other hosts, as ssh knows them.
+    hosts: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct Completions {
+    /// Which shell.
+    shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+struct Man {
+    /// A command of the tool.
+    command: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -152,6 +185,13 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             attach(&socket)?;
             String::new()
         }
+        Command::Doctor(Doctor { hosts }) => {
+            let (text, code) = doctor::doctor(&hosts);
+            printed(&text)?;
+            return Ok(code);
+        }
+        Command::Completions(Completions { shell }) => pages::completions(Cli::command(), shell),
+        Command::Man(Man { command }) => pages::man(Cli::command(), command.as_deref())?,
         Command::Top(Top { every }) => return top::top(every),
     };
     printed(&text)?;
