@@ -467,7 +467,7 @@ impl<S, I, O> fmt::Debug for Context<S, I, O> {
 /// The entry for one context endpoint.
 #[doc(hidden)]
 pub const fn register_context<E: ContextEndpoint>() -> Registration {
-    Registration { path: path_of::<E>, location: E::LOCATION, run: Run::Context(serve::<E>) }
+    Registration::of::<E>(Run::Context(serve::<E>))
 }
 
 fn serve<E: ContextEndpoint>(

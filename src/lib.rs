@@ -90,6 +90,7 @@ pub mod tasks;
 pub mod testing;
 mod transport;
 
+pub use actor::catalog::EndpointInfo;
 pub use actor::crash::post_mortem;
 pub use actor::endpoint::{BoxFuture, Call, Data, Endpoint, Fallible, Function};
 pub use actor::on_exit;

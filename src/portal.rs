@@ -4,18 +4,23 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::sync::oneshot;
 
+use crate::actor::catalog::{self, CONTEXT_BY_PATH, EndpointInfo};
 use crate::actor::child::Child;
 use crate::actor::control::Command;
 use crate::actor::current::{self, with_current};
-use crate::actor::endpoint::{Call, Endpoint, Function, decode_output, encode_args, path_of, with_both_types};
+use crate::actor::endpoint::{
+    Call, Endpoint, Endpoints, Function, decode_output, encode_args, path_of, with_both_types,
+};
 use crate::actor::peers::{self, Lost, Process, canceller};
 use crate::actor::{Actor, DataLine};
 use crate::channel::{LineEnd, Outcome, Outgoing, Payload, Refused};
 use crate::error::{CodecError, Error};
 use crate::msg::addr::{Addr, Addrs};
+use crate::msg::codec;
 use crate::msg::death::{ExitKind, Receipt};
 use crate::msg::frame::{self, Encoding};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
@@ -133,6 +138,80 @@ impl Portal {
         let prepared = Prepared::new::<E>(&call.args, line.encoding, line.limit())?;
         let bytes = self.exchange(&actor, line, &prepared).await.map_err(with_both_types::<E>)?;
         decode_result::<E>(&bytes)
+    }
+
+    /// Calls a function of the other actor whose type is not known here, by its path: for tools, and for programs
+    /// that talk to others.
+    ///
+    /// `args` is a tuple, or whatever else serde writes as the same sequence; structs travel with the names of their
+    /// fields, and may come back without them between programs of one build. What the path leads to is asked first,
+    /// which costs a second round trip. Each path that is called so is kept for as long as the program runs.
+    ///
+    /// # Errors
+    ///
+    /// As [`Portal::run`], and [`Error::Usage`] if the path leads to a context.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Portal::run`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// #[teamster::rpc(name = "shop.add")]
+    /// async fn add(a: i64, b: i64) -> i64 { a + b }
+    ///
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let frank = an.start_actor("frank").await?;
+    /// let sum: i64 = frank.run_by_path("shop.add", (1, 2)).await?;
+    /// assert_eq!(sum, 3);
+    /// # Ok(()) }).await }
+    /// ```
+    pub async fn run_by_path<A, T>(&self, path: &str, args: A) -> Result<T, Error>
+    where
+        A: Serialize + Send,
+        T: DeserializeOwned,
+    {
+        let actor = self.actor()?;
+        let path = Endpoints::of_program().kept(path);
+        let mut encoded = Vec::new();
+        codec::encode_into(&args, Encoding::Named, &mut encoded)
+            .map_err(|failure| Error::Codec(CodecError::encoding(path, "the arguments", failure)))?;
+        let bytes = if actor.aid == self.inner.aid {
+            actor.run_here(path, &encoded).await?
+        } else {
+            if self.run(catalog::is_context(path.to_owned())).await? {
+                return Err(Error::Usage(CONTEXT_BY_PATH));
+            }
+            let line = self.line(&actor).await?;
+            let prepared = Prepared::of_bytes(path, encoded, Encoding::Named, line.limit())?;
+            self.exchange(&actor, line, &prepared).await?
+        };
+        codec::decode(&bytes).map_err(|failure| Error::Codec(CodecError::decoding(path, "the result", failure)))
+    }
+
+    /// What may be called in the other actor, by path.
+    ///
+    /// # Errors
+    ///
+    /// As [`Portal::run`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// for endpoint in an.start_actor("frank").await?.endpoints().await? {
+    ///     println!("{} -> {}", endpoint.path, endpoint.output);
+    /// }
+    /// # Ok(()) }).await }
+    /// ```
+    pub async fn endpoints(&self) -> Result<Vec<EndpointInfo>, Error> {
+        self.run(catalog::endpoints()).await
     }
 
     /// Calls a child of ours, and keeps the result as it came.
@@ -396,6 +475,10 @@ impl Prepared {
         let path = path_of::<E>();
         let mut args = Vec::with_capacity(64);
         let encoding = encode_args::<E>(args_of_call, want, &mut args).map_err(Error::Codec)?;
+        Prepared::of_bytes(path, args, encoding, limit)
+    }
+
+    fn of_bytes(path: &'static str, args: Vec<u8>, encoding: Encoding, limit: u32) -> Result<Self, Error> {
         if !frame::fits(path, args.len(), limit) {
             return Err(Error::Codec(CodecError::too_long(path, "the arguments", args.len(), limit)));
         }

@@ -1,13 +1,27 @@
 //! The command line of teamster: what runs on this machine?
+mod call;
+mod cancel;
+mod doctor;
+mod json;
+mod list;
+mod log;
+mod look;
+mod pages;
+mod pick;
+mod text;
+mod top;
+
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
-use serde_json::{Value, json};
-use teamster::discovery::{ActorState, Tree, TreeActor, trees};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use teamster::discovery::trees;
+
+use crate::look::Seen;
+use crate::text::printable;
 
 /// Looks at this user's running actor trees.
 #[derive(Debug, Parser)]
@@ -20,11 +34,37 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Lists the actors of all running trees, a line each.
+    ///
+    /// CALLS: those that it serves now; `?` where it does not tell, being stopped. RSS: the memory that its process holds.
+    /// CPU%: the share of one processor that it has taken since its start.
     Ps(Output),
-    /// Draws the running trees.
+    /// Draws the running trees, with the columns of `ps`.
     Tree(Output),
+    /// Calls a function of a running actor, and prints its result as JSON.
+    Call(Call),
+    /// Ends an actor with all that is below it, waits until it is gone, and says how it ended.
+    Cancel(Cancel),
     /// Prints what every actor does at this moment, stuck and stopped ones too.
     Dump(Dump),
+    /// Prints what the actors of the running trees log, as it comes.
+    ///
+    /// That is what they send up to their root: see TEAMSTER_LOG. Nothing of before is kept anywhere.
+    Log(Log),
+    /// Shows the running trees live: calls, latencies, queues, memory and CPU of each actor.
+    Top(Top),
+    /// Looks whether this host, and others, can do what teamster needs; says what mends it where they can't.
+    ///
+    /// Fails where something does not work at all. Another host is reached by the user's own ssh, and nobody is asked
+    /// for a password.
+    Doctor(Doctor),
+    /// Prints what a shell completes with.
+    ///
+    /// For bash: teamster completions bash > ~/.local/share/bash-completion/completions/teamster
+    Completions(Completions),
+    /// Prints the manual's page of the tool, or of one of its commands, for `man`.
+    ///
+    /// teamster man > ~/.local/share/man/man1/teamster.1
+    Man(Man),
     /// Opens the debugger's prompt of a tree in this terminal.
     Attach(Socket),
 }
@@ -37,9 +77,74 @@ struct Socket {
 }
 
 #[derive(Debug, Args)]
+struct Call {
+    /// The actor, by its name or the beginning of its uuid. Default: the root of the only tree.
+    #[arg(long, value_name = "ACTOR")]
+    on: Option<String>,
+    /// Shows what can be called there instead.
+    #[arg(long)]
+    list: bool,
+    /// The path of the function, as in `my_program::add`, or its end.
+    #[arg(required_unless_present = "list")]
+    endpoint: Option<String>,
+    /// A JSON array of its arguments. A value that is no array is its only argument.
+    #[arg(default_value = "[]", value_name = "ARGS-AS-JSON", allow_hyphen_values = true)]
+    args: String,
+}
+
+#[derive(Debug, Args)]
+struct Cancel {
+    /// Its name, or the beginning of its uuid. With a root its whole tree ends.
+    actor: String,
+}
+
+#[derive(Debug, Args)]
 struct Dump {
     /// Only the actors of this name, or whose uuid begins so, and what is below them.
     name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Log {
+    /// Waits for more, until the trees end: there is nothing to be printed without.
+    #[arg(short, long, required = true)]
+    follow: bool,
+    /// Only what the actors of this name log, or whose uuid begins so.
+    actor: Option<String>,
+    /// Prints a JSON object a line instead, with all that is known.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Doctor {
+    /// Other hosts, as ssh knows them.
+    hosts: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct Completions {
+    /// Which shell.
+    shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+struct Man {
+    /// A command of the tool.
+    command: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Top {
+    /// Seconds between two looks.
+    #[arg(long, default_value = "1", value_name = "SECONDS", value_parser = seconds)]
+    every: Duration,
+}
+
+fn seconds(text: &str) -> anyhow::Result<Duration> {
+    let seconds: f64 = text.parse()?;
+    anyhow::ensure!((0.05..=3600.0).contains(&seconds), "from 0.05 to 3600");
+    Ok(Duration::from_secs_f64(seconds))
 }
 
 #[derive(Debug, Args)]
@@ -51,37 +156,49 @@ struct Output {
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
-            eprintln!("teamster: {error:#}");
+            match error.downcast_ref::<teamster::Error>() {
+                Some(error) => eprintln!("teamster: {}", error.report()),
+                None => eprintln!("teamster: {error:#}"),
+            }
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
-    if let Command::Attach(Socket { socket }) = &command {
-        return teamster::debug::attach(socket).with_context(|| {
-            format!(
-                "nobody to attach to at {}: a tree listens there while TEAMSTER_DEBUG_LISTEN says so to it, and an \
-                     actor of it has stopped",
-                socket.display()
-            )
-        });
-    }
-    let trees = trees()?;
-    if trees.is_empty() {
-        eprintln!("no trees are running");
-    }
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     let text = match command {
-        Command::Ps(Output { json: true }) | Command::Tree(Output { json: true }) => {
-            format!("{:#}\n", Value::from_iter(trees.iter().map(tree_json)))
+        Command::Ps(Output { json }) => listed(if json { list::json } else { list::ps })?,
+        Command::Tree(Output { json }) => listed(if json { list::json } else { list::tree })?,
+        Command::Dump(Dump { name }) => dumps(name.as_deref())?,
+        Command::Call(Call { on, list: false, endpoint: Some(endpoint), args }) => {
+            call::call(on.as_deref(), &endpoint, &args)?
         }
-        Command::Ps(_) => aligned(&PS_HEADER, &ps_rows(&trees)),
-        Command::Tree(_) => aligned(&TREE_HEADER, &tree_rows(&trees)),
-        Command::Dump(Dump { name }) => dumps(&trees, name.as_deref())?,
-        Command::Attach(_) => String::new(), // it has been seen to
+        Command::Call(Call { on, .. }) => call::list(on.as_deref())?,
+        Command::Cancel(Cancel { actor }) => cancel::cancel(&actor)?,
+        Command::Log(Log { actor, json, follow: _ }) => {
+            log::follow(actor.as_deref(), json)?;
+            String::new()
+        }
+        Command::Attach(Socket { socket }) => {
+            attach(&socket)?;
+            String::new()
+        }
+        Command::Doctor(Doctor { hosts }) => {
+            let (text, code) = doctor::doctor(&hosts);
+            printed(&text)?;
+            return Ok(code);
+        }
+        Command::Completions(Completions { shell }) => pages::completions(Cli::command(), shell),
+        Command::Man(Man { command }) => pages::man(Cli::command(), command.as_deref())?,
+        Command::Top(Top { every }) => return top::top(every),
     };
+    printed(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn printed(text: &str) -> anyhow::Result<()> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         // `teamster ps | head` has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -89,11 +206,33 @@ fn run(command: Command) -> anyhow::Result<()> {
     }
 }
 
+fn attach(socket: &Path) -> anyhow::Result<()> {
+    teamster::debug::attach(socket).with_context(|| {
+        format!(
+            "nobody to attach to at {}: a tree listens there while TEAMSTER_DEBUG_LISTEN says so to it, and an \
+                 actor of it has stopped",
+            socket.display()
+        )
+    })
+}
+
+fn listed(show: fn(&[Seen]) -> String) -> anyhow::Result<String> {
+    let trees = look::look()?;
+    if trees.is_empty() {
+        eprintln!("{NO_TREES}");
+    }
+    Ok(show(&trees))
+}
+
 /// All trees that have such an actor. One that does not answer is left out, and that is said.
-fn dumps(trees: &[Tree], name: Option<&str>) -> anyhow::Result<String> {
+fn dumps(name: Option<&str>) -> anyhow::Result<String> {
+    let trees = trees()?;
+    if trees.is_empty() {
+        eprintln!("{NO_TREES}");
+    }
     let mut text = String::new();
     let mut silent = 0;
-    for tree in trees {
+    for tree in &trees {
         match teamster::debug::dump(&tree.folder, name) {
             Ok(dump) => text.extend(dump),
             Err(error) => {
@@ -111,167 +250,4 @@ fn dumps(trees: &[Tree], name: Option<&str>) -> anyhow::Result<String> {
     }
 }
 
-const PS_HEADER: [&str; 6] = ["NAME", "UUID", "PID", "STATE", "AGE", "PARENT"];
-const TREE_HEADER: [&str; 5] = ["NAME", "UUID", "PID", "STATE", "AGE"];
-
-fn ps_rows(trees: &[Tree]) -> Vec<[String; 6]> {
-    let mut rows = Vec::new();
-    for tree in trees {
-        if tree.actors.is_empty() {
-            let [name, uuid, pid, state, age] = silent(tree);
-            rows.push([name, uuid, pid, state, age, "-".into()]);
-        }
-        for actor in &tree.actors {
-            let [uuid, pid, state, age] = columns(actor);
-            rows.push([printable(actor.aid.name()), uuid, pid, state, age, parent(tree, actor)]);
-        }
-    }
-    rows
-}
-
-fn tree_rows(trees: &[Tree]) -> Vec<[String; 5]> {
-    let mut rows = Vec::new();
-    for tree in trees {
-        if tree.actors.is_empty() {
-            rows.push(silent(tree));
-        }
-        // Whoever has lost its parent stands on the left too: nobody may be left out.
-        let tops = tree.actors.iter().filter(|actor| parent_of(tree, actor).is_none());
-        for top in tops {
-            draw(tree, top, "", "", &mut rows);
-        }
-    }
-    rows
-}
-
-/// One actor with its children; `first` stands before its own line, `rest` before theirs.
-fn draw(tree: &Tree, actor: &TreeActor, first: &str, rest: &str, rows: &mut Vec<[String; 5]>) {
-    let [uuid, pid, state, age] = columns(actor);
-    rows.push([format!("{first}{}", printable(actor.aid.name())), uuid, pid, state, age]);
-    let children: Vec<&TreeActor> = tree.actors.iter().filter(|child| child.parent == Some(actor.aid.uuid())).collect();
-    for (index, child) in children.iter().enumerate() {
-        let (branch, below) = if index + 1 == children.len() { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-        draw(tree, child, &format!("{rest}{branch}"), &format!("{rest}{below}"), rows);
-    }
-}
-
-fn columns(actor: &TreeActor) -> [String; 4] {
-    let process = actor.process_state.map_or_else(|| "gone".into(), String::from);
-    [
-        actor.aid.uuid().simple().to_string()[..8].into(),
-        actor.aid.pid().to_string(),
-        format!("{} {process}", state(actor.state)),
-        age(actor.age),
-    ]
-}
-
-/// A tree that does not answer: what the kernel knows of its root.
-fn silent(tree: &Tree) -> [String; 5] {
-    let process = tree.process_state.map_or_else(|| "gone".into(), String::from);
-    ["?".into(), "-".into(), tree.pid.to_string(), format!("silent {process}"), "-".into()]
-}
-
-fn parent(tree: &Tree, actor: &TreeActor) -> String {
-    match (parent_of(tree, actor), actor.parent) {
-        (Some(parent), _) => printable(&parent.aid.to_string()),
-        (None, Some(uuid)) => uuid.simple().to_string()[..8].into(),
-        (None, None) => "-".into(),
-    }
-}
-
-fn parent_of<'a>(tree: &'a Tree, actor: &TreeActor) -> Option<&'a TreeActor> {
-    tree.actors.iter().find(|other| Some(other.aid.uuid()) == actor.parent)
-}
-
-fn state(state: ActorState) -> &'static str {
-    match state {
-        ActorState::Booting => "booting",
-        ActorState::Ready => "ready",
-        _ => "unknown",
-    }
-}
-
-/// The two largest units: `2h05m`.
-fn age(age: Duration) -> String {
-    let seconds = age.as_secs();
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3_600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
-        3_600..86_400 => format!("{}h{:02}m", seconds / 3_600, seconds / 60 % 60),
-        _ => format!("{}d{:02}h", seconds / 86_400, seconds / 3_600 % 24),
-    }
-}
-
-/// A name is the user's: it must not move the terminal's cursor.
-fn printable(name: &str) -> String {
-    let escaped = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
-    name.chars().map(escaped).collect()
-}
-
-/// Columns as wide as their widest cell. Nothing at all without rows.
-fn aligned<const N: usize>(header: &[&str; N], rows: &[[String; N]]) -> String {
-    if rows.is_empty() {
-        return String::new();
-    }
-    let header = header.map(String::from);
-    let mut widths = [0; N];
-    for row in std::iter::once(&header).chain(rows) {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let line = |row: &[String; N]| {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        format!("{}\n", cells.join("  ").trim_end())
-    };
-    std::iter::once(&header).chain(rows).map(line).collect()
-}
-
-fn tree_json(tree: &Tree) -> Value {
-    json!({
-        "folder": tree.folder.to_string_lossy(),
-        "pid": tree.pid,
-        "process_state": tree.process_state,
-        "answered": !tree.actors.is_empty(),
-        "actors": tree.actors.iter().map(actor_json).collect::<Value>(),
-    })
-}
-
-fn actor_json(actor: &TreeActor) -> Value {
-    json!({
-        "name": actor.aid.name(),
-        "uuid": actor.aid.uuid().to_string(),
-        "pid": actor.aid.pid(),
-        "host": actor.aid.host(),
-        "parent": actor.parent.map(|uuid| uuid.to_string()),
-        "state": state(actor.state),
-        "process_state": actor.process_state,
-        "age_seconds": actor.age.as_secs_f64(),
-        "addr": actor.addr.as_ref().map(ToString::to_string),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_age_has_two_units() {
-        let cases = [(5, "5s"), (60, "1m00s"), (3_599, "59m59s"), (7_500, "2h05m"), (360_000, "4d04h")];
-        for (seconds, text) in cases {
-            assert_eq!(age(Duration::from_secs(seconds)), text);
-        }
-    }
-
-    #[test]
-    fn columns_are_aligned() {
-        let rows = [["é".into(), "1".into()], ["long name".into(), "2".into()]];
-        assert_eq!(aligned(&["A", "B"], &rows), "A          B\né          1\nlong name  2\n");
-        assert_eq!(aligned(&["A"], &[]), "");
-    }
-
-    #[test]
-    fn a_name_does_not_reach_the_terminal_as_a_command() {
-        assert_eq!(printable("a\x1b[2Jb\n"), "a\\u{1b}[2Jb\\n");
-    }
-}
+const NO_TREES: &str = "no trees are running";

@@ -1,11 +1,12 @@
 //! Which functions of this program can be called, and how does a call run one?
 use std::any::type_name;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -404,7 +405,16 @@ pub(crate) type RunResult = Result<(Vec<u8>, Encoding), Failure>;
 pub struct Registration {
     pub(crate) path: fn() -> &'static str,
     pub(crate) location: &'static str,
+    pub(crate) args: &'static [Arg],
+    pub(crate) output: fn() -> &'static str,
     pub(crate) run: Run,
+}
+
+impl Registration {
+    /// The entry of a function that is run so.
+    pub(crate) const fn of<F: Function>(run: Run) -> Registration {
+        Registration { path: path_of::<F>, location: F::LOCATION, args: F::ARGS, output: type_name::<F::Output>, run }
+    }
 }
 
 /// Every endpoint of this program.
@@ -415,7 +425,7 @@ pub static ENDPOINTS: [Registration];
 /// The entry for one endpoint.
 #[doc(hidden)]
 pub const fn register<E: Endpoint>() -> Registration {
-    Registration { path: path_of::<E>, location: E::LOCATION, run: Run::Rpc(run::<E>) }
+    Registration::of::<E>(Run::Rpc(run::<E>))
 }
 
 fn run<E: Endpoint>(bytes: &[u8], want: Encoding) -> Result<BoxFuture<'static, RunResult>, CodecError> {
@@ -501,6 +511,32 @@ impl Endpoints {
 
     pub(crate) fn find(&self, path: &str) -> Option<Found> {
         self.by_path.get(path).copied()
+    }
+
+    /// The same path, for as long as the program runs.
+    pub(crate) fn kept(&self, path: &str) -> &'static str {
+        /// Paths of other programs: as many as there are functions that somebody calls so.
+        static OTHERS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+        if let Some((own, _)) = self.by_path.get_key_value(path) {
+            return own;
+        }
+        let mut others = OTHERS.lock();
+        match others.get(path) {
+            Some(kept) => kept,
+            None => {
+                let kept: &'static str = Box::leak(path.into());
+                others.insert(kept);
+                kept
+            }
+        }
+    }
+
+    /// Those that their path leads to, in no order.
+    pub(crate) fn callable(&self) -> impl Iterator<Item = &'static Registration> {
+        self.by_path.values().filter_map(|found| match found {
+            Found::One(registration) => Some(*registration),
+            Found::Ambiguous { .. } => None,
+        })
     }
 }
 

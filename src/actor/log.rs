@@ -22,6 +22,7 @@ use crate::msg::codec;
 use crate::msg::frame::Encoding;
 use crate::msg::ident::Aid;
 
+pub(crate) mod follow;
 mod terminal;
 #[cfg(test)]
 mod tests;
@@ -323,21 +324,30 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for RingLayer {
             return;
         }
         let _silence = silence(); // a field's `Debug` may log
-        let mut values = Values::default();
-        event.record(&mut values);
-        let spans = context.event_scope(event).into_iter().flat_map(|scope| scope.from_root());
-        let line = LogLine {
-            actor: Some(Origin::of(&self.ring.aid)),
-            level: level_number(*metadata.level()),
-            time_us: now_us(),
-            target: metadata.target().into(),
-            message: values.message.into(),
-            fields: values.fields,
-            spans: spans.map(|span| span.name().into()).collect(),
-            file: metadata.file().map(Cow::Borrowed),
-            line: metadata.line(),
-        };
-        self.ring.push(line.encode());
+        self.ring.push(line_of(event, &context, Origin::of(&self.ring.aid)).encode());
+    }
+}
+
+/// An event of this process as it travels.
+fn line_of<'a, S: Subscriber + for<'s> LookupSpan<'s>>(
+    event: &Event<'a>,
+    context: &Context<'_, S>,
+    origin: Origin<'a>,
+) -> LogLine<'a> {
+    let metadata = event.metadata();
+    let mut values = Values::default();
+    event.record(&mut values);
+    let spans = context.event_scope(event).into_iter().flat_map(|scope| scope.from_root());
+    LogLine {
+        actor: Some(origin),
+        level: level_number(*metadata.level()),
+        time_us: now_us(),
+        target: metadata.target().into(),
+        message: values.message.into(),
+        fields: values.fields,
+        spans: spans.map(|span| span.name().into()).collect(),
+        file: metadata.file().map(Cow::Borrowed),
+        line: metadata.line(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is this process doing?
 pub(crate) mod boot;
 pub(crate) mod build;
+pub(crate) mod catalog;
 pub(crate) mod child;
 pub(crate) mod clock;
 pub(crate) mod context;
@@ -12,6 +13,7 @@ pub(crate) mod endpoint;
 pub(crate) mod failure;
 pub(crate) mod hold;
 pub(crate) mod listener;
+pub(crate) mod load;
 pub(crate) mod log;
 pub(crate) mod panics;
 pub(crate) mod peers;
@@ -130,6 +132,8 @@ pub(crate) struct Actor {
     pub(crate) names: Option<Arc<dyn control::NameSink>>,
     /// Contexts that other actors may ask to end.
     pub(crate) context_handles: Mutex<context::Handles>,
+    /// Calls of others that have ended here.
+    pub(crate) served: load::Served,
     /// Calls between their arrival and their first poll.
     pub(crate) starting_calls: AtomicUsize,
     on_exit: Mutex<Vec<ExitHook>>,
@@ -219,6 +223,7 @@ impl Actor {
             lines: Mutex::default(),
             peers: Mutex::default(),
             context_handles: Mutex::default(),
+            served: load::Served::default(),
             starting_calls: AtomicUsize::new(0),
             expected: Mutex::default(),
             log_ring: parts.log_ring,

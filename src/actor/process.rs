@@ -12,6 +12,9 @@ pub(crate) struct ProcessStat {
     pub(crate) state: char,
     pub(crate) parent: u32,
     pub(crate) group: u32,
+    /// The processor time that it has taken, in clock ticks.
+    cpu_ticks: u64,
+    rss_pages: u64,
     /// When it started, in clock ticks since boot: with its pid, what sets it apart from every
     /// other process of this boot.
     pub(crate) start_ticks: u64,
@@ -29,15 +32,25 @@ impl ProcessStat {
     fn parse(stat: &str) -> Option<ProcessStat> {
         let (name, rest) = stat.split_once(" (")?.1.rsplit_once(") ")?;
         let mut fields = rest.split_ascii_whitespace();
-        Some(ProcessStat {
-            name: name.to_owned(),
-            state: fields.next()?.chars().next()?,
-            parent: fields.next()?.parse().ok()?,
-            group: fields.next()?.parse().ok()?,
-            start_ticks: fields.nth(16)?.parse().ok()?,
-            // It has memory (a kernel thread has none, nor a zombie), and no end of an environment in it.
-            is_in_exec: fields.next().is_some_and(|size| size != "0") && fields.nth(27) == Some("0"),
-        })
+        let state = fields.next()?.chars().next()?;
+        let (parent, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        let cpu_ticks = fields.nth(8)?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
+        let start_ticks = fields.nth(6)?.parse().ok()?;
+        // It has memory (a kernel thread has none, nor a zombie), and no end of an environment in it.
+        let has_memory = fields.next().is_some_and(|size| size != "0");
+        let rss_pages = fields.next().and_then(|pages| pages.parse().ok()).unwrap_or(0);
+        let is_in_exec = has_memory && fields.nth(26) == Some("0");
+        Some(ProcessStat { name: name.to_owned(), state, parent, group, cpu_ticks, rss_pages, start_ticks, is_in_exec })
+    }
+
+    /// Bytes of memory that it holds.
+    pub(crate) fn rss_bytes(&self) -> u64 {
+        self.rss_pages.saturating_mul(rustix::param::page_size() as u64)
+    }
+
+    /// The processor time that it has taken since its start.
+    pub(crate) fn cpu(&self) -> Duration {
+        ticks(self.cpu_ticks)
     }
 
     /// Whether it runs, or could if it were let.
@@ -75,11 +88,13 @@ fn ticks_now() -> u64 {
 
 /// How long ago a process started.
 pub(crate) fn age(start_ticks: u64) -> Duration {
+    since_boot().saturating_sub(ticks(start_ticks))
+}
+
+fn ticks(count: u64) -> Duration {
     let per_second = rustix::param::clock_ticks_per_second().max(1);
-    let started = Duration::from_nanos(
-        u64::try_from(u128::from(start_ticks) * 1_000_000_000 / u128::from(per_second)).unwrap_or(u64::MAX),
-    );
-    since_boot().saturating_sub(started)
+    let nanos = u128::from(count) * 1_000_000_000 / u128::from(per_second);
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 /// The time since the machine's boot: the same clock in every process of this host.
@@ -96,6 +111,7 @@ mod tests {
     fn it_reads_this_process() {
         let stat = ProcessStat::read(std::process::id()).unwrap();
         assert!(stat.is_alive());
+        assert!(stat.rss_bytes() > 100_000 && stat.cpu() < Duration::from_secs(3600), "{stat:?}");
         assert!(age(stat.start_ticks) < Duration::from_secs(3600));
         assert_eq!(ProcessStat::read(u32::MAX), None);
     }

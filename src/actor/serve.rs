@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use super::catalog::CONTEXT_BY_PATH;
 use super::context::{ContextCore, Side};
 use super::crash::{self, CallInfo};
 use super::current::Current;
@@ -17,8 +18,8 @@ use super::scope::{End, Scope, Scoped, run_deferred};
 use super::traces::Origin;
 use super::{Actor, DataLine, panics};
 use crate::channel::{Last, LineEnd, Service, Start};
-use crate::error::CodecError;
-use crate::msg::frame::{self, Frame};
+use crate::error::{CodecError, Error};
+use crate::msg::frame::{self, Encoding, Frame};
 use crate::msg::ident::{CancelRequest, Canceller};
 use crate::msg::remote_error::WireError;
 use crate::proto::dialog::Overruns;
@@ -64,6 +65,7 @@ impl Service for Actor {
         if self.is_cancelled() {
             return refuse(WireError::NotStarted { reason: "the actor is ending".into() });
         }
+        let began = self.served.begins();
         let path = (registration.path)();
         let scope = Scope::new(path, None);
         let (future, context) = match registration.run {
@@ -107,6 +109,7 @@ impl Service for Actor {
                     if let Some(core) = &context {
                         core.is_over();
                     }
+                    self.served.ended(began);
                     return self.answer(line, dialog, &scope, done, start.deadline);
                 }
                 end = Some(done);
@@ -115,7 +118,8 @@ impl Service for Actor {
             is_told = true;
         }
         let origin = Origin::Dialog { path, dialog, line: Arc::clone(line) };
-        let served = Served { actor: Arc::clone(self), line: Arc::clone(line), dialog, scope, context, deadline };
+        let served =
+            Served { actor: Arc::clone(self), line: Arc::clone(line), dialog, scope, context, deadline, began };
         let task = Serving { task, starts: (!is_told).then(|| (Arc::clone(line), dialog)) };
         self.spawn(origin, served.run(task, end));
     }
@@ -129,6 +133,7 @@ impl Service for Actor {
     }
 
     fn on_log(&self, line: &DataLine, text: &[u8]) {
+        super::log::follow::offer(&self.root, &line.peer, text);
         super::log::emit(&line.peer, text);
     }
 
@@ -159,7 +164,25 @@ pub(crate) const OWN_ENDPOINTS: &str = "teamster.";
 const LOG_BATCH_BYTES: usize = 16 * 1024;
 
 impl Actor {
-    fn exposes(&self, path: &str) -> bool {
+    /// Runs a function of this very actor by its path, in the task that asks.
+    pub(crate) async fn run_here(&self, path: &str, args: &[u8]) -> Result<Vec<u8>, Error> {
+        let (endpoint, aid) = (path.to_owned(), self.aid.clone());
+        let run = match self.resolve(path) {
+            Resolved::Known(Registration { run: Run::Rpc(run), .. }) => run,
+            Resolved::Known(Registration { run: Run::Context(_), .. }) => {
+                return Err(Error::Usage(CONTEXT_BY_PATH));
+            }
+            Resolved::NotExposed => return Err(Error::NotExposed { endpoint, aid }),
+            Resolved::Unknown => return Err(Error::NoSuchEndpoint { endpoint, aid }),
+            Resolved::Ambiguous { first, second } => {
+                return Err(Error::Ambiguous { endpoint, first: first.to_owned(), second: second.to_owned() });
+            }
+        };
+        let ran = run(args, Encoding::Named).map_err(Error::Codec)?.await;
+        ran.map(|(bytes, _)| bytes).map_err(Failure::into_error)
+    }
+
+    pub(crate) fn exposes(&self, path: &str) -> bool {
         let Some(exposed) = &self.settings.expose else { return true };
         if path.starts_with(OWN_ENDPOINTS) {
             return true;
@@ -235,6 +258,8 @@ struct Served {
     scope: Arc<Scope>,
     context: Option<Arc<ContextCore>>,
     deadline: Option<(Instant, Duration)>,
+    /// When it arrived, if somebody wants to know how long it takes.
+    began: Option<Instant>,
 }
 
 impl Served {
@@ -258,6 +283,7 @@ impl Served {
             core.is_over();
         }
         let after = self.deadline.map(|(_, after)| after);
+        self.actor.served.ended(self.began);
         self.actor.answer(&self.line, self.dialog, &self.scope, end, after);
         // While others are served, their answers may share the driver's write.
         self.line.flush_soon(self.line.serves_none());

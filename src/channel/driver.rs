@@ -320,6 +320,7 @@ impl<S: Service> Channel<S> {
             Frame::Ended { .. } => return Err(violated(Violation::Misplaced("Ended"))),
             Frame::ObituaryAsked { .. } => return Err(violated(Violation::Misplaced("ObituaryAsked"))),
             Frame::Dump { .. } => return Err(violated(Violation::Misplaced("Dump"))),
+            Frame::Load { .. } => return Err(violated(Violation::Misplaced("Load"))),
             Frame::Stuck { .. } => return Err(violated(Violation::Misplaced("Stuck"))),
             Frame::Obituary { .. } => return Err(violated(Violation::Misplaced("Obituary"))),
             Frame::Hold { .. } => return Err(violated(Violation::Misplaced("Hold"))),

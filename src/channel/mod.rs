@@ -11,6 +11,7 @@ pub(crate) mod link;
 #[cfg(feature = "debug")]
 pub(crate) mod look;
 mod out;
+mod tally;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -171,9 +171,13 @@ fn path(registrar: &Addr) -> &Path {
 fn unexpected(registrar: &Addr, reply: Reply) -> DiscoveryError {
     match reply {
         Reply::Refused(refusal) => refusal.into(),
-        Reply::Found(_) | Reply::Page { .. } | Reply::Joined => {
-            DiscoveryError::Foreign { path: path(registrar).to_owned() }
-        }
+        Reply::Found(_)
+        | Reply::Page { .. }
+        | Reply::Joined
+        | Reply::Ended(_)
+        | Reply::Loads(_)
+        | Reply::Following { .. }
+        | Reply::Lines(_) => DiscoveryError::Foreign { path: path(registrar).to_owned() },
     }
 }
 

@@ -1,12 +1,12 @@
 //! What does a registrar answer?
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{SetOnce, oneshot, watch};
 use uuid::Uuid;
 
 use super::client;
@@ -14,8 +14,15 @@ use super::election::leader_socket;
 use super::idle::Idle;
 use super::names::Names;
 use super::table::{Liveness, NameTable, Place, Record};
-use super::wire::{Refusal, Reply, Request, Scope, page};
-use crate::msg::ident::Aid;
+use super::wire::{Refusal, Reply, Request, Scope, loads, page};
+use crate::actor::Actor;
+use crate::actor::control::Command;
+use crate::actor::load::Loads;
+use crate::actor::log;
+use crate::actor::log::follow::Follower;
+use crate::msg::death::Receipt;
+use crate::msg::ident::{Aid, CancelRequest, Canceller};
+use crate::msg::load::Load;
 use crate::transport::folder::Base;
 
 /// What a registrar knows.
@@ -31,6 +38,8 @@ pub(super) struct Server {
     /// The names of the other trees, while it leads. Used by the registrar's thread alone.
     leases: Mutex<HashMap<u64, Lease>>,
     next_lease: AtomicU64,
+    /// The root itself, once it has booted.
+    actor: SetOnce<Weak<Actor>>,
 }
 
 /// Its place among this user's registrars.
@@ -77,7 +86,14 @@ impl Server {
             idle: Idle::default(),
             leases: Mutex::default(),
             next_lease: AtomicU64::new(0),
+            actor: SetOnce::new(),
         }
+    }
+
+    /// From now on it answers what only the root itself can.
+    pub(super) fn serve_for(&self, actor: Weak<Actor>) {
+        // Set once: a registrar has one root.
+        let _ = self.actor.set(actor);
     }
 
     pub(super) fn leads(&self) -> bool {
@@ -90,9 +106,47 @@ impl Server {
             Request::List { name, scope, after } => self.list(name, scope).await.map(|all| newest_first(all, after)),
             Request::Wait { name, scope } => Ok(Reply::Found(Some(self.wait(name, scope).await))),
             Request::Tree { after } => Ok(oldest_first(self.names.all(), after)),
-            Request::Join { .. } => Err(Refusal::NotLeader),
+            Request::End { aid, by } => Ok(Reply::Ended(self.end(aid, by).await.map(Box::new))),
+            Request::Loads => Ok(loads(self.loads().await)),
+            Request::Join { .. } | Request::Follow => Err(Refusal::NotLeader),
         };
         answered.unwrap_or_else(Reply::Refused)
+    }
+
+    /// Ends an actor of this tree, for somebody outside of it, and waits until it is gone.
+    async fn end(&self, aid: Aid, by: Aid) -> Option<Receipt> {
+        let (told, word) = oneshot::channel();
+        if let Some(root) = self.actor.wait().await.upgrade() {
+            let canceller = Canceller { aid: by, request: CancelRequest::Actor };
+            root.control.send(Command::EndOther { aid, canceller, told });
+        }
+        match word.await {
+            Ok(receipt) => receipt,
+            // The tree ends, and this registrar in a moment: that is what the one who asks waits for.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// The log lines of this tree from now on, and what its actors log. `None`: the tree ends.
+    pub(super) async fn follow(&self) -> Option<(Follower, String)> {
+        let root = self.actor.wait().await.upgrade()?;
+        let directives = log::directives_for(None, root.settings.log.as_ref()).unwrap_or_default();
+        Some((Follower::of(&root.aid), directives))
+    }
+
+    /// How much the actors of this tree have to do: of those that tell it in time.
+    async fn loads(&self) -> Vec<Load> {
+        let asked = Loads::new();
+        if let Some(root) = self.actor.wait().await.upgrade() {
+            root.control.send(Command::Loads { asked: Arc::clone(&asked) });
+        }
+        let expected: Vec<Uuid> = self.names.serving(None).iter().map(Record::uuid).collect();
+        let has_told = |come: &[Load], actor: &Uuid| come.iter().any(|load| load.actor == *actor);
+        asked
+            .collect(TOLD_WITHIN, |come| {
+                come.len() >= expected.len() && expected.iter().all(|actor| has_told(come, actor))
+            })
+            .await
     }
 
     async fn find(&self, name: String, scope: Scope) -> Result<Option<Record>, Refusal> {
@@ -310,6 +364,8 @@ fn oldest_first(mut records: Vec<Record>, after: Option<Place>) -> Reply {
     page(records.into_iter().filter(|record| Some(record.born) > after))
 }
 
+/// How long those are waited for that do not tell their load: they are stopped, or start, or end.
+const TOLD_WITHIN: Duration = Duration::from_millis(200);
 /// How long a lookup waits for a leader.
 pub(super) const GAP: Duration = Duration::from_secs(1);
 const ASK_PAUSE: Duration = Duration::from_millis(10);

@@ -24,8 +24,10 @@ pub use actors::{find_actor, find_actors, list_actors, wait_for_actor};
 pub(crate) use names::Names;
 pub(crate) use registrar::Registrar;
 pub(crate) use table::Record;
-pub use trees::{ActorState, Tree, TreeActor, trees};
+pub use trees::{ActorState, LogRecords, Tree, TreeActor, trees};
 
+pub use crate::actor::log::follow::LogRecord;
+pub use crate::msg::load::{Latencies, Load};
 pub use crate::transport::folder::FolderError;
 
 /// Why a lookup has no answer. That nobody has the name is an answer, and no error.

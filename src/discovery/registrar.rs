@@ -19,6 +19,7 @@ use super::lookup::{Role, Server};
 use super::membership;
 use super::names::Names;
 use super::wire::{self, REQUEST_BYTES, Refusal, Reply, Request};
+use crate::actor::Actor;
 use crate::msg::addr::Addr;
 use crate::msg::ident::Aid;
 use crate::transport::folder::{Base, FolderError};
@@ -29,7 +30,6 @@ pub(crate) struct Registrar {
     socket: PathBuf,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
-    #[cfg(test)]
     server: Arc<Server>,
 }
 
@@ -52,19 +52,12 @@ impl Registrar {
         let (started, start) = mpsc::sync_channel(1);
         let server = Arc::new(Server::new(base.clone(), folder.to_owned(), names, root));
         let stopped = stop.clone();
-        #[cfg(test)]
         let watched = server.clone();
         let thread = std::thread::Builder::new()
             .name("teamster-names".into())
             .spawn(move || run(server, listener, stopped, &started))?;
         // From here on a failure ends the thread and removes the socket.
-        let registrar = Registrar {
-            socket,
-            stop,
-            thread: Some(thread),
-            #[cfg(test)]
-            server: watched,
-        };
+        let registrar = Registrar { socket, stop, thread: Some(thread), server: watched };
         start.recv().unwrap_or_else(|_| Err(io::Error::other("the registrar's thread panicked")))?;
         Ok(registrar)
     }
@@ -72,6 +65,11 @@ impl Registrar {
     /// Where the actors of this tree ask.
     pub(crate) fn addr(&self) -> Addr {
         Addr::Uds(self.socket.clone())
+    }
+
+    /// The root has booted: what has to be asked of itself is answered from now on.
+    pub(crate) fn serve_for(&self, root: &Arc<Actor>) {
+        self.server.serve_for(Arc::downgrade(root));
     }
 
     #[cfg(test)]
@@ -203,6 +201,7 @@ async fn converse(server: Arc<Server>, mut stream: UnixStream, idle: super::idle
             Request::Join { root, folder } if server.leads() => {
                 return membership::grant_lease(&server, stream, &root, folder).await;
             }
+            Request::Follow => return send_log(&server, stream).await,
             Request::Join { .. } => Reply::Refused(Refusal::NotLeader),
             request => tokio::select! {
                 biased; // most answers are there at once
@@ -216,6 +215,19 @@ async fn converse(server: Arc<Server>, mut stream: UnixStream, idle: super::idle
     .await;
 }
 
+/// Sends log lines as they come, to one who may be slow: what he has no room for is dropped before it gets here.
+async fn send_log(server: &Server, mut stream: UnixStream) -> io::Result<()> {
+    let Some((follower, directives)) = server.follow().await else { return Ok(()) };
+    wire::send(&mut stream, &Reply::Following { directives }).await?;
+    loop {
+        let lines = tokio::select! {
+            lines = follower.next(BATCH_BYTES) => lines,
+            () = hung_up(&mut stream) => return Ok(()),
+        };
+        wire::send(&mut stream, &Reply::Lines(lines)).await?;
+    }
+}
+
 /// A client says nothing after its request, so whatever comes means that it no longer waits.
 async fn hung_up(stream: &mut UnixStream) {
     let _ = stream.read(&mut [0]).await;
@@ -224,6 +236,8 @@ async fn hung_up(stream: &mut UnixStream) {
 /// How many may be served at once at one door, waits included: half of the usual 1,024
 /// descriptors stay for the tree. Above it a client is told so, and tries again.
 const CONNECTIONS: usize = 512;
+/// Bytes of log lines that are sent at once.
+const BATCH_BYTES: usize = 64 << 10;
 /// How many may be silent at once. Above it the oldest is closed, if it was silent for a second.
 const IDLE_CONNECTIONS: usize = 256;
 /// How long a client may take to fetch its reply.

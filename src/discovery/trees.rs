@@ -1,17 +1,24 @@
 //! Which trees of this user run on this host?
+use std::collections::VecDeque;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::DiscoveryError;
 use super::registrar::registrar_socket;
 use super::table::Record;
-use super::wire::{Reply, Request, ask_blocking};
+use super::wire::{Reply, Request, ask_blocking, next_blocking};
+use crate::actor::current::host_name;
+use crate::actor::log::follow::LogRecord;
 use crate::actor::process::{ProcessStat, age};
 use crate::msg::addr::Addr;
-use crate::msg::ident::Aid;
+use crate::msg::death::{ExitKind, Receipt};
+use crate::msg::ident::{Aid, CancelRequest, Canceller};
+use crate::msg::load::Load;
+use crate::portal::Portal;
 use crate::transport::folder::{Base, FolderError};
 
 /// A running tree.
@@ -62,8 +69,216 @@ pub struct TreeActor {
     pub process_state: Option<char>,
     /// How long its process has run.
     pub age: Duration,
+    /// Bytes of memory that its process holds (its resident set). `None` if it ended just now.
+    pub rss_bytes: Option<u64>,
+    /// The processor time that its process has taken since its start. `None` if it ended just now.
+    pub cpu: Option<Duration>,
     /// Where it serves, once it does.
     pub addr: Option<Addr>,
+}
+
+impl TreeActor {
+    /// A portal to it, for the actor that this code is part of. `None`: it does not serve yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let frank = an.start_actor("frank").await?;
+    /// let trees = teamster::discovery::trees()?;
+    /// let found = trees.iter().flat_map(|tree| &tree.actors).find(|actor| actor.aid == *frank.aid());
+    /// let portal = found.and_then(|actor| actor.portal()).expect("it serves");
+    /// assert_eq!(portal.run(add(1, 2)).await?, 3);
+    /// # Ok(()) }).await }
+    /// ```
+    pub fn portal(&self) -> Option<Portal> {
+        self.addr.as_ref().map(|addr| Portal::to(self.aid.clone(), Some(addr.clone().into())))
+    }
+}
+
+impl Tree {
+    /// Asks an actor of this tree to end, from outside of it, and waits until it is gone.
+    ///
+    /// The request goes by the tree's control threads, as [`Portal::cancel_actor`](crate::Portal::cancel_actor) from
+    /// within does: a stuck actor hears it as well, and is killed when its grace is over. The tree names this process
+    /// as the one that asked, by its program's name. With the root the whole tree ends.
+    ///
+    /// Of the tree itself, and of an actor whose tree has ended with it, the receipt knows no exit.
+    /// `None`: the tree has no such actor, or no longer. It blocks, for as long as that actor's grace lasts; one that
+    /// is held by a debugger has no end before it is released.
+    ///
+    /// # Errors
+    ///
+    /// What the system says where the tree can't be asked.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let frank = an.start_actor("frank").await?;
+    /// let trees = teamster::discovery::trees()?;
+    /// let own = trees.iter().find(|tree| tree.pid == std::process::id()).expect("it runs");
+    /// let receipt = own.cancel_actor(frank.aid())?.expect("it has a frank");
+    /// assert!(receipt.was_graceful());
+    /// # Ok(()) }).await }
+    /// ```
+    pub fn cancel_actor(&self, aid: &Aid) -> io::Result<Option<Receipt>> {
+        let by = outsider();
+        let asked_at = Instant::now();
+        let request = Request::End { aid: aid.clone(), by: by.clone() };
+        let ended_with_its_tree = || Receipt {
+            aid: aid.clone(),
+            asked_by: Some(Canceller { aid: by, request: CancelRequest::Actor }),
+            heard: None,
+            tasks_gone: None,
+            reaped: asked_at.elapsed(),
+            rung: None,
+            exit: ExitKind::Unknown,
+            stuck: None,
+        };
+        let stream = match UnixStream::connect(registrar_socket(&self.folder)) {
+            Err(error) if is_nobody(&error) => return Ok(None),
+            stream => stream?,
+        };
+        match ask_blocking(stream, &request) {
+            Ok(Reply::Ended(receipt)) => Ok(receipt.map(|receipt| *receipt)),
+            Ok(Reply::Refused(refusal)) => Err(io::Error::other(DiscoveryError::from(refusal))),
+            Ok(_) => Err(io::ErrorKind::InvalidData.into()),
+            Err(error) if is_end(&error) => Ok(Some(ended_with_its_tree())),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Tree {
+    /// How much its actors have to do now, in no order: of those that tell it within 200 ms.
+    ///
+    /// Each one's control thread tells it, so a stuck runtime is no hindrance; a process that is stopped, starts or ends
+    /// is left out. It blocks, a millisecond mostly. From a look on actors time the calls that they serve, for 10 s.
+    ///
+    /// # Errors
+    ///
+    /// What the system says where the tree can't be asked.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// an.start_actors(["frank", "bob"]).await?;
+    /// let trees = teamster::discovery::trees()?;
+    /// let own = trees.iter().find(|tree| tree.pid == std::process::id()).expect("it runs");
+    /// let busy: u64 = own.loads()?.iter().map(|load| load.in_flight).sum();
+    /// println!("{busy} calls are being served");
+    /// # Ok(()) }).await }
+    /// ```
+    pub fn loads(&self) -> io::Result<Vec<Load>> {
+        let stream = UnixStream::connect(registrar_socket(&self.folder))?;
+        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+        stream.set_write_timeout(Some(ANSWER_WITHIN))?;
+        match ask_blocking(stream, &Request::Loads)? {
+            Reply::Loads(loads) => Ok(loads),
+            Reply::Refused(refusal) => Err(io::Error::other(DiscoveryError::from(refusal))),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+impl Tree {
+    /// Follows the log of this tree from now on: what its actors send up, and what the root logs under `TEAMSTER_LOG`
+    /// itself. Lines of a root whose program has a subscriber of its own are that subscriber's alone.
+    ///
+    /// A tree that nobody follows pays nothing for it. Whoever reads slower than it logs loses the oldest lines, and a
+    /// line in their place says how many.
+    ///
+    /// # Errors
+    ///
+    /// What the system says where the tree can't be asked.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let trees = teamster::discovery::trees()?;
+    /// let own = trees.iter().find(|tree| tree.pid == std::process::id()).expect("it runs");
+    /// let log = own.follow_log()?;
+    /// println!("its actors log {:?}", log.directives());
+    /// # Ok(()) }).await }
+    /// ```
+    pub fn follow_log(&self) -> io::Result<LogRecords> {
+        let mut stream = UnixStream::connect(registrar_socket(&self.folder))?;
+        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+        stream.set_write_timeout(Some(ANSWER_WITHIN))?;
+        match ask_blocking(&mut stream, &Request::Follow)? {
+            Reply::Following { directives } => {
+                stream.set_read_timeout(None)?; // its next line may take days
+                Ok(LogRecords { stream: Some(stream), directives, come: VecDeque::new() })
+            }
+            Reply::Refused(refusal) => Err(io::Error::other(DiscoveryError::from(refusal))),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+/// The log lines of a tree as they come, until it ends. Waiting for the next one blocks.
+///
+/// # Examples
+///
+/// See [`Tree::follow_log`].
+#[derive(Debug)]
+pub struct LogRecords {
+    /// `None`: it has ended.
+    stream: Option<UnixStream>,
+    directives: String,
+    /// A message's worth of lines, at most.
+    come: VecDeque<LogRecord>,
+}
+
+impl LogRecords {
+    /// What an actor of this tree sends up that its builder told nothing else: `info`, `my_crate=debug,warn`, `off`.
+    ///
+    /// # Examples
+    ///
+    /// See [`Tree::follow_log`].
+    pub fn directives(&self) -> &str {
+        &self.directives
+    }
+}
+
+impl Iterator for LogRecords {
+    type Item = io::Result<LogRecord>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(record) = self.come.pop_front() {
+                return Some(Ok(record));
+            }
+            match next_blocking(self.stream.as_mut()?) {
+                Ok(Reply::Lines(lines)) => self.come.extend(lines.iter().filter_map(|line| LogRecord::decode(line))),
+                Ok(_) => self.stream = None, // it speaks of something else: there is nothing to follow
+                Err(error) => {
+                    self.stream = None;
+                    return (!is_end(&error)).then_some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+/// This process as one that asks a tree from outside.
+fn outsider() -> Aid {
+    let program = std::env::current_exe().ok();
+    let name = program.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    Aid::new(name.unwrap_or_else(|| "outsider".into()), Uuid::new_v4(), std::process::id(), host_name())
+}
+
+fn is_nobody(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
 }
 
 /// How far an actor has come.
@@ -159,7 +374,9 @@ fn actor(record: Record) -> TreeActor {
     TreeActor {
         parent: record.parent,
         state: if record.serving.is_some() { ActorState::Ready } else { ActorState::Booting },
-        process_state: stat.map(|stat| stat.state),
+        process_state: stat.as_ref().map(|stat| stat.state),
+        rss_bytes: stat.as_ref().map(ProcessStat::rss_bytes),
+        cpu: stat.as_ref().map(ProcessStat::cpu),
         age: age(record.start_ticks),
         addr: record.serving.and_then(|serving| serving.addrs.as_slice().first().cloned()),
         aid: record.aid,

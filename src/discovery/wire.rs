@@ -6,6 +6,7 @@
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -13,8 +14,10 @@ use uuid::Uuid;
 
 use super::table::{Place, Record};
 use crate::msg::codec;
+use crate::msg::death::Receipt;
 use crate::msg::frame::Encoding;
 use crate::msg::ident::Aid;
+use crate::msg::load::{CLASSES, Load};
 
 /// The first bytes of both sides: by them a stranger at the address is known.
 pub(super) const GREETING: &[u8; 21] = b"teamster-registrar 1\n";
@@ -32,6 +35,14 @@ pub(super) enum Request {
     Tree { after: Option<Place> },
     /// To the leader: another root's names follow, as long as this connection stands.
     Join { root: Aid, folder: String },
+    /// End an actor of the registrar's own tree on behalf of `by`, who is outside. The reply comes when it is gone;
+    /// where the tree ends with it, the connection's end is the reply.
+    End { aid: Aid, by: Aid },
+    /// How much the actors of the registrar's own tree have to do, as far as they tell at once.
+    Loads,
+    /// The log lines of the registrar's own tree from now on: [`Reply::Following`], then [`Reply::Lines`] as they come,
+    /// as long as this connection stands.
+    Follow,
 }
 
 /// Where to look.
@@ -64,6 +75,16 @@ pub(super) enum Reply {
     },
     Joined,
     Refused(Refusal),
+    /// It is gone. `None`: it was no actor of this tree, or is not any more.
+    Ended(Option<Box<Receipt>>),
+    /// In no order.
+    Loads(Vec<Load>),
+    /// What actors of this tree log that are told nothing else.
+    Following {
+        directives: String,
+    },
+    /// At least one, as they travel between actors.
+    Lines(Vec<Bytes>),
 }
 
 /// Why there is no answer.
@@ -125,6 +146,11 @@ pub(super) fn ask_blocking(mut stream: impl Read + Write, request: &Request) -> 
     let mut greeting = [0; GREETING.len()];
     stream.read_exact(&mut greeting)?;
     check_greeting(&greeting)?;
+    next_blocking(stream)
+}
+
+/// A further reply to the same request.
+pub(super) fn next_blocking(mut stream: impl Read) -> io::Result<Reply> {
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
     let length = check_length(u32::from_le_bytes(length), REPLY_BYTES)?;
@@ -146,6 +172,12 @@ pub(super) fn page(records: impl IntoIterator<Item = Record>) -> Reply {
         page.push(record);
     }
     Reply::Page { records: page, more: false }
+}
+
+/// As many as fit into a reply: of a tree so large that not all do, nobody reads them all.
+pub(super) fn loads(mut loads: Vec<Load>) -> Reply {
+    loads.truncate(REPLY_BYTES as usize / LOAD_BYTES);
+    Reply::Loads(loads)
 }
 
 /// `None` for one that fits into no message: nobody can ask for such a name either.
@@ -183,6 +215,8 @@ pub(super) const REQUEST_BYTES: u32 = 64 << 10;
 pub(super) const REPLY_BYTES: u32 = 1 << 20;
 /// A longer name can't be asked for.
 pub(super) const NAME_BYTES: usize = 4096;
+/// What a load needs at most.
+const LOAD_BYTES: usize = 128 + CLASSES * 9;
 const PAGE_BYTES: usize = 512 << 10;
 /// What a record needs at most beside its texts; a socket's path has 107 bytes.
 const RECORD_BYTES: usize = 320;

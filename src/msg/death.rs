@@ -374,7 +374,7 @@ fn signal_name(number: i32) -> Option<&'static str> {
 /// println!("heard after {:?}, reaped after {:?}", receipt.heard, receipt.reaped);
 /// # Ok(()) }).await }
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Receipt {
     /// The actor that was asked to end.

@@ -80,6 +80,9 @@ pub(crate) enum Frame<'a> {
     Stood { nanos: u64 },
     /// Say what you do to the root, for its dump of this number, and tell your children: on control lines, downwards.
     Dump { id: u64 },
+    /// Without a load: tell the root how much you have to do, for its look of this number, and tell your children: on
+    /// control lines, downwards. With one: the answer of the sender or of one below it, upwards.
+    Load { id: u64, load: Option<&'a [u8]> },
     /// What the sender is busy with, shortly before its time is over: on control lines, upwards. Between equal builds
     /// alone: it is places in the program's code.
     Stuck { places: &'a [u8] },
@@ -231,6 +234,7 @@ mod kind {
     pub(super) const HOLD: u8 = 44;
     pub(super) const STOOD: u8 = 45;
     pub(super) const STUCK: u8 = 46;
+    pub(super) const LOAD: u8 = 47;
 }
 
 /// Markers of msgpack that both directions know.

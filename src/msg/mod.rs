@@ -7,6 +7,7 @@ pub(crate) mod error_data;
 pub(crate) mod error_value;
 pub(crate) mod frame;
 pub(crate) mod ident;
+pub(crate) mod load;
 pub(crate) mod printed;
 pub(crate) mod remote_error;
 pub(crate) mod spawn_reason;

@@ -238,6 +238,7 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
             .map_err(|error| failed("binding its debug socket", error))?;
     }
     current::add_root(id, &actor);
+    registrar.serve_for(&actor);
     crash::booted(&actor);
     let parts = RootParts { folder, registrar, _hook: hook };
     Ok(Arc::new(Root { actor, runtime: id, users: Mutex::new(1), parts: Mutex::new(Some(parts)) }))

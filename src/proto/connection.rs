@@ -68,6 +68,15 @@ pub(crate) enum Progress {
     Cancelled,
 }
 
+/// How many dialogs are open on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OpenDialogs {
+    /// By us.
+    pub(crate) opened: usize,
+    /// By the peer.
+    pub(crate) served: usize,
+}
+
 #[derive(Debug)]
 struct Opened<O> {
     phase: Phase,
@@ -416,6 +425,11 @@ impl<O, S, E: Clone> Connection<O, S, E> {
     /// What the peer's dialogs here are cancelled by.
     pub(crate) fn served(&self) -> impl Iterator<Item = &S> {
         self.served.values()
+    }
+
+    /// How many dialogs are open now.
+    pub(crate) fn count_open(&self) -> OpenDialogs {
+        OpenDialogs { opened: self.opened.len(), served: self.served.len() }
     }
 
     /// All dialogs that this side has opened.

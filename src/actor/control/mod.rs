@@ -26,6 +26,7 @@ use self::starting::Starting;
 use self::thread::Token;
 use super::Actor;
 use super::child::Child;
+use super::load::Loads;
 use super::signals::Signals;
 use super::suspend::{self, Listed};
 use crate::channel::line::{Line, LineInbox};
@@ -83,6 +84,8 @@ pub(crate) enum Command {
     AskObituary { aid: Aid, told: oneshot::Sender<Option<Receipt>> },
     /// Have all that are below say what they do, for this dump of the root.
     Dump { id: u64 },
+    /// Have all actors of this root tell how much they have to do.
+    Loads { asked: Arc<Loads> },
     /// What a child is busy with whose time is over. `more`: it is told once more, with names.
     Stuck { child: u64, text: String, more: bool },
     /// End this actor.

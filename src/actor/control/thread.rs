@@ -20,6 +20,7 @@ use crate::actor::child::{Child, Ended};
 use crate::actor::clock::Clock;
 use crate::actor::crash;
 use crate::actor::hold::Held;
+use crate::actor::load::Loads;
 use crate::actor::signals::Signals;
 use crate::actor::suspend::{self, Listed, Suspension};
 use crate::channel::LineEnd;
@@ -28,6 +29,7 @@ use crate::msg::addr::Addrs;
 use crate::msg::death::Receipt;
 use crate::msg::frame::{AckState, Frame};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
+use crate::msg::load::Load;
 use crate::proto::escalation::childs_share;
 
 /// How long a child that got a signal from outside waits to hear whether its parent had sent it.
@@ -107,6 +109,8 @@ pub(super) struct Thread {
     /// Tasks of this actor that wait for a word on another one, by that one's id.
     waiting: Vec<(Word, Uuid, oneshot::Sender<Option<Receipt>>)>,
     obituaries: Obituaries,
+    /// Of a root: looks at its tree that are not over.
+    looks: Vec<Weak<Loads>>,
     /// Tasks of this actor that wait until what the parent has said is read.
     catching_up: Vec<oneshot::Sender<()>>,
     /// A process that does not exist yet, as far as anybody knows.
@@ -171,6 +175,7 @@ impl Thread {
             unknown: Vec::new(),
             waiting: Vec::new(),
             obituaries: Obituaries::default(),
+            looks: Vec::new(),
             catching_up: Vec::new(),
             starting: None,
             own: Own::default(),
@@ -355,6 +360,7 @@ impl Thread {
                     self.ask_obituary(self.aid.clone(), aid, CameFrom::Here);
                 }
                 Command::Dump { id } => self.dump_below(id),
+                Command::Loads { asked } => self.ask_loads(&asked),
                 Command::Stuck { child, text, more } => {
                     if let Some(kid) = self.kids.get_mut(&child) {
                         kid.on_stuck(text, more);
@@ -530,8 +536,10 @@ impl Thread {
                     debugger.name_stuck(&actor, key, places);
                 }
             }
-            Received::Dump { .. } => {}  // it only comes from above
-            Received::Stood { .. } => {} // it only comes from above
+            Received::Load { id, load: Some(load) } => self.on_load(id, &load),
+            Received::Load { load: None, .. } => {} // it only comes from above
+            Received::Dump { .. } => {}             // it only comes from above
+            Received::Stood { .. } => {}            // it only comes from above
             Received::End { aid, canceller } => self.end_other(aid, canceller),
             Received::Ended { to, aid, receipt } => self.tell(Word::Gone, to, aid, receipt, CameFrom::Child(key)),
             Received::ObituaryAsked { to, aid } => self.ask_obituary(to, aid, CameFrom::Child(key)),
@@ -546,6 +554,35 @@ impl Thread {
         for (line, _) in self.kids.values().filter_map(|kid| kid.line.as_ref()) {
             // Of one whose line is broken the root knows soon that it has ended.
             let _ = line.send(&Frame::Dump { id });
+        }
+    }
+
+    /// Everybody is asked how much there is to do, and this root knows it of itself.
+    fn ask_loads(&mut self, asked: &Arc<Loads>) {
+        self.looks.retain(|look| look.strong_count() > 0);
+        self.looks.push(Arc::downgrade(asked));
+        if let Some(actor) = self.actor.upgrade() {
+            asked.add(actor.load());
+        }
+        self.ask_loads_below(asked.id);
+    }
+
+    fn ask_loads_below(&self, id: u64) {
+        for (line, _) in self.kids.values().filter_map(|kid| kid.line.as_ref()) {
+            // Of one whose line is broken nothing more is heard.
+            let _ = line.send(&Frame::Load { id, load: None });
+        }
+    }
+
+    /// An actor further down has told its load: the root collects them.
+    fn on_load(&self, id: u64, load: &[u8]) {
+        if self.control.up.is_some() {
+            // A parent whose line is broken is gone, and the root with it.
+            let _ = self.control.send_up(&Frame::Load { id, load: Some(load) });
+        } else if let Some(asked) = self.looks.iter().filter_map(Weak::upgrade).find(|asked| asked.id == id)
+            && let Some(load) = Load::decode(load)
+        {
+            asked.add(load);
         }
     }
 
@@ -716,12 +753,7 @@ impl Thread {
     /// back to where it came from: whoever sent it did not find that actor.
     fn tell(&mut self, word: Word, to: Aid, aid: Aid, receipt: Option<Box<Receipt>>, from: CameFrom) {
         if to == self.aid {
-            let is_it = |waits: &mut (Word, Uuid, _)| (waits.0, waits.1) == (word, aid.uuid());
-            for (.., told) in self.waiting.extract_if(.., is_it) {
-                // Whoever no longer waits is not told.
-                let _ = told.send(receipt.as_deref().cloned());
-            }
-            return;
+            return self.tell_here(word, &aid, receipt.as_deref());
         }
         let below = self.kids.iter().find(|(key, kid)| {
             let is_below = kid.child.aid == to || kid.below.values().any(|below| below.is(to.uuid()));
@@ -732,7 +764,17 @@ impl Thread {
             Some(Some((line, _))) => drop(line.send(&word.frame(to, aid, receipt))),
             Some(None) => {}
             None if from == CameFrom::Parent => {}
+            // Somebody outside of the tree, on whose behalf this root has asked.
+            None if self.control.up.is_none() => self.tell_here(word, &aid, receipt.as_deref()),
             None => drop(self.control.send_up(&word.frame(to, aid, receipt))),
+        }
+    }
+
+    fn tell_here(&mut self, word: Word, aid: &Aid, receipt: Option<&Receipt>) {
+        let is_it = |waits: &mut (Word, Uuid, _)| (waits.0, waits.1) == (word, aid.uuid());
+        for (.., told) in self.waiting.extract_if(.., is_it) {
+            // Whoever no longer waits is not told.
+            let _ = told.send(receipt.cloned());
         }
     }
 
@@ -1022,6 +1064,13 @@ impl Thread {
                         debugger.dump(&actor, id);
                     }
                 }
+                Received::Load { id, load: None } => {
+                    self.ask_loads_below(id);
+                    if let Some(actor) = self.actor.upgrade() {
+                        // A broken line says so by its end.
+                        let _ = self.control.send_up(&Frame::Load { id, load: Some(&actor.load().encode()) });
+                    }
+                }
                 Received::Stood { nanos } => {
                     suspend::has_stood(nanos);
                     self.on_commands(); // those who were started just before
@@ -1068,6 +1117,7 @@ enum Received {
     Cancel { dialog: u64, canceller: Canceller },
     CancelAck { dialog: u64 },
     Dump { id: u64 },
+    Load { id: u64, load: Option<Vec<u8>> },
     Stuck { places: Vec<u8> },
     SpawnRecord { aid: Aid, start_ticks: u64 },
     Ready { aid: Aid, addrs: Addrs },
@@ -1115,6 +1165,7 @@ impl Received {
             Frame::Cancel { dialog, canceller, .. } => Received::Cancel { dialog, canceller },
             Frame::CancelAck { dialog, .. } => Received::CancelAck { dialog },
             Frame::Dump { id } => Received::Dump { id },
+            Frame::Load { id, load } => Received::Load { id, load: load.map(<[u8]>::to_owned) },
             Frame::Stuck { places } => Received::Stuck { places: places.to_owned() },
             Frame::SpawnRecord { aid, start_ticks } => Received::SpawnRecord { aid, start_ticks },
             Frame::Ready { aid, addrs } => Received::Ready { aid, addrs },

@@ -12,12 +12,14 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
+use super::follow::FollowLayer;
 use super::{REMOTE, now_us, targets, variable};
 
 /// Prints events on stderr as `TEAMSTER_LOG` says, if it is set and the program has no subscriber.
 pub(crate) fn install_in_root() {
     let Some(text) = variable().filter(|_| !tracing::dispatcher::has_been_set()) else { return };
     let (targets, unreadable) = targets(&text);
+    let own = FollowLayer.with_filter(targets.clone());
     let targets = targets.with_target(REMOTE, LevelFilter::TRACE); // filtered where they come from
     let layer = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
@@ -25,7 +27,7 @@ pub(crate) fn install_in_root() {
         .event_format(OneLine)
         .with_filter(targets);
     // An error means that another thread was faster: its subscriber is as good.
-    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer));
+    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer).with(own));
     if let Some(problem) = unreadable {
         tracing::warn!("{problem}");
     }

@@ -254,3 +254,41 @@ fn a_child_that_is_off_sends_nothing_and_still_forwards() {
         assert_eq!(ring.pop_batch(usize::MAX).len(), 1);
     }
 }
+
+#[tokio::test]
+async fn a_follower_has_the_lines_of_its_root_alone() {
+    let (root, other) = (aid("king", 1), Aid::new("other", Uuid::from_u128(8), 2, "host"));
+    let ring = ring();
+    in_child("info", &ring, || tracing::info!(target: "work", user = 3, "from below"));
+    let line = ring.pop_batch(1).remove(0);
+    follow::offer(&root, &other, &line); // nobody follows
+    let follower = follow::Follower::of(&root);
+    follow::offer(&other, &other, &line);
+    follow::offer(&root, &other, &[0xc1]); // no line at all
+    follow::offer(&root, &other, &line);
+    let layer = follow::FollowLayer;
+    tracing::subscriber::with_default(registry().with(layer), || {
+        tracing::warn!(target: "own", "of the\nroot");
+        emit(&other, &line); // it comes a second time, as an event of the root's
+    });
+    let told: Vec<String> =
+        follower.next(1 << 20).await.iter().map(|line| follow::LogRecord::decode(line).unwrap().to_string()).collect();
+    let told: Vec<&str> = told.iter().map(|line| line.split_once("Z ").unwrap().1).collect();
+    assert_eq!(told, [" INFO frank@4711 work: from below user=3", " WARN king@1 own: of the\\nroot"]);
+}
+
+#[tokio::test]
+async fn a_slow_follower_loses_the_oldest_and_is_told_how_many() {
+    let root = Aid::new("king", Uuid::from_u128(9), 1, "host");
+    let follower = follow::Follower::of(&root);
+    let ring = ring();
+    in_child("info", &ring, || tracing::info!("{}", "x".repeat(10_000)));
+    let line = ring.pop_batch(1).remove(0);
+    for _ in 0..300 {
+        follow::offer(&root, &root, &line);
+    }
+    let lines = follower.next(usize::MAX).await;
+    let lost = 300 - (lines.len() as u64 - 1);
+    assert_eq!(messages(&lines)[0], format!("{lost} log lines of {root} were dropped"));
+    assert!(lost > 150, "{lost}");
+}

@@ -379,6 +379,7 @@ impl<'a> Fields<'_, 'a> {
             kind::HOLD => self.next().and_then(Reader::bool).map(|on| Frame::Hold { on }),
             kind::STOOD => self.uint().map(|nanos| Frame::Stood { nanos }),
             kind::DUMP => self.uint().map(|id| Frame::Dump { id }),
+            kind::LOAD => self.load(),
             kind::STUCK => self.next().and_then(Reader::blob).map(|places| Frame::Stuck { places }),
             kind::LOG => Some(Frame::Log),
             unknown => return Err(FrameError::UnknownKind(unknown)),
@@ -432,6 +433,12 @@ impl<'a> Fields<'_, 'a> {
 
     fn obituary_asked(&mut self) -> Option<Frame<'a>> {
         Some(Frame::ObituaryAsked { to: self.aid()?, aid: self.aid()? })
+    }
+
+    fn load(&mut self) -> Option<Frame<'a>> {
+        let id = self.uint()?;
+        let load = self.option(|reader| reader.blob())?;
+        Some(Frame::Load { id, load })
     }
 
     fn of_an_end(&mut self) -> Option<(Aid, Aid, Option<Box<Receipt>>)> {

@@ -170,6 +170,8 @@ fn frame() -> impl Strategy<Value = Frame<'static>> {
         any::<bool>().prop_map(|on| Frame::Hold { on }),
         number().prop_map(|nanos| Frame::Stood { nanos }),
         number().prop_map(|id| Frame::Dump { id }),
+        (number(), prop::option::of(".{0,80}"))
+            .prop_map(|(id, load)| Frame::Load { id, load: load.map(|load| leak(load).as_bytes()) }),
         ".{0,80}".prop_map(|places| Frame::Stuck { places: leak(places).as_bytes() }),
         Just(Frame::Log),
         number().prop_map(|nonce| Frame::Ping { nonce }),
@@ -396,7 +398,19 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         ("hold", Frame::Hold { on: true }, b""),
         ("stood", Frame::Stood { nanos: 1_500_000_000 }, b""),
         ("stuck", Frame::Stuck { places: b"\x93\x01" }, b""),
+        ("load", Frame::Load { id: 3, load: None }, b""),
+        ("load_told", Frame::Load { id: 3, load: Some(LOAD) }, b""),
     ]
+}
+
+/// What an idle actor has to do.
+const LOAD: &[u8] = b"\x86\xa5actor\xc4\x10\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\
+    \xa6served\x2a\xa9in_flight\x01\xa9waits_for\x00\xacqueued_bytes\x00\xa9latencies\x81\xa6counts\x90";
+
+#[test]
+fn the_load_of_the_examples_is_one() {
+    let load = crate::msg::load::Load::decode(LOAD).expect("it is a load");
+    assert_eq!((load.served, load.in_flight, load.encode()), (42, 1, LOAD.to_owned()));
 }
 
 /// Examples of `docs/wire.md` whose fence begins with `fence`: the rest of that line, and the bytes.

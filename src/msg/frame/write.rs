@@ -243,6 +243,11 @@ fn encode_rare(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
             w.open(2, kind::DUMP);
             w.uint(*id);
         }
+        Frame::Load { id, load } => {
+            w.open(3, kind::LOAD);
+            w.uint(*id);
+            w.option(*load, |w, load| w.bin(load));
+        }
         Frame::Stuck { places } => {
             w.open(2, kind::STUCK);
             w.bin(places);
