@@ -111,6 +111,8 @@ async fn an_actor_of_its_own_transport_is_reached_by_those_that_may() -> Result<
         let both = an.actor("both").transports([Transport::Tcp, Transport::Uds]).start().await?;
         assert!(both.addr().is_some_and(|addr| matches!(addr, Addr::Uds(_))), "the nearest comes first");
         assert_eq!(both.run(adds_in(far, 3, 4)).await?, 7);
+        let none = an.actor("none").transports([]).start().await.expect_err("it could not be reached");
+        assert!(none.to_string().contains("no transport to listen by"), "{none}");
         assert_eq!(near.run(adds_in(both, 3, 4)).await?, 7);
         Ok(())
     })

@@ -16,6 +16,9 @@ pub(super) async fn prepare(
     transports: &[Transport],
     child: Uuid,
 ) -> Result<Option<Credentials>, String> {
+    if transports.is_empty() {
+        return Err("it was given no transport to listen by".to_owned());
+    }
     let told = |error: io::Error| error.to_string();
     let is_secured = transports.contains(&Transport::Tcp);
     if is_secured && actor.doors.identity().is_none() {
