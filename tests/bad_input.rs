@@ -305,7 +305,7 @@ async fn a_call_is_not_repeated_on_a_peer_that_dropped_its_line() -> Result<(), 
         }
         calls
     });
-    let portal = (("peer", uuid, pid, "here"), Some(Addr::Uds(at.clone())));
+    let portal = (("peer", uuid, pid, "here"), Some([Addr::Uds(at.clone())]));
     let portal: Portal =
         rmp_serde::from_slice(&rmp_serde::to_vec(&portal).expect("strings and numbers")).expect("as portals travel");
     open_nursery(async |_an| {

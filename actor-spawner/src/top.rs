@@ -123,7 +123,10 @@ mod tests {
     #[test]
     fn a_panic_is_told_in_a_terminal_that_is_as_it_was() {
         let mut command = Command::new(std::env::current_exe().expect("we run"));
-        command.args(["--exact", "top::tests::program", "--nocapture"]).env("TOP_PANICS", "1").env("RUST_BACKTRACE", "0");
+        command
+            .args(["--exact", "top::tests::program", "--nocapture"])
+            .env("TOP_PANICS", "1")
+            .env("RUST_BACKTRACE", "0");
         let mut terminal = pty::Pty::start(&command);
         let ended = terminal.ends();
         assert!(!ended.success(), "{ended}");

@@ -1,6 +1,6 @@
 //! Where does an actor listen?
+use core::net::{IpAddr, SocketAddr}; // the data alone: a `std::net` here would open sockets
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use teamster_macros::rpc;
 use uuid::Uuid;
 
 use crate::actor::{Actor, current};
@@ -44,7 +45,7 @@ async fn issue(actor: &Arc<Actor>, whom: Uuid) -> Result<Credentials, String> {
 }
 
 /// Runs in the root. Whoever is let in there may ask: it could start actors as well.
-#[crate::rpc(name = "teamster.certify")]
+#[rpc(name = "teamster.certify")]
 async fn certify(whom: Uuid) -> io::Result<Credentials> {
     current::actor().map_err(io::Error::other)?.doors.authority()?.issue(whom)
 }

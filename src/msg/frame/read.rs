@@ -400,7 +400,7 @@ impl<'a> Fields<'_, 'a> {
             },
             token: self.option(Reader::array_of)?.map(Token),
             build: self.option(Reader::blob)?.map(<[u8]>::to_vec),
-            addrs: self.addrs()?,
+            addrs: self.option(addrs)?.unwrap_or_else(|| Addrs::from_iter([])),
             wanted: self.option(Reader::array_of)?.map(Uuid::from_bytes),
         })
     }
@@ -479,7 +479,7 @@ impl<'a> Fields<'_, 'a> {
 
     fn ready(&mut self) -> Option<Frame<'a>> {
         let aid = self.aid()?;
-        Some(Frame::Ready { aid, addrs: self.addrs()? })
+        Some(Frame::Ready { aid, addrs: addrs(self.next()?)? })
     }
 
     fn i32(&mut self) -> Option<i32> {
@@ -498,16 +498,6 @@ impl<'a> Fields<'_, 'a> {
             let host = fields.next()?.str()?;
             Some(Aid::new(name, uuid, pid, host))
         })
-    }
-
-    /// Those of a kind that we know: another is none that we could use.
-    fn addrs(&mut self) -> Option<Addrs> {
-        let reader = self.next()?;
-        let all = reader.array()?;
-        let known: Vec<_> =
-            (0..all.min(MAX_ADDRS as u32)).map(|_| nested(reader, |fields| fields.addr())).collect::<Option<_>>()?;
-        reader.skip(all.saturating_sub(MAX_ADDRS as u32))?;
-        Some(known.into_iter().flatten().collect())
     }
 
     /// `Some(None)`: a kind of address of a later version.
@@ -550,6 +540,15 @@ impl<'a> Fields<'_, 'a> {
         };
         Some(Canceller { aid, request })
     }
+}
+
+/// Those of a kind that we know: another is none that we could use.
+fn addrs(reader: &mut Reader<'_>) -> Option<Addrs> {
+    let all = reader.array()?;
+    let looked_at = all.min(MAX_ADDRS as u32);
+    let known: Vec<_> = (0..looked_at).map(|_| nested(reader, |fields| fields.addr())).collect::<Option<_>>()?;
+    reader.skip(all - looked_at)?;
+    Some(known.into_iter().flatten().collect())
 }
 
 /// Reads an array and skips what `read` leaves of it.
