@@ -212,7 +212,7 @@ async fn child_line(
                 line = child.control.wait() => Arc::clone(line) as Arc<dyn CancelLine>,
                 _ended = child.reaped.wait() => return Err(HandshakeError::Ended),
             };
-            let addrs = hello.addrs.clone();
+            let (addrs, pid) = (hello.addrs.clone(), hello.aid.pid());
             let mut parts = peer_parts(actor, hello, Side::Accepting);
             parts.encoding = Encoding::Positional;
             parts.peer = child.aid.clone();
@@ -232,7 +232,7 @@ async fn child_line(
             actor.add_line(&channel);
             let _ = child.channel.set(Arc::clone(&channel));
             // Told early enough, whenever the thread looks next: before it would end the child for being late.
-            actor.control.book(Command::Ready { child: Arc::clone(&child) });
+            actor.control.book(Command::Ready { child: Arc::clone(&child), pid });
             // Its first data line says it, once.
             let _ = child.listens.set(addrs.clone());
             actor.child_is_ready(&child.aid, &addrs);

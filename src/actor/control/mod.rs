@@ -71,7 +71,8 @@ pub(crate) enum Command {
     /// Its control line is up.
     Attach { child: Arc<Child>, line: Arc<Line>, inbox: LineInbox },
     /// Its data line is up too: it serves.
-    Ready { child: Arc<Child> },
+    /// `pid` is its own word: another one, if it was started behind a program that stays.
+    Ready { child: Arc<Child>, pid: u32 },
     /// End it.
     Cancel { child: Arc<Child>, canceller: Canceller, grace: Duration, asked_at: Instant, is_sent: bool },
     /// Its data line has broken: end it, on nobody's behalf.

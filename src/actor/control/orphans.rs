@@ -23,6 +23,11 @@ pub(super) fn below(lineage: &str) -> Vec<OwnedFd> {
     pids.filter(is_below).filter_map(|pid| open_recorded(pid, 0).filter(|_| is_below(&pid))).collect()
 }
 
+/// This process, if an actor of this lineage has started it.
+pub(super) fn of(pid: u32, lineage: &str) -> Option<OwnedFd> {
+    open_recorded(pid, 0).filter(|_| environment(pid).is_some_and(|environment| is_in(lineage, &environment)))
+}
+
 fn environment(pid: u32) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let began = Instant::now();

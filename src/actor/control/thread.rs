@@ -328,9 +328,10 @@ impl Thread {
                     }
                     self.on_line(key);
                 }
-                Command::Ready { child } => {
+                Command::Ready { child, pid } => {
                     if let Some(kid) = self.kids.get_mut(&child.key) {
                         kid.boot_by = None;
+                        self.look_behind(&child, pid);
                     }
                 }
                 Command::Cancel { child, canceller, grace, asked_at, is_sent } => {
@@ -791,6 +792,15 @@ impl Thread {
             names.born(&aid, &kid.child.aid, start_ticks, &pidfd);
         }
         self.hold_on(key, Some(aid), pidfd);
+    }
+
+    /// What was started is a program that stays, and the actor runs behind it: the child is gone when both are.
+    fn look_behind(&mut self, child: &Child, pid: u32) {
+        let Some(actor) = self.actor.upgrade().filter(|_| pid != child.aid.pid()) else { return };
+        // By its lineage: in a container of its own its pid is another's here, and dies with that container.
+        if let Some(pidfd) = orphans::of(pid, &actor.lineage_of(&child.aid)) {
+            self.hold_on(child.key, None, Arc::new(pidfd));
+        }
     }
 
     /// The child is gone when this process is gone too.
