@@ -21,7 +21,7 @@ use crate::channel::{LineEnd, Outcome, Outgoing, Payload, Refused};
 use crate::error::{CodecError, Error};
 use crate::msg::addr::{Addr, Addrs};
 use crate::msg::codec;
-use crate::msg::death::{ExitKind, Receipt};
+use crate::msg::death::Receipt;
 use crate::msg::frame::{self, Encoding};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
 use crate::msg::remote_error::WireError;
@@ -359,23 +359,14 @@ impl Portal {
         let aid = self.inner.aid.clone();
         let asked_at = Instant::now();
         let asked_by = canceller(&actor.aid, CancelRequest::Actor);
-        let unseen = || Receipt {
-            aid: aid.clone(),
-            asked_by: Some(asked_by.clone()),
-            heard: None,
-            tasks_gone: None,
-            reaped: asked_at.elapsed(),
-            rung: None,
-            exit: ExitKind::Unknown,
-            stuck: None,
-        };
+        let unseen = || Receipt::unseen(aid.clone(), Some(asked_by.clone()), asked_at.elapsed());
         if actor.aid == aid {
             crate::actor::boot::cancel_self(&actor);
             return Ok(unseen());
         }
         let process = Process::of(&aid);
         if !process.is_there() {
-            return Ok(Receipt { asked_by: None, reaped: Duration::ZERO, ..unseen() });
+            return Ok(Receipt::unseen(aid, None, Duration::ZERO));
         }
         let (told, mut word) = oneshot::channel();
         actor.control.send(Command::EndOther { aid: aid.clone(), canceller: asked_by.clone(), told });

@@ -120,8 +120,7 @@ fn prepare() -> Result<Prepared, BootError> {
         spec.credentials.as_ref().map(Identity::new).transpose().map_err(failed("reading its certificate"))?;
     let connect = || connect(&spec, identity.as_ref());
     let control = connect().map_err(failed("connecting the control line to the parent"))?;
-    say_hello(&control, &spec, LineKind::Control, [].into_iter().collect())
-        .map_err(failed("speaking to the parent"))?;
+    say_hello(&control, &spec, LineKind::Control, Addrs::default()).map_err(failed("speaking to the parent"))?;
     let data = connect().map_err(failed("connecting the data line to the parent"))?;
     Ok(Prepared { spec, identity, control, data })
 }

@@ -66,7 +66,7 @@ fn bind_one(transport: Transport, socket: &Path, identity: Option<&Identity>) ->
 /// The doors of an actor.
 #[derive(Default)]
 pub(crate) struct Doors {
-    addrs: RwLock<Option<Addrs>>,
+    addrs: RwLock<Addrs>,
     listening: Mutex<Vec<tokio::task::AbortHandle>>,
     identity: OnceLock<Identity>,
     /// In the root, once a network is used.
@@ -76,7 +76,7 @@ pub(crate) struct Doors {
 impl Doors {
     /// Those of an actor that listens here already.
     pub(crate) fn at(addrs: Addrs, identity: Option<Identity>) -> Self {
-        let doors = Doors { addrs: RwLock::new(Some(addrs)), ..Doors::default() };
+        let doors = Doors { addrs: RwLock::new(addrs), ..Doors::default() };
         if let Some(identity) = identity {
             // Nobody else knows of it yet.
             let _ = doors.identity.set(identity);
@@ -86,7 +86,7 @@ impl Doors {
 
     /// Where others are told to connect, the nearest first.
     pub(crate) fn addrs(&self) -> Addrs {
-        self.addrs.read().clone().unwrap_or_else(|| Addrs::from_iter([]))
+        self.addrs.read().clone()
     }
 
     pub(crate) fn identity(&self) -> Option<&Identity> {
@@ -122,11 +122,10 @@ pub(crate) fn of_root(transports: &[Transport], socket: &Path, root: uuid::Uuid)
     let doors = Doors::default();
     if transports.contains(&Transport::Tcp) {
         let credentials = doors.authority()?.issue(root)?;
-        // Nobody else knows of it yet.
-        let _ = doors.identity.set(Identity::new(&credentials)?);
+        doors.show(&credentials)?;
     }
     let (bound, addrs) = bind(transports, socket, doors.identity())?;
-    *doors.addrs.write() = Some(addrs);
+    *doors.addrs.write() = addrs;
     Ok((doors, bound))
 }
 
@@ -149,8 +148,7 @@ impl Actor {
     /// Listens by this transport too, from now on.
     pub(crate) fn listen_by(self: &Arc<Self>, transport: Transport) -> io::Result<()> {
         let mut addrs = self.doors.addrs.write();
-        let known = addrs.as_ref().map(Addrs::as_slice).unwrap_or_default();
-        if known.iter().any(|addr| addr.transport() == transport) {
+        if addrs.as_slice().iter().any(|addr| addr.transport() == transport) {
             return Ok(());
         }
         let addr = match transport {
@@ -162,9 +160,9 @@ impl Actor {
                 addr
             }
         };
-        let mut all: Vec<Addr> = known.iter().cloned().chain([addr]).collect();
+        let mut all: Vec<Addr> = addrs.as_slice().iter().cloned().chain([addr]).collect();
         all.sort_by_key(Addr::transport);
-        *addrs = Some(all.into_iter().collect());
+        *addrs = all.into_iter().collect();
         Ok(())
     }
 }

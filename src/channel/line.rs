@@ -107,7 +107,7 @@ impl Line {
 
     /// Whether there may be something to read though its descriptor is not readable.
     pub(crate) fn is_secured(&self) -> bool {
-        self.state.lock().stream.as_ref().is_some_and(|stream| !stream.is_short_read_all())
+        self.state.lock().stream.as_ref().is_some_and(Stream::is_secured)
     }
 
     /// Sends what waits. Whether anything still does: then poll for room.
@@ -125,7 +125,7 @@ impl Line {
                 Ok(0) => return Rest::Ended,
                 Ok(n) => {
                     inbox.bytes.extend_from_slice(&chunk[..n]);
-                    if n < chunk.len() && stream.is_short_read_all() {
+                    if n < chunk.len() && !stream.is_secured() {
                         return Rest::MayCome;
                     }
                 }

@@ -15,7 +15,7 @@ use crate::actor::current::host_name;
 use crate::actor::log::follow::LogRecord;
 use crate::actor::process::{ProcessStat, age};
 use crate::msg::addr::Addr;
-use crate::msg::death::{ExitKind, Receipt};
+use crate::msg::death::Receipt;
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
 use crate::msg::load::Load;
 use crate::portal::Portal;
@@ -127,15 +127,9 @@ impl Tree {
         let by = outsider();
         let asked_at = Instant::now();
         let request = Request::End { aid: aid.clone(), by: by.clone() };
-        let ended_with_its_tree = || Receipt {
-            aid: aid.clone(),
-            asked_by: Some(Canceller { aid: by, request: CancelRequest::Actor }),
-            heard: None,
-            tasks_gone: None,
-            reaped: asked_at.elapsed(),
-            rung: None,
-            exit: ExitKind::Unknown,
-            stuck: None,
+        let ended_with_its_tree = || {
+            let canceller = Canceller { aid: by, request: CancelRequest::Actor };
+            Receipt::unseen(aid.clone(), Some(canceller), asked_at.elapsed())
         };
         let stream = match UnixStream::connect(registrar_socket(&self.folder)) {
             Err(error) if is_nobody(&error) => return Ok(None),

@@ -268,7 +268,7 @@ enum AddrProblem {
 }
 
 /// All that an actor listens on, the nearest first. A copy is cheap.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Addrs(Arc<[Addr]>);
 
 impl Addrs {

@@ -409,4 +409,18 @@ impl Receipt {
     pub fn was_graceful(&self) -> bool {
         matches!(self.rung, None | Some(Rung::Cancel))
     }
+
+    /// Of an end that no process of the tree tells of, so long after it was asked for.
+    pub(crate) fn unseen(aid: Aid, asked_by: Option<Canceller>, reaped: Duration) -> Self {
+        Receipt {
+            aid,
+            asked_by,
+            heard: None,
+            tasks_gone: None,
+            reaped,
+            rung: None,
+            exit: ExitKind::Unknown,
+            stuck: None,
+        }
+    }
 }

@@ -60,9 +60,10 @@ impl Stream {
         self.tls.as_ref().map(|tls| tls.is_with(peer))
     }
 
-    /// Whether a read that filled less than its room has taken all that was there.
-    pub(crate) fn is_short_read_all(&self) -> bool {
-        self.tls.is_none()
+    /// Whether TLS is around it: a read that fills less than its room has not taken all that was there then, and what is left
+    /// makes no descriptor readable.
+    pub(crate) fn is_secured(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// Ends it both ways: whoever reads or writes sees that.

@@ -400,7 +400,7 @@ impl<'a> Fields<'_, 'a> {
             },
             token: self.option(Reader::array_of)?.map(Token),
             build: self.option(Reader::blob)?.map(<[u8]>::to_vec),
-            addrs: self.option(addrs)?.unwrap_or_else(|| Addrs::from_iter([])),
+            addrs: self.option(addrs)?.unwrap_or_default(),
             wanted: self.option(Reader::array_of)?.map(Uuid::from_bytes),
         })
     }

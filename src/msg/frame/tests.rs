@@ -42,10 +42,6 @@ fn addrs() -> impl Strategy<Value = Addrs> {
     prop::collection::vec(addr(), 0..4).prop_map(|addrs| addrs.into_iter().collect())
 }
 
-fn none() -> Addrs {
-    [].into_iter().collect()
-}
-
 fn canceller() -> impl Strategy<Value = Canceller> {
     let request = prop_oneof![
         Just(CancelRequest::Actor),
@@ -306,7 +302,7 @@ fn a_hello_of_another_major_is_refused_with_a_reason() {
         line: LineKind::Data,
         token: None,
         build: None,
-        addrs: none(),
+        addrs: Addrs::default(),
         wanted: None,
     };
     assert_eq!(check_hello(&hello(PROTOCOL)), Ok(()));
@@ -339,7 +335,7 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         line: LineKind::Data,
         token: None,
         build: None,
-        addrs: none(),
+        addrs: Addrs::default(),
         wanted: None,
     };
     let child = Hello {
