@@ -23,13 +23,10 @@ pub(crate) fn lines(pid: u32, peer: u32) -> std::io::Result<Vec<OwnedFd>> {
 pub(crate) fn fds(pid: u32) -> std::io::Result<Vec<OwnedFd>> {
     let process = Pid::from_raw(pid.cast_signed()).expect("it is a process");
     let process = pidfd_open(process, PidfdFlags::empty())?;
-    let mut fds = Vec::new();
-    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
-        let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let Ok(fd) = pidfd_getfd(process.as_fd(), number, PidfdGetfdFlags::empty()) else { continue };
-        fds.push(fd);
-    }
-    Ok(fds)
+    // Listed before the first is taken: where the process is our own, what is taken would be listed too.
+    let entries: Vec<_> = std::fs::read_dir(format!("/proc/{pid}/fd"))?.collect::<Result<_, _>>()?;
+    let numbers = entries.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(numbers.filter_map(|number| pidfd_getfd(process.as_fd(), number, PidfdGetfdFlags::empty()).ok()).collect())
 }
 
 fn is_line_to(fd: &OwnedFd, peer: u32, theirs: &[[SocketAddr; 2]]) -> bool {
