@@ -420,3 +420,17 @@ pub(crate) fn assert_has(text: &str, parts: &[&str]) {
         assert!(text.contains(part), "no {part:?} in:\n{text}");
     }
 }
+
+/// The same of lines that are longer than the screen, whose rows may begin or end at a space.
+#[track_caller]
+pub(crate) fn assert_has_in_rows(text: &str, parts: &[&str]) {
+    let whole = closed_up(text);
+    for part in parts {
+        assert!(whole.contains(&closed_up(part)), "no {part:?} in:\n{text}");
+    }
+}
+
+/// Without what is blank: the same however it was broken into rows.
+pub(crate) fn closed_up(text: &str) -> String {
+    text.split_whitespace().collect()
+}
