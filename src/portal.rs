@@ -99,6 +99,21 @@ impl Portal {
         self.inner.addrs.as_ref().and_then(|addrs| addrs.as_slice().first())
     }
 
+    /// All that it listens at, as far as it is known; the nearest first.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # use teamster::Transport;
+    /// let frank = an.actor("frank").transports([Transport::Uds, Transport::InsecureTcp]).start().await?;
+    /// assert_eq!(frank.addrs().len(), 2);
+    /// # Ok(()) }).await }
+    /// ```
+    pub fn addrs(&self) -> &[Addr] {
+        self.inner.addrs.as_ref().map(Addrs::as_slice).unwrap_or_default()
+    }
+
     /// Calls a function in the other actor and waits for its result.
     ///
     /// # Errors

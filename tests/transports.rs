@@ -251,3 +251,55 @@ async fn openssl_is_refused_without_a_certificate() -> Result<(), Error> {
     })
     .await
 }
+
+#[teamster::test]
+async fn an_actor_listens_where_it_is_told_to() -> Result<(), Error> {
+    for all in ["/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0"] {
+        let ended = teamster::root().listen(all.parse().expect("it is an address")).open(async |an| {
+            let (near, here) = (an.start_actor("near").await?, teamster::this_actor()?);
+            for told in [here.addrs(), near.addrs()] {
+                assert!(matches!(told[0], Addr::Uds(_)), "the nearest comes first: {told:?}");
+                let unspecified =
+                    |addr: &Addr| addr.to_string().contains("0.0.0.0") || addr.to_string().contains("/::/");
+                assert!(!told.iter().any(unspecified), "nobody can connect there: {told:?}");
+            }
+            assert_eq!(near.run(add(1, 2)).await?, 3);
+            Ok(())
+        });
+        match ended.await {
+            Err(Error::Transport { reason, .. }) if all.starts_with("/ip6") => {
+                assert!(reason.contains("/ip6/::/tcp/0"), "{reason}"); // no IPv6 here
+            }
+            ended => ended?,
+        }
+    }
+    Ok(())
+}
+
+#[teamster::test]
+async fn an_address_that_nobody_can_listen_at_is_refused() -> Result<(), Error> {
+    const REFUSED: [(&str, &str); 5] = [
+        ("/ip4/192.0.2.7/tcp/0", "/ip4/192.0.2.7/tcp/0"), // of nobody: RFC 5737
+        ("/dns/no-such-host.invalid/tcp/0", "/dns/no-such-host.invalid/tcp/0"), // RFC 6761
+        ("/ip4/10.0.0.1/tcp/0/insecure", "only the loopback interface may be insecure"),
+        ("/dns/localhost/tcp/0/insecure", "only the loopback interface may be insecure"),
+        ("/uds/tmp/own.s", "its Unix socket is in the folder of its tree"),
+    ];
+    for (addr, said) in REFUSED {
+        let ended = teamster::root().listen(addr.parse().expect("it is an address")).open(async |_an| Ok(())).await;
+        let error = ended.expect_err(addr).to_string();
+        assert!(error.contains(said) && error.contains(addr), "{addr}: {error}");
+    }
+    teamster::root()
+        .open(async |an| {
+            for (addr, said) in REFUSED {
+                let child = an.actor("child").listen(addr.parse().expect("it is an address"));
+                let error = child.start().await.expect_err(addr).to_string();
+                assert!(error.contains(said) && error.contains(addr), "{addr}: {error}");
+            }
+            let child = an.actor("child").listen("/ip4/127.0.0.1/tcp/0".parse().expect("it is an address"));
+            assert_eq!(child.start().await?.run(add(1, 2)).await?, 3, "the nursery goes on");
+            Ok(())
+        })
+        .await
+}

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::control::Control;
-use super::doors::{self, Bound, Doors};
+use super::doors::{self, Bound, Doors, Places};
 use super::log::LogRing;
 use super::panics::PanicHook;
 use super::signals::{self, Signals};
@@ -197,13 +197,14 @@ fn name_process(aid: &Aid) {
 /// A connection to the parent, by the nearest of its addresses that works.
 fn connect(spec: &SpawnSpec, identity: Option<&Identity>) -> io::Result<Stream> {
     let until = Instant::now() + handshake::HANDSHAKE_WITHIN;
+    let lost_after = Duration::from_millis(spec.lost_after_ms);
     let may_use = |addr: &&Addr| spec.transports.contains(&addr.transport());
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "it has no address that we may use");
     for addr in spec.parent_addrs.as_slice().iter().filter(may_use) {
         let stream = match (addr, identity) {
             (Addr::Uds(path), _) => uds::dial(path).map(Stream::plain),
-            (Addr::InsecureTcp(place), _) => tcp::dial_blocking(place, until).map(Stream::plain),
-            (Addr::Tcp(place), Some(identity)) => tcp::dial_blocking(place, until)
+            (Addr::InsecureTcp(place), _) => tcp::dial_blocking(place, until, lost_after).map(Stream::plain),
+            (Addr::Tcp(place), Some(identity)) => tcp::dial_blocking(place, until, lost_after)
                 .and_then(|fd| tls::call_blocking(fd, identity, spec.parent.uuid(), until)),
             (Addr::Tcp(_), None) => Err(io::Error::other("it was given no certificate")),
         };
@@ -251,8 +252,8 @@ fn serve(prepared: Prepared) -> Result<Never, (&'static str, io::Error)> {
     let Prepared { spec, identity, control, data } = prepared;
     let at = |what: &'static str| move |error: io::Error| (what, error);
     let socket = crate::transport::folder::socket_path(&spec.folder, spec.aid.uuid());
-    let (bound, addrs) =
-        doors::bind(&spec.transports, &socket, identity.as_ref()).map_err(at("binding its own socket"))?;
+    let places = Places::of_child(&spec.transports, &spec.listen, &spec.parent_addrs, control.own_ip());
+    let (bound, addrs) = doors::bind(&places, &socket, identity.as_ref()).map_err(at("binding its own socket"))?;
     let signals = Signals::install().map_err(at("taking SIGINT and SIGTERM"))?;
     // Only now: whoever hears of us by this Hello may connect to us, and send us a signal.
     say_hello(&data, &spec, LineKind::Data, addrs.clone()).map_err(at("speaking to the parent"))?;
@@ -290,6 +291,8 @@ fn serve(prepared: Prepared) -> Result<Never, (&'static str, io::Error)> {
             log: spec.log.clone(),
             debug: spec.debug,
             transports: spec.transports.clone(),
+            listen: spec.listen.clone(),
+            lost_after: Duration::from_millis(spec.lost_after_ms),
             ..Settings::default()
         },
         folder: spec.folder.clone(),

@@ -30,6 +30,8 @@ pub(crate) struct Child {
     pub(crate) key: u64,
     pub(crate) aid: Aid,
     pub(crate) grace: Duration,
+    /// How long its host may be silent, if that is another one.
+    pub(crate) lost_after: Duration,
     /// It belongs to a nursery that was opened inside a shield: the actor's cancel leaves it to
     /// that shield's code.
     pub(crate) is_shielded: bool,

@@ -75,6 +75,7 @@ impl Clock {
         drop(state);
         // A parent whose line is broken is gone.
         let _ = self.control.send_up(&Frame::Hold { on: true });
+        self.control.beat(Duration::ZERO, true);
     }
 
     /// One hold less. With the last one it goes on.
@@ -87,6 +88,7 @@ impl Clock {
         }
         drop(state);
         let _ = self.control.send_up(&Frame::Hold { on: false });
+        self.control.beat(Duration::ZERO, false);
         drop(in_order);
         self.wake();
     }

@@ -1,6 +1,6 @@
 //! Where does this actor listen, and what does it show there?
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, RwLock};
 
 use super::{Actor, listener};
-use crate::msg::addr::{Addr, Addrs, Transport};
+use crate::msg::addr::{Addr, Addrs, Host, HostPort, Transport};
 use crate::msg::spec::Credentials;
 use crate::transport::socket::Listener;
 use crate::transport::tls::{Authority, Identity};
@@ -30,37 +30,142 @@ pub(crate) enum Door {
 pub(crate) struct Bound {
     fd: OwnedFd,
     door: Door,
-    addr: Addr,
+    /// Where others are told to connect. None: nobody is told.
+    addrs: Vec<Addr>,
 }
 
-/// Binds the sockets of these transports, and the Unix socket in any case: by that the next root of this user finds an
-/// actor that stands still when its tree is gone. With them comes where others are told to connect.
-pub(crate) fn bind(
-    transports: &[Transport],
-    socket: &Path,
-    identity: Option<&Identity>,
-) -> io::Result<(Vec<Bound>, Addrs)> {
-    let beside = (!transports.contains(&Transport::Uds)).then_some(Transport::Uds);
-    let all = transports.iter().copied().chain(beside);
-    let bound: Vec<_> = all.map(|transport| bind_one(transport, socket, identity)).collect::<io::Result<_>>()?;
-    let told = bound.iter().take(transports.len()).map(|bound| bound.addr.clone()).collect();
-    Ok((bound, told))
+/// Where an actor is to listen.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Places {
+    /// On this host, by each of these.
+    pub(crate) transports: Vec<Transport>,
+    /// Where it was told to.
+    pub(crate) listen: Vec<Addr>,
+    /// By TCP at these addresses too, as far as they are of this host.
+    pub(crate) beside: Vec<IpAddr>,
 }
 
+impl Places {
+    /// Those of a child that has connected to its parent from its own address `own`: other hosts reach it there, and
+    /// where they reach its parent, if that is on the same host.
+    pub(crate) fn of_child(transports: &[Transport], listen: &[Addr], parent: &Addrs, own: Option<IpAddr>) -> Self {
+        let of_parent = parent.as_slice().iter().filter_map(ip_on_network).chain(own);
+        let listens = |ip: &IpAddr| listen.iter().filter_map(listens_at).any(|at| at == *ip || at.is_unspecified());
+        let mut beside: Vec<IpAddr> = Vec::new();
+        for ip in of_parent.filter(|_| transports.contains(&Transport::Tcp)) {
+            if !listens(&ip) && !beside.contains(&ip) {
+                beside.push(ip);
+            }
+        }
+        Places { transports: transports.to_vec(), listen: listen.to_vec(), beside }
+    }
+}
+
+/// The address of a place that other hosts may reach.
+fn ip_on_network(addr: &Addr) -> Option<IpAddr> {
+    match addr {
+        Addr::Tcp(HostPort { host: Host::Ip(ip), .. }) if !ip.is_loopback() => Some(*ip),
+        _ => None,
+    }
+}
+
+fn listens_at(addr: &Addr) -> Option<IpAddr> {
+    match addr {
+        Addr::Tcp(HostPort { host: Host::Ip(ip), .. }) => Some(*ip),
+        _ => None,
+    }
+}
+
+/// These transports, and those that the addresses need.
+pub(crate) fn with_transports_of(listen: &[Addr], transports: &[Transport]) -> Vec<Transport> {
+    Transport::sorted(transports.iter().copied().chain(listen.iter().map(Addr::transport)))
+}
+
+/// Why an actor can't be told to listen there.
+pub(crate) fn refuses(addr: &Addr) -> Option<&'static str> {
+    match addr {
+        Addr::Uds(_) => Some("its Unix socket is in the folder of its tree"),
+        Addr::InsecureTcp(HostPort { host: Host::Ip(ip), .. }) if ip.is_loopback() => None,
+        Addr::InsecureTcp(_) => Some("only the loopback interface may be insecure: leave `/insecure` out"),
+        Addr::Tcp(_) => None,
+    }
+}
+
+/// Binds the sockets of these places, and the Unix socket in any case: by that the next root of this user finds an
+/// actor that stands still when its tree is gone. With them comes where others are told to connect, the nearest first.
+pub(crate) fn bind(places: &Places, socket: &Path, identity: Option<&Identity>) -> io::Result<(Vec<Bound>, Addrs)> {
+    let Places { transports, listen, beside } = places;
+    let mut all = Vec::new();
+    for transport in transports {
+        all.push(bind_one(*transport, socket, identity)?);
+    }
+    if !transports.contains(&Transport::Uds) {
+        all.push(Bound { addrs: Vec::new(), ..bind_one(Transport::Uds, socket, identity)? });
+    }
+    for addr in listen {
+        all.push(bind_to(addr, identity).map_err(|error| io::Error::new(error.kind(), format!("{addr}: {error}")))?);
+    }
+    for ip in beside {
+        match bind_to(&Addr::Tcp(SocketAddr::new(*ip, 0).into()), identity) {
+            Ok(bound) => all.push(bound),
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {} // another host's
+            Err(error) => return Err(io::Error::new(error.kind(), format!("{ip}: {error}"))),
+        }
+    }
+    let told = nearest_first(all.iter().flat_map(|bound| bound.addrs.iter().cloned()));
+    Ok((all, told))
+}
+
+/// Unix sockets, the loopback interface, and what goes further.
+fn nearest_first(addrs: impl IntoIterator<Item = Addr>) -> Addrs {
+    let mut all: Vec<Addr> = addrs.into_iter().collect();
+    let is_near = |place: &HostPort| matches!(place.host, Host::Ip(ip) if ip.is_loopback());
+    all.sort_by_key(|addr| match addr {
+        Addr::Uds(_) => 0,
+        Addr::Tcp(place) if is_near(place) => 1,
+        Addr::InsecureTcp(_) => 2,
+        Addr::Tcp(_) => 3,
+    });
+    all.into_iter().collect()
+}
+
+/// On this host.
 fn bind_one(transport: Transport, socket: &Path, identity: Option<&Identity>) -> io::Result<Bound> {
-    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    Ok(match transport {
-        Transport::Uds => Bound { fd: uds::bind_at(socket)?, door: Door::Uds, addr: Addr::Uds(socket.to_owned()) },
-        Transport::InsecureTcp => {
-            let (fd, addr) = tcp::bind_at(loopback)?;
-            Bound { fd, door: Door::Insecure, addr: Addr::InsecureTcp(addr.into()) }
+    let loopback = || HostPort::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    match transport {
+        Transport::Uds => {
+            Ok(Bound { fd: uds::bind_at(socket)?, door: Door::Uds, addrs: vec![Addr::Uds(socket.to_owned())] })
         }
-        Transport::Tcp => {
+        Transport::InsecureTcp => bind_to(&Addr::InsecureTcp(loopback()), identity),
+        Transport::Tcp => bind_to(&Addr::Tcp(loopback()), identity),
+    }
+}
+
+/// At an address of this host's on a network.
+fn bind_to(addr: &Addr, identity: Option<&Identity>) -> io::Result<Bound> {
+    if let Some(why) = refuses(addr) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    let (place, door) = match addr {
+        Addr::Uds(_) => return Err(io::ErrorKind::InvalidInput.into()), // refused above
+        Addr::InsecureTcp(place) => (place, Door::Insecure),
+        Addr::Tcp(place) => {
             let identity = identity.ok_or_else(|| io::Error::other("it has no certificate to show"))?;
-            let (fd, addr) = tcp::bind_at(loopback)?;
-            Bound { fd, door: Door::Tls(identity.clone()), addr: Addr::Tcp(addr.into()) }
+            (place, Door::Tls(identity.clone()))
         }
-    })
+    };
+    let (fd, bound) = tcp::bind_to(place)?;
+    let hosts = match &place.host {
+        Host::Dns(name) => vec![Host::Dns(name.clone())],
+        Host::Ip(ip) if ip.is_unspecified() => tcp::interfaces(*ip)?.into_iter().map(Host::Ip).collect(),
+        Host::Ip(ip) => vec![Host::Ip(*ip)],
+    };
+    let told = hosts.into_iter().map(|host| HostPort { host, port: bound.port() });
+    let addrs = match door {
+        Door::Insecure => told.map(Addr::InsecureTcp).collect(),
+        Door::Tls(_) | Door::Uds => told.map(Addr::Tcp).collect(),
+    };
+    Ok(Bound { fd, door, addrs })
 }
 
 /// The doors of an actor.
@@ -118,13 +223,13 @@ impl Doors {
 }
 
 /// The doors of a root that is to be booted: what it shows is made here.
-pub(crate) fn of_root(transports: &[Transport], socket: &Path, root: uuid::Uuid) -> io::Result<(Doors, Vec<Bound>)> {
+pub(crate) fn of_root(places: &Places, socket: &Path, root: uuid::Uuid) -> io::Result<(Doors, Vec<Bound>)> {
     let doors = Doors::default();
-    if transports.contains(&Transport::Tcp) {
+    if places.transports.contains(&Transport::Tcp) {
         let credentials = doors.authority()?.issue(root)?;
         doors.show(&credentials)?;
     }
-    let (bound, addrs) = bind(transports, socket, doors.identity())?;
+    let (bound, addrs) = bind(places, socket, doors.identity())?;
     *doors.addrs.write() = addrs;
     Ok((doors, bound))
 }
@@ -137,7 +242,7 @@ impl Actor {
 
     /// Accepts from these sockets until the actor ends.
     pub(crate) fn open_doors(self: &Arc<Self>, all: Vec<Bound>) -> io::Result<()> {
-        for Bound { fd, door, addr: _ } in all {
+        for Bound { fd, door, addrs: _ } in all {
             let listener = Listener::new(fd)?;
             let listening = self.drivers.spawn_on(listener::listen(Arc::clone(self), listener, door), &self.runtime);
             self.doors.listening.lock().push(listening.abort_handle());
@@ -151,18 +256,16 @@ impl Actor {
         if addrs.as_slice().iter().any(|addr| addr.transport() == transport) {
             return Ok(());
         }
-        let addr = match transport {
-            Transport::Uds => Addr::Uds(self.socket()), // it listens there in any case
+        let told = match transport {
+            Transport::Uds => vec![Addr::Uds(self.socket())], // it listens there in any case
             Transport::Tcp | Transport::InsecureTcp => {
                 let bound = bind_one(transport, &self.socket(), self.doors.identity())?;
-                let addr = bound.addr.clone();
+                let told = bound.addrs.clone();
                 self.open_doors(vec![bound])?;
-                addr
+                told
             }
         };
-        let mut all: Vec<Addr> = addrs.as_slice().iter().cloned().chain([addr]).collect();
-        all.sort_by_key(Addr::transport);
-        *addrs = all.into_iter().collect();
+        *addrs = nearest_first(addrs.as_slice().iter().cloned().chain(told));
         Ok(())
     }
 }

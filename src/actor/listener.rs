@@ -115,11 +115,11 @@ async fn shown(actor: &Arc<Actor>, fd: OwnedFd, door: &Door) -> Result<Stream, H
     let user = match door {
         Door::Uds => uds::peer(fd.as_fd())?.uid.as_raw(),
         Door::Insecure => {
-            tcp::prepare(&fd)?;
+            tcp::prepare(&fd, actor.settings.lost_after)?;
             tcp::peer_user(fd.as_fd())?
         }
         Door::Tls(identity) => {
-            tcp::prepare(&fd)?;
+            tcp::prepare(&fd, actor.settings.lost_after)?;
             return tokio::select! {
                 biased; // what has come is not late
                 stream = tls::answer(fd, identity) => Ok(stream?),

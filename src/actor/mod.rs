@@ -64,6 +64,20 @@ pub(crate) struct Settings {
     pub(crate) debug: DebugSettings,
     /// Where it listens, and its children; the nearest first. Empty, before the root boots: as the environment says.
     pub(crate) transports: Vec<Transport>,
+    /// Where else it listens. Its children do so on the same addresses, at ports of their own.
+    pub(crate) listen: Vec<Addr>,
+    /// How long another host may be silent.
+    pub(crate) lost_after: Duration,
+}
+
+/// How long another host may be silent, where nobody says otherwise.
+pub(crate) const LOST_AFTER: Duration = Duration::from_secs(5);
+/// A shorter time would be over before a busy host has answered.
+const SHORTEST_SILENCE: Duration = Duration::from_millis(100);
+
+/// What may be asked for as the time that another host may be silent.
+pub(crate) fn bounded_silence(time: Duration) -> Duration {
+    bounded(time).max(SHORTEST_SILENCE)
 }
 
 /// The default grace: how long an actor may take to end once it was asked.
@@ -81,6 +95,8 @@ impl Default for Settings {
             log: None,
             debug: DebugSettings::default(),
             transports: Vec::new(),
+            listen: Vec::new(),
+            lost_after: LOST_AFTER,
         }
     }
 }

@@ -115,7 +115,7 @@ impl Actor {
             Ok(match addr {
                 Addr::Uds(path) => Stream::plain(uds::dial(path)?),
                 Addr::InsecureTcp(place) => {
-                    let fd = tcp::dial(place).await?;
+                    let fd = tcp::dial(place, self.settings.lost_after).await?;
                     if !tcp::is_loopback(fd.as_fd()) {
                         return Err(io::Error::other("only the loopback interface may be insecure"));
                     }
@@ -127,7 +127,7 @@ impl Actor {
                             "this actor has no certificate: give it, or its root, `.transport(Transport::Tcp)`",
                         ));
                     };
-                    tls::call(tcp::dial(place).await?, identity, aid.uuid()).await?
+                    tls::call(tcp::dial(place, self.settings.lost_after).await?, identity, aid.uuid()).await?
                 }
             })
         };

@@ -110,6 +110,11 @@ impl Line {
         self.state.lock().stream.as_ref().is_some_and(Stream::is_secured)
     }
 
+    /// Whether its peer is on another host.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.state.lock().stream.as_ref().is_some_and(Stream::is_remote)
+    }
+
     /// Sends what waits. Whether anything still does: then poll for room.
     pub(crate) fn flush(&self) -> io::Result<bool> {
         self.state.lock().send_waiting()

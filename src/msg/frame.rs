@@ -83,6 +83,9 @@ pub(crate) enum Frame<'a> {
     /// Without a load: tell the root how much you have to do, for its look of this number, and tell your children: on
     /// control lines, downwards. With one: the answer of the sender or of one below it, upwards.
     Load { id: u64, load: Option<&'a [u8]> },
+    /// The sender lives, and was `late_ms` late to say so; no time of its runs out while it `is_held` by a debugger: on
+    /// control lines between two hosts, both ways.
+    Beat { late_ms: u64, is_held: bool },
     /// What the sender is busy with, shortly before its time is over: on control lines, upwards. Between equal builds
     /// alone: it is places in the program's code.
     Stuck { places: &'a [u8] },
@@ -235,6 +238,7 @@ mod kind {
     pub(super) const STOOD: u8 = 45;
     pub(super) const STUCK: u8 = 46;
     pub(super) const LOAD: u8 = 47;
+    pub(super) const BEAT: u8 = 48;
 }
 
 /// Markers of msgpack that both directions know.

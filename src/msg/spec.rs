@@ -54,6 +54,10 @@ pub(crate) struct SpawnSpec {
     pub(crate) debug: DebugSettings,
     /// Where it listens, and by which of the parent's addresses it may connect.
     pub(crate) transports: Vec<Transport>,
+    /// Where else it listens.
+    pub(crate) listen: Vec<Addr>,
+    /// How long another host may be silent.
+    pub(crate) lost_after_ms: u64,
     pub(crate) root_addrs: Addrs,
     /// What it shows on networks, if it uses one.
     pub(crate) credentials: Option<Credentials>,

@@ -14,9 +14,9 @@ use super::supervise::{Care, Nursery};
 use crate::actor::child::{Child, Refusal};
 use crate::actor::endpoint::{Call, Endpoint};
 use crate::actor::peers::canceller;
-use crate::actor::{boot, bounded};
+use crate::actor::{boot, bounded, bounded_silence, doors};
 use crate::error::{Error, SpawnReason};
-use crate::msg::addr::Transport;
+use crate::msg::addr::{Addr, Transport};
 use crate::msg::ident::{Aid, CancelRequest};
 use crate::portal::{Portal, Prepared, decode_result};
 use crate::spawn::launch::{Request, Spawner, limit};
@@ -151,6 +151,37 @@ impl<'n> ActorBuilder<'n> {
     /// ```
     pub fn transport(self, transport: Transport) -> Self {
         self.transports([transport])
+    }
+
+    /// It listens at an address of its host's too, for actors on other hosts: as [`RootBuilder::listen`](crate::RootBuilder::listen).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let worker = an.actor("worker").listen("/ip4/127.0.0.1/tcp/0/insecure".parse()?).start().await?;
+    /// assert!(worker.addrs().iter().any(|addr| addr.to_string().ends_with("/insecure")));
+    /// # Ok(()) }).await }
+    /// ```
+    pub fn listen(mut self, addr: Addr) -> Self {
+        self.options.listen.push(addr);
+        self
+    }
+
+    /// How long its host may be silent until it counts as lost, and this one's until it ends itself. Default: as this actor;
+    /// see [`RootBuilder::lost_after`](crate::RootBuilder::lost_after).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// # use std::time::Duration;
+    /// an.actor("worker").lost_after(Duration::from_secs(20)).start().await?;
+    /// # Ok(()) }).await }
+    /// ```
+    pub fn lost_after(mut self, time: Duration) -> Self {
+        self.options.lost_after = Some(bounded_silence(time));
+        self
     }
 
     /// The same with several: whoever connects takes the nearest that works.
@@ -453,7 +484,7 @@ impl Drop for Started<'_> {
 pub(super) async fn start<'n>(
     nursery: &'n Arc<Nursery>,
     name: &str,
-    options: Options,
+    mut options: Options,
     care: Care,
 ) -> Result<Started<'n>, Error> {
     let failed = |reason| Error::Spawn { name: name.to_owned(), reason };
@@ -475,8 +506,13 @@ pub(super) async fn start<'n>(
         .launcher
         .as_ref()
         .map_or_else(|| "this executable".to_owned(), |l| format!("{:?}", l.command().get_program()));
+    if let Some((addr, why)) = options.listen.iter().find_map(|addr| Some((addr, doors::refuses(addr)?))) {
+        return Err(failed(SpawnReason::Other(format!("it can't listen at {addr}: {why}"))));
+    }
     let transports = options.transports.as_deref().unwrap_or(&actor.settings.transports);
-    let credentials = certify::prepare(actor, transports, aid.uuid()).await;
+    let transports = doors::with_transports_of(&options.listen, transports);
+    let credentials = certify::prepare(actor, &transports, aid.uuid()).await;
+    options.transports = Some(transports);
     let credentials = credentials.map_err(|reason| failed(SpawnReason::Other(reason)))?;
     let spawned = Box::new(move |result: Result<Arc<Child>, SpawnReason>| {
         let mut starting = starting;

@@ -14,12 +14,12 @@ use crate::actor::crash::DEBUG_SOCKET;
 use crate::actor::current::{self, host_name};
 use crate::actor::panics::PanicHook;
 use crate::actor::signals::Signals;
-use crate::actor::{Actor, Parts, Settings, boot, bounded, crash, doors, log};
+use crate::actor::{Actor, Parts, Settings, boot, bounded, bounded_silence, crash, doors, log};
 use crate::channel::LineEnd;
 use crate::channel::line::LineInbox;
 use crate::discovery::{Names, Record, Registrar};
 use crate::error::{BoxError, Error, SpawnReason};
-use crate::msg::addr::{Addrs, Transport};
+use crate::msg::addr::{Addr, Addrs, Transport};
 use crate::msg::frame::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
 use crate::transport::folder::{Base, FolderError, RootFolder, socket_path};
@@ -202,8 +202,13 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
             Err(_unset) => vec![Transport::Uds],
         };
     }
-    let transports = settings.transports.clone();
-    let (doors, bound) = doors::of_root(&transports, &socket, aid.uuid())
+    settings.transports = doors::with_transports_of(&settings.listen, &settings.transports);
+    let places = doors::Places {
+        transports: settings.transports.clone(),
+        listen: settings.listen.clone(),
+        ..doors::Places::default()
+    };
+    let (doors, bound) = doors::of_root(&places, &socket, aid.uuid())
         .map_err(|error| failed("binding the sockets of its transports", error))?;
     names.set_ready(aid.uuid(), doors.addrs());
     let registrar = Registrar::start(&base, folder.path(), Arc::clone(&names), aid.clone())
@@ -433,6 +438,48 @@ impl RootBuilder {
     /// ```
     pub fn transports(mut self, transports: impl IntoIterator<Item = Transport>) -> Self {
         self.settings.transports = Transport::sorted(transports);
+        self
+    }
+
+    /// Listens at an address of this host's too, for actors on other hosts: at `/ip4/10.0.0.1/tcp/0`, or at all addresses by
+    /// `/ip4/0.0.0.0/tcp/0` or `/ip6/::/tcp/0`. Port 0 takes a free one. What it is becomes known by
+    /// [`Portal::addrs`](crate::Portal::addrs).
+    ///
+    /// Its actors on the same host listen at the same addresses, each at a free port of its own. One that was started on another
+    /// host listens at the address by which it has reached its parent.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// teamster::root().listen("/ip4/127.0.0.1/tcp/0/insecure".parse()?).open(async |_an| {
+    ///     assert!(teamster::this_actor()?.addrs().len() > 1);
+    ///     Ok(())
+    /// }).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn listen(mut self, addr: Addr) -> Self {
+        self.settings.listen.push(addr);
+        self
+    }
+
+    /// How long another host may be silent until its actors, or this one over there, count as lost. Default: 5 s; at least
+    /// 100 ms. An actor that has lost its parent ends within its grace, and a parent knows after this time and the grace that
+    /// a child is gone whose host it has lost.
+    ///
+    /// Who is late because its machine has no time for it says so, and is waited for up to as long again. Between actors on one
+    /// host nothing is timed: the end of a process shows at once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> {
+    /// # use std::time::Duration;
+    /// teamster::root().lost_after(Duration::from_secs(20)).open(async |_an| Ok(())).await
+    /// # }
+    /// ```
+    pub fn lost_after(mut self, time: Duration) -> Self {
+        self.settings.lost_after = bounded_silence(time);
         self
     }
 

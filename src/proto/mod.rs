@@ -6,3 +6,4 @@ pub(crate) mod connection;
 pub(crate) mod credit;
 pub(crate) mod dialog;
 pub(crate) mod escalation;
+pub(crate) mod pulse;

@@ -189,6 +189,7 @@ fn start(
         key: actor.next_child(),
         aid: aid.clone(),
         grace: options.grace.unwrap_or(actor.settings.grace),
+        lost_after: options.lost_after.unwrap_or(actor.settings.lost_after),
         is_shielded,
         socket: socket_path(&actor.folder, aid.uuid()),
         stderr: Some(Arc::new(Stderr(child_output)) as Arc<dyn StderrTail>),
@@ -281,7 +282,7 @@ fn spec(actor: &Arc<Actor>, aid: &Aid, options: &Options, credentials: Option<Cr
         data_token: token(),
         control_token: token(),
         build: crate::actor::build::build_id().to_vec(),
-        grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
+        grace_ms: millis(grace),
         max_frame_bytes: actor.settings.max_frame_bytes,
         expose: options.expose.clone(),
         threads: options.threads,
@@ -293,9 +294,15 @@ fn spec(actor: &Arc<Actor>, aid: &Aid, options: &Options, credentials: Option<Cr
         lineage: actor.lineage_of(aid),
         debug: actor.settings.debug.of_child(options.debug),
         transports: options.transports.clone().unwrap_or_else(|| actor.settings.transports.clone()),
+        listen: options.listen.clone(),
+        lost_after_ms: millis(options.lost_after.unwrap_or(actor.settings.lost_after)),
         root_addrs: actor.root_addrs.clone().unwrap_or_else(|| actor.addrs()),
         credentials,
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// 122 random bits, from the operating system.

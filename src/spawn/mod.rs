@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::launcher::Launcher;
-use crate::msg::addr::Transport;
+use crate::msg::addr::{Addr, Transport};
 
 /// Where a child's stdout or stderr goes.
 ///
@@ -99,6 +99,8 @@ pub(crate) struct Options {
     pub(crate) debug: bool,
     /// `None`: as its parent.
     pub(crate) transports: Option<Vec<Transport>>,
+    pub(crate) listen: Vec<Addr>,
+    pub(crate) lost_after: Option<Duration>,
 }
 
 impl Options {

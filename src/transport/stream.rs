@@ -7,6 +7,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags
 
 use uuid::Uuid;
 
+use super::tcp;
 use super::tls::Session;
 
 /// A connected socket that never waits, plain or under TLS. It is used by one thread at a time, or by several.
@@ -64,6 +65,16 @@ impl Stream {
     /// makes no descriptor readable.
     pub(crate) fn is_secured(&self) -> bool {
         self.tls.is_some()
+    }
+
+    /// Whether its other end is on another host, as far as the addresses tell.
+    pub(crate) fn is_remote(&self) -> bool {
+        tcp::is_remote(self.fd.as_fd())
+    }
+
+    /// The address of this host that it goes by, if it goes to another one.
+    pub(crate) fn own_ip(&self) -> Option<std::net::IpAddr> {
+        self.is_remote().then(|| tcp::own_ip(self.fd.as_fd())).flatten()
     }
 
     /// Ends it both ways: whoever reads or writes sees that.

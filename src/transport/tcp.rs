@@ -12,8 +12,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getpeername, get
 use super::uds::BACKLOG;
 use crate::msg::addr::{Host, HostPort};
 
-/// How long a peer's machine may be silent while it owes us an answer: then the line is lost.
-const LOST_AFTER: Duration = Duration::from_secs(5);
+/// What the kernel takes: tcp(7), `TCP_KEEPCNT`. The timeout above counts, where it is set.
+const MOST_PROBES: u32 = 127;
 
 /// Between two tries of a happy-eyeballs connection: RFC 8305, section 5.
 const NEXT_TRY_AFTER: Duration = Duration::from_millis(250);
@@ -29,20 +29,49 @@ pub(crate) fn bind_at(addr: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
     Ok((fd, bound))
 }
 
-/// Makes a connection what a line needs: it never waits, sends at once, and ends when the other machine is silent.
-pub(crate) fn prepare(fd: &OwnedFd) -> io::Result<()> {
+/// The same at a host and a port, of which a name is looked up.
+pub(crate) fn bind_to(place: &HostPort) -> io::Result<(OwnedFd, SocketAddr)> {
+    let addrs: Vec<SocketAddr> = match &place.host {
+        Host::Ip(ip) => vec![SocketAddr::new(*ip, place.port)],
+        Host::Dns(name) => (name.as_str(), place.port).to_socket_addrs()?.collect(),
+    };
+    let mut failure = no_address(place);
+    for addr in addrs {
+        match bind_at(addr) {
+            Ok(bound) => return Ok(bound),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+/// The addresses of this host that a socket is reached at which listens on all of them. Those that need to be told an
+/// interface too are left out.
+pub(crate) fn interfaces(all: IpAddr) -> io::Result<Vec<IpAddr>> {
+    let is_reached = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => !ip.is_link_local(),
+        IpAddr::V6(ip) => all.is_ipv6() && !ip.is_unicast_link_local(),
+    };
+    Ok(if_addrs::get_if_addrs()?.into_iter().map(|interface| interface.ip()).filter(is_reached).collect())
+}
+
+/// Makes a connection what a line needs: it never waits, sends at once, and ends when the other machine's kernel is silent
+/// for `lost_after`.
+pub(crate) fn prepare(fd: &OwnedFd, lost_after: Duration) -> io::Result<()> {
+    let millis = u32::try_from(lost_after.as_millis()).unwrap_or(u32::MAX);
+    let probes = u32::try_from(lost_after.as_secs()).unwrap_or(u32::MAX).clamp(1, MOST_PROBES);
     rustix::io::ioctl_fionbio(fd, true)?;
     sockopt::set_tcp_nodelay(fd, true)?;
-    sockopt::set_tcp_user_timeout(fd, LOST_AFTER.as_millis() as u32)?;
+    sockopt::set_tcp_user_timeout(fd, millis)?;
     sockopt::set_tcp_keepidle(fd, Duration::from_secs(1))?;
     sockopt::set_tcp_keepintvl(fd, Duration::from_secs(1))?;
-    sockopt::set_tcp_keepcnt(fd, LOST_AFTER.as_secs() as u32)?;
+    sockopt::set_tcp_keepcnt(fd, probes)?;
     sockopt::set_socket_keepalive(fd, true)?;
     Ok(())
 }
 
 /// Connects, by the first address of the host that answers.
-pub(crate) async fn dial(place: &HostPort) -> io::Result<OwnedFd> {
+pub(crate) async fn dial(place: &HostPort, lost_after: Duration) -> io::Result<OwnedFd> {
     let addrs: Vec<SocketAddr> = match &place.host {
         Host::Ip(ip) => vec![SocketAddr::new(*ip, place.port)],
         Host::Dns(name) => tokio::net::lookup_host((name.as_str(), place.port)).await?.collect(),
@@ -60,7 +89,7 @@ pub(crate) async fn dial(place: &HostPort) -> io::Result<OwnedFd> {
         match tried {
             Ok(stream) => {
                 let fd = OwnedFd::from(stream.into_std()?);
-                prepare(&fd)?;
+                prepare(&fd, lost_after)?;
                 return Ok(fd);
             }
             Err(error) => failure = error,
@@ -70,7 +99,7 @@ pub(crate) async fn dial(place: &HostPort) -> io::Result<OwnedFd> {
 }
 
 /// The same where no runtime is, one address after the other.
-pub(crate) fn dial_blocking(place: &HostPort, until: Instant) -> io::Result<OwnedFd> {
+pub(crate) fn dial_blocking(place: &HostPort, until: Instant, lost_after: Duration) -> io::Result<OwnedFd> {
     let addrs: Vec<SocketAddr> = match &place.host {
         Host::Ip(ip) => vec![SocketAddr::new(*ip, place.port)],
         Host::Dns(name) => (name.as_str(), place.port).to_socket_addrs()?.collect(),
@@ -84,7 +113,7 @@ pub(crate) fn dial_blocking(place: &HostPort, until: Instant) -> io::Result<Owne
         match TcpStream::connect_timeout(&addr, left) {
             Ok(stream) => {
                 let fd = OwnedFd::from(stream);
-                prepare(&fd)?;
+                prepare(&fd, lost_after)?;
                 return Ok(fd);
             }
             Err(error) => failure = error,
@@ -113,11 +142,21 @@ fn in_turns(addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
 
 /// Whether both ends of a connection are on the loopback interface.
 pub(crate) fn is_loopback(fd: BorrowedFd<'_>) -> bool {
-    let ends = [getsockname(fd).ok(), getpeername(fd).ok().flatten()];
-    let is_local = |end: Option<rustix::net::SocketAddrAny>| {
-        end.and_then(|end| SocketAddr::try_from(end).ok()).is_some_and(|end| end.ip().to_canonical().is_loopback())
-    };
-    ends.into_iter().all(is_local)
+    [own_ip(fd), peer_ip(fd)].into_iter().all(|ip| ip.is_some_and(|ip| ip.is_loopback()))
+}
+
+/// Whether the ends of a connection are on two hosts: a host that connects to itself does so from the same address.
+pub(crate) fn is_remote(fd: BorrowedFd<'_>) -> bool {
+    matches!((own_ip(fd), peer_ip(fd)), (Some(own), Some(peer)) if own != peer && !is_loopback(fd))
+}
+
+/// `None`: it is no connection of a network.
+pub(crate) fn own_ip(fd: BorrowedFd<'_>) -> Option<IpAddr> {
+    Some(SocketAddr::try_from(getsockname(fd).ok()?).ok()?.ip().to_canonical())
+}
+
+fn peer_ip(fd: BorrowedFd<'_>) -> Option<IpAddr> {
+    Some(SocketAddr::try_from(getpeername(fd).ok()??).ok()?.ip().to_canonical())
 }
 
 /// The user of the process at the other end of the loopback interface: the kernel's table says so, of the socket whose two
@@ -171,6 +210,8 @@ mod tests {
 
     use super::*;
 
+    const WITHIN: Duration = Duration::from_secs(5);
+
     #[test]
     fn the_kernels_table_is_read() {
         let line = "   1: 0100007F:1F90 0200007F:0016 01 00000000:00000000 00:00000000 00000000  1000        0 24 1 0";
@@ -186,7 +227,7 @@ mod tests {
         for ip in ["127.0.0.1:0", "[::1]:0"] {
             let Ok((listener, addr)) = bind_at(ip.parse().unwrap()) else { continue }; // no IPv6 here
             let place = HostPort::from(addr);
-            let ours = dial_blocking(&place, Instant::now() + Duration::from_secs(5)).unwrap();
+            let ours = dial_blocking(&place, Instant::now() + WITHIN, WITHIN).unwrap();
             let theirs = rustix::net::accept(&listener).unwrap();
             let us = rustix::process::getuid().as_raw();
             assert_eq!((peer_user(ours.as_fd()).unwrap(), peer_user(theirs.as_fd()).unwrap()), (us, us));

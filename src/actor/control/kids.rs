@@ -17,6 +17,7 @@ use crate::channel::line::{Line, LineInbox};
 use crate::msg::death::{Death, DeathData, ExitKind, Receipt};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
 use crate::proto::escalation::{Escalation, Measure};
+use crate::proto::pulse::Pulse;
 
 /// One child.
 pub(super) struct Kid {
@@ -25,6 +26,8 @@ pub(super) struct Kid {
     pub(super) listed: Option<Listed>,
     pub(super) pidfd: Arc<OwnedFd>,
     pub(super) line: Option<(Arc<Line>, LineInbox)>,
+    /// Of a line to another host.
+    pub(super) pulse: Option<Pulse>,
     pub(super) escalation: Escalation,
     pub(super) boot_by: Option<Instant>,
     pub(super) boot_within: Duration,
@@ -94,6 +97,7 @@ impl Kid {
             listed,
             pidfd,
             line: None,
+            pulse: None,
             escalation: Escalation::new(),
             boot_by: Some(boot_by),
             boot_within,
@@ -118,7 +122,8 @@ impl Kid {
         if self.is_reaped {
             return self.below_until;
         }
-        [self.escalation.next_deadline(), self.boot_by, self.kill_by].into_iter().flatten().min()
+        let pulse = self.pulse.as_ref().map(Pulse::next_deadline);
+        [self.escalation.next_deadline(), self.boot_by, self.kill_by, pulse].into_iter().flatten().min()
     }
 
     /// Ask it to end, on behalf of `canceller`.
@@ -314,6 +319,12 @@ impl Kid {
         }
     }
 
+    /// Its host was silent for so long before this.
+    pub(super) fn was_silent(&self, silent: Duration) {
+        let said = format!("its host, or the network to it, had been silent for {:.1} s", silent.as_secs_f64());
+        self.child.story.lock().said.get_or_insert(said);
+    }
+
     /// Collects the exit status, once its process has ended.
     ///
     /// Nothing of it is found any more by whoever sees that it is reaped: its end is to be told after that.
@@ -334,6 +345,9 @@ impl Kid {
         };
         self.is_reaped = true;
         self.boot_by = None;
+        if let Some(silent) = self.pulse.take().and_then(|pulse| pulse.silence(now)) {
+            self.was_silent(silent); // it has lost us before we have lost it
+        }
         let child = &self.child;
         if let Some(names) = names {
             names.gone(&child.aid);

@@ -117,6 +117,8 @@ pub(crate) struct Control {
     none: Mutex<()>,
     none_blocking: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Lines to other hosts, which hear from us even when there is nothing to say.
+    remote: Mutex<Vec<Weak<Line>>>,
     /// The debug socket of a root, until the first one connects.
     debug: Mutex<Option<OwnedFd>>,
 }
@@ -142,6 +144,7 @@ impl Control {
             none: Mutex::default(),
             none_blocking: Condvar::new(),
             thread: Mutex::default(),
+            remote: Mutex::default(),
             debug: Mutex::default(),
         }))
     }
@@ -228,6 +231,25 @@ impl Control {
         if has_come || !is_watched {
             self.wake();
         }
+    }
+
+    /// A line that goes to another host is to hear from us: whether it does.
+    fn beats_on(&self, line: &Arc<Line>) -> bool {
+        let is_remote = line.is_remote();
+        if is_remote {
+            self.remote.lock().push(Arc::downgrade(line));
+        }
+        is_remote
+    }
+
+    /// Says to other hosts that this actor lives. Callable wherever [`Clock::hold`](super::clock::Clock::hold) is.
+    pub(crate) fn beat(&self, late: Duration, is_held: bool) {
+        let late_ms = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
+        self.remote.lock().retain(|line| {
+            let line = line.upgrade();
+            // A line that is broken shows that to its reader.
+            line.is_some_and(|line| line.send(&Frame::Beat { late_ms, is_held }).is_ok())
+        });
     }
 
     /// Makes the timer of [`Control::wake_within`], which works without one too.

@@ -31,6 +31,7 @@ use crate::msg::frame::{AckState, Frame};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
 use crate::msg::load::Load;
 use crate::proto::escalation::childs_share;
+use crate::proto::pulse::{Due, Pulse};
 
 /// How long a child that got a signal from outside waits to hear whether its parent had sent it.
 const VERDICT_WITHIN: Duration = Duration::from_millis(200);
@@ -98,6 +99,8 @@ pub(super) struct Thread {
     /// Of a root.
     suspension: Option<Suspension>,
     up_inbox: LineInbox,
+    /// Of a parent on another host.
+    up_pulse: Option<Pulse>,
     kids: HashMap<u64, Kid>,
     /// Which child a recorded process further down belongs to.
     descendants: HashMap<u64, u64>,
@@ -153,10 +156,14 @@ impl Thread {
                 }
             });
         }
-        let (aid, clock, names) = match actor.upgrade() {
-            Some(actor) => (actor.aid.clone(), Arc::clone(&actor.clock), actor.names.clone()),
+        let is_remote = control.up.as_ref().is_some_and(|up| control.beats_on(up));
+        let (aid, clock, names, lost_after) = match actor.upgrade() {
+            Some(actor) => {
+                (actor.aid.clone(), Arc::clone(&actor.clock), actor.names.clone(), actor.settings.lost_after)
+            }
             None => return Err(io::Error::other("the actor is gone")),
         };
+        let clock_now = clock.now();
         let suspension = control.up.is_none().then(|| Suspension::install(&control.event));
         Ok(Thread {
             control,
@@ -168,6 +175,7 @@ impl Thread {
             signals_seen: 0,
             suspension,
             up_inbox,
+            up_pulse: is_remote.then(|| Pulse::new(clock_now, lost_after)),
             kids: HashMap::new(),
             descendants: HashMap::new(),
             next_descendant: 0,
@@ -236,13 +244,14 @@ impl Thread {
 
     fn next_timer(&self) -> Option<Instant> {
         let kids = self.kids.values().filter_map(Kid::next_deadline);
+        let up = self.up_pulse.as_ref().map(Pulse::next_deadline);
         let own = [
             self.own.kill_at,
             self.own.stuck_at,
             self.own.verdict_at.map(|(at, _)| at),
             self.own.die_at.map(|(at, _)| at),
         ];
-        let own = own.into_iter().chain([self.starting.map(|starting| starting.look_at)]).flatten();
+        let own = own.into_iter().chain([self.starting.map(|starting| starting.look_at), up]).flatten();
         kids.chain(own).min()
     }
 
@@ -255,6 +264,7 @@ impl Thread {
         if let Some(starting) = self.starting.as_mut().filter(|starting| starting.look_at <= now) {
             starting.look(now, |pid| self.kids.values().any(|kid| kid.child.aid.pid() == pid));
         }
+        self.on_pulses();
         let patience = self.patience(now);
         for kid in self.kids.values_mut() {
             if kid.next_deadline().is_some_and(|at| at <= now) {
@@ -296,6 +306,53 @@ impl Thread {
         }
     }
 
+    /// Heartbeats, and who has given none.
+    fn on_pulses(&mut self) {
+        let now = self.clock.now();
+        let is_due = |pulse: &Option<Pulse>| pulse.as_ref().is_some_and(|pulse| pulse.next_deadline() <= now);
+        let mut late = None;
+        let mut see_to = |pulse: &mut Option<Pulse>| match pulse.as_mut()?.on_timeout(now) {
+            Due::Nothing => None,
+            Due::Beat { late: this } => {
+                late = late.max(Some(this));
+                None
+            }
+            Due::Lost { silent } => {
+                *pulse = None;
+                Some(silent)
+            }
+        };
+        // What has come counts, whatever woke us first. (That of the parent has been read.)
+        let keys: Vec<u64> = self.kids.iter().filter(|(_, kid)| is_due(&kid.pulse)).map(|(key, _)| *key).collect();
+        for key in &keys {
+            self.on_line(*key);
+        }
+        let lost_kids: Vec<(u64, Duration)> =
+            keys.into_iter().filter_map(|key| Some((key, see_to(&mut self.kids.get_mut(&key)?.pulse)?))).collect();
+        let lost_parent = see_to(&mut self.up_pulse);
+        if let Some(late) = late {
+            self.control.beat(late, self.clock.is_held());
+        }
+        for (key, silent) in lost_kids {
+            self.host_lost(key, silent);
+        }
+        if lost_parent.is_some() {
+            self.leave_parent();
+        }
+    }
+
+    /// A child's host, or the way there, has been silent for too long.
+    fn host_lost(&mut self, key: u64, silent: Duration) {
+        let Some(kid) = self.kids.get_mut(&key) else { return };
+        let Some((line, _)) = kid.line.take() else { return };
+        line.close();
+        kid.was_silent(silent);
+        if let Some(channel) = kid.child.channel.get() {
+            channel.close(LineEnd::Io("its host is silent".to_owned()));
+        }
+        self.line_lost(key);
+    }
+
     fn on_commands(&mut self) {
         for command in self.control.take() {
             match command {
@@ -322,6 +379,8 @@ impl Thread {
                             control.send(Command::Blocked { child: Some(key) });
                         }
                     });
+                    let is_remote = self.control.beats_on(&line);
+                    kid.pulse = is_remote.then(|| Pulse::new(self.clock.now(), kid.child.lost_after));
                     kid.line = Some((line, inbox));
                     if kid.escalation.was_asked() {
                         kid.repeat_cancel(self.clock.now());
@@ -451,8 +510,12 @@ impl Thread {
         let mut frames: Vec<Received> = Vec::new();
         let is_broken = inbox.drain(|frame| frames.extend(Received::of(frame))).is_err();
         let child = Arc::clone(&kid.child);
+        if let Some(pulse) = kid.pulse.as_mut().filter(|_| !frames.is_empty()) {
+            pulse.on_heard(self.clock.now());
+        }
         if is_broken || rest == Rest::Ended {
             line.close(); // nobody watches it any more then, either
+            kid.pulse = None;
         } else {
             kid.line = Some((line, inbox));
         }
@@ -538,6 +601,11 @@ impl Thread {
                 }
             }
             Received::Load { id, load: Some(load) } => self.on_load(id, &load),
+            Received::Beat { late, is_held } => {
+                if let Some(pulse) = self.kids.get_mut(&key).and_then(|kid| kid.pulse.as_mut()) {
+                    pulse.on_beat(now, late, is_held);
+                }
+            }
             Received::Load { load: None, .. } => {} // it only comes from above
             Received::Dump { .. } => {}             // it only comes from above
             Received::Stood { .. } => {}            // it only comes from above
@@ -1045,6 +1113,10 @@ impl Thread {
                 frame => frames.extend(Received::of(frame)),
             })
             .is_err();
+        let has_spoken = !frames.is_empty() || !cancels.is_empty();
+        if let Some(pulse) = self.up_pulse.as_mut().filter(|_| has_spoken) {
+            pulse.on_heard(self.clock.now());
+        }
         for (canceller, grace) in cancels {
             self.end_for_parent(&canceller, grace);
         }
@@ -1081,6 +1153,11 @@ impl Thread {
                         let _ = self.control.send_up(&Frame::Load { id, load: Some(&actor.load().encode()) });
                     }
                 }
+                Received::Beat { late, is_held } => {
+                    if let Some(pulse) = &mut self.up_pulse {
+                        pulse.on_beat(self.clock.now(), late, is_held);
+                    }
+                }
                 Received::Stood { nanos } => {
                     suspend::has_stood(nanos);
                     self.on_commands(); // those who were started just before
@@ -1096,9 +1173,18 @@ impl Thread {
             }
         }
         if is_broken || rest == Rest::Ended {
-            let _ = up.with_fd(|fd| epoll::delete(&self.control.epoll, fd));
-            self.parent_lost();
+            self.leave_parent();
         }
+    }
+
+    /// The line to the parent has ended, or leads to nobody any more.
+    fn leave_parent(&mut self) {
+        self.up_pulse = None;
+        if let Some(up) = &self.control.up {
+            let _ = up.with_fd(|fd| epoll::delete(&self.control.epoll, fd));
+            up.close();
+        }
+        self.parent_lost();
     }
 
     /// The parent is gone: nobody else will end us.
@@ -1135,6 +1221,7 @@ enum Received {
     TasksGone,
     Hold { on: bool },
     Stood { nanos: u64 },
+    Beat { late: Duration, is_held: bool },
     Signalled { signal: i32 },
     EndAsked { canceller: Canceller },
     End { aid: Aid, canceller: Canceller },
@@ -1183,6 +1270,7 @@ impl Received {
             Frame::TasksGone => Received::TasksGone,
             Frame::Hold { on } => Received::Hold { on },
             Frame::Stood { nanos } => Received::Stood { nanos },
+            Frame::Beat { late_ms, is_held } => Received::Beat { late: Duration::from_millis(late_ms), is_held },
             Frame::Signalled { signal } => Received::Signalled { signal },
             Frame::EndAsked { canceller } => Received::EndAsked { canceller },
             Frame::End { aid, canceller } => Received::End { aid, canceller },

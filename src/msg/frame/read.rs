@@ -380,6 +380,7 @@ impl<'a> Fields<'_, 'a> {
             kind::STOOD => self.uint().map(|nanos| Frame::Stood { nanos }),
             kind::DUMP => self.uint().map(|id| Frame::Dump { id }),
             kind::LOAD => self.load(),
+            kind::BEAT => self.beat(),
             kind::STUCK => self.next().and_then(Reader::blob).map(|places| Frame::Stuck { places }),
             kind::LOG => Some(Frame::Log),
             unknown => return Err(FrameError::UnknownKind(unknown)),
@@ -439,6 +440,12 @@ impl<'a> Fields<'_, 'a> {
         let id = self.uint()?;
         let load = self.option(|reader| reader.blob())?;
         Some(Frame::Load { id, load })
+    }
+
+    fn beat(&mut self) -> Option<Frame<'a>> {
+        let late_ms = self.uint()?;
+        let is_held = self.next().and_then(Reader::bool)?;
+        Some(Frame::Beat { late_ms, is_held })
     }
 
     fn of_an_end(&mut self) -> Option<(Aid, Aid, Option<Box<Receipt>>)> {

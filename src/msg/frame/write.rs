@@ -248,6 +248,11 @@ fn encode_rare(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
             w.uint(*id);
             w.option(*load, |w, load| w.bin(load));
         }
+        Frame::Beat { late_ms, is_held } => {
+            w.open(3, kind::BEAT);
+            w.uint(*late_ms);
+            w.bool(*is_held);
+        }
         Frame::Stuck { places } => {
             w.open(2, kind::STUCK);
             w.bin(places);
