@@ -417,21 +417,22 @@ async fn a_root_that_is_held_ends_when_it_is_released() {
     let (told, held) = tokio::sync::oneshot::channel();
     let tree = teamster::open_nursery(async |an| {
         an.start_actor("frank").await?;
-        std::thread::spawn(move || {
+        let thread = std::thread::spawn(move || {
             let _here = runtime.enter();
             stop(&at);
         });
-        drop(told.send(prompt.held().await));
+        drop(told.send((prompt.held().await, thread)));
         Ok(())
     });
     let mut tree = pin!(tree);
-    let held = tokio::select! {
+    let (held, thread) = tokio::select! {
         held = held => held.expect("it is held"),
         early = &mut tree => panic!("{early:?}"),
     };
     nothing("the end of the root", &mut tree).await;
     held.release();
     tokio::time::timeout(IN_TIME, tree).await.expect("it ends").expect("it goes well");
+    thread.join().expect("it has gone on"); // it holds the runtime until then
 }
 
 // ---- signals to the root
