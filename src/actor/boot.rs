@@ -4,7 +4,7 @@ use std::ffi::{CString, OsStr};
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::control::Control;
 use super::doors::{self, Bound, Doors, Places};
@@ -15,7 +15,7 @@ use super::traces::{Origin, traced};
 use super::{Actor, Parent, Parts, Settings, listener};
 use crate::channel::Inbox;
 use crate::channel::driver::{drive, framed};
-use crate::channel::handshake;
+use crate::channel::handshake::{self, HANDSHAKE_WITHIN};
 use crate::channel::line::{Line, LineInbox};
 use crate::channel::{CancelLine, Channel};
 use crate::msg::addr::{Addr, Addrs};
@@ -24,10 +24,11 @@ use crate::msg::frame::{Encoding, Frame, Hello, LineKind, PROTOCOL};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
 use crate::msg::spec::SpawnSpec;
 use crate::proto::connection::Side;
+use crate::transport::dial::{Caller, Failure};
 use crate::transport::socket::Socket;
 use crate::transport::stream::Stream;
-use crate::transport::tls::{self, Identity};
-use crate::transport::{tcp, uds};
+use crate::transport::tls::Identity;
+use crate::transport::uds;
 
 /// Set in the environment of a process that is to boot as a child.
 pub(crate) const BOOT_VARIABLE: &str = "TEAMSTER_BOOT";
@@ -196,24 +197,29 @@ fn name_process(aid: &Aid) {
 
 /// A connection to the parent, by the nearest of its addresses that works.
 fn connect(spec: &SpawnSpec, identity: Option<&Identity>) -> io::Result<Stream> {
-    let until = Instant::now() + handshake::HANDSHAKE_WITHIN;
-    let lost_after = Duration::from_millis(spec.lost_after_ms);
     let may_use = |addr: &&Addr| spec.transports.contains(&addr.transport());
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "it has no address that we may use");
-    for addr in spec.parent_addrs.as_slice().iter().filter(may_use) {
-        let stream = match (addr, identity) {
-            (Addr::Uds(path), _) => uds::dial(path).map(Stream::plain),
-            (Addr::InsecureTcp(place), _) => tcp::dial_blocking(place, until, lost_after).map(Stream::plain),
-            (Addr::Tcp(place), Some(identity)) => tcp::dial_blocking(place, until, lost_after)
-                .and_then(|fd| tls::call_blocking(fd, identity, spec.parent.uuid(), until)),
-            (Addr::Tcp(_), None) => Err(io::Error::other("it was given no certificate")),
-        };
-        match stream {
-            Ok(stream) => return Ok(stream),
-            Err(error) => failure = io::Error::new(error.kind(), format!("{addr}: {error}")),
-        }
+    let mut addrs = spec.parent_addrs.as_slice().iter().filter(may_use).peekable();
+    if let Some(Addr::Uds(path)) = addrs.peek()
+        && let Ok(fd) = uds::dial(path)
+    {
+        return Ok(Stream::plain(fd)); // for which no runtime is needed
     }
-    Err(failure)
+    let caller = Caller { identity, lost_after: Duration::from_millis(spec.lost_after_ms) };
+    let dial = async { tokio::time::timeout(HANDSHAKE_WITHIN, caller.dial(spec.parent.uuid(), addrs)).await };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime.block_on(dial) {
+        Ok(Ok((_addr, stream))) => Ok(stream),
+        Ok(Err(failures)) => Err(failed_at(&failures)),
+        Err(_late) => Err(io::Error::new(io::ErrorKind::TimedOut, "none of its addresses answers")),
+    }
+}
+
+fn failed_at(failures: &[Failure<'_>]) -> io::Error {
+    if failures.is_empty() {
+        return io::Error::new(io::ErrorKind::NotFound, "it has no address that we may use");
+    }
+    let told: Vec<String> = failures.iter().map(|(addr, error)| format!("{addr}: {error}")).collect();
+    io::Error::other(told.join("; "))
 }
 
 fn say_hello(stream: &Stream, spec: &SpawnSpec, line: LineKind, addrs: Addrs) -> io::Result<()> {
@@ -325,7 +331,7 @@ async fn live(
 ) -> Result<(), handshake::HandshakeError> {
     let socket = Socket::new(data)?;
     let (welcome, rest) = tokio::select! {
-        welcome = handshake::welcome(&socket, actor.clock.sleep(handshake::HANDSHAKE_WITHIN)) => welcome?,
+        welcome = handshake::welcome(&socket, actor.clock.sleep(HANDSHAKE_WITHIN)) => welcome?,
         _cancelled = actor.ending() => return Ok(()),
     };
     let mut parts = listener::dialled_parts(&actor, &welcome);

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::process::{Pid, PidfdFlags};
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
@@ -18,15 +17,15 @@ use crate::channel::driver::framed;
 use crate::channel::handshake::{self, HANDSHAKE_WITHIN, HandshakeError};
 use crate::channel::{Channel, LineEnd};
 use crate::error::Error;
-use crate::msg::addr::{Addr, Addrs};
+use crate::msg::addr::Addrs;
 use crate::msg::death::{Death, DeathData, ExitKind, Receipt};
 use crate::msg::frame::{Frame, Hello, LineKind, PROTOCOL};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
 use crate::proto::connection::Left;
+use crate::transport::dial::Caller;
 use crate::transport::socket::Socket;
 use crate::transport::stream::Stream;
 use crate::transport::watched::watch;
-use crate::transport::{tcp, tls, uds};
 
 /// The line to one peer, and who is dialling it.
 #[derive(Default)]
@@ -91,51 +90,30 @@ impl Actor {
     async fn dial(self: &Arc<Self>, aid: &Aid, addrs: Option<&Addrs>) -> Result<Arc<DataLine>, Error> {
         let addrs = addrs.map(Addrs::as_slice).unwrap_or_default();
         let unreached = |reason: String| Error::Transport { what: format!("calling {aid}"), reason };
-        let mut failure = unreached("it has no address".into());
-        let mut is_anybody = addrs.is_empty();
-        for addr in addrs {
-            let broken = |reason: String| Error::Transport { what: format!("connecting to {aid} at {addr}"), reason };
-            match self.connect(aid, addr).await {
-                Ok(stream) => return self.greet(aid, stream, broken).await,
-                Err(error) => {
-                    is_anybody |= !is_nobody(&error);
-                    failure = broken(error.to_string());
-                }
-            }
-        }
-        match is_anybody {
-            true => Err(failure),
-            false => Err(Error::ActorDied(self.death_of(aid).await)),
-        }
-    }
-
-    /// A connection to one address of an actor, with nothing said on it.
-    async fn connect(&self, aid: &Aid, addr: &Addr) -> io::Result<Stream> {
-        let connect = async {
-            Ok(match addr {
-                Addr::Uds(path) => Stream::plain(uds::dial(path)?),
-                Addr::InsecureTcp(place) => {
-                    let fd = tcp::dial(place, self.settings.lost_after).await?;
-                    if !tcp::is_loopback(fd.as_fd()) {
-                        return Err(io::Error::other("only the loopback interface may be insecure"));
-                    }
-                    Stream::plain(fd)
-                }
-                Addr::Tcp(place) => {
-                    let Some(identity) = self.doors.identity() else {
-                        return Err(io::Error::other(
-                            "this actor has no certificate: give it, or its root, `.transport(Transport::Tcp)`",
-                        ));
-                    };
-                    tls::call(tcp::dial(place, self.settings.lost_after).await?, identity, aid.uuid()).await?
-                }
-            })
-        };
-        tokio::select! {
+        let caller = Caller { identity: self.doors.identity(), lost_after: self.settings.lost_after };
+        let dialled = tokio::select! {
             biased; // what has come is not late
-            stream = connect => stream,
-            () = self.clock.sleep(HANDSHAKE_WITHIN) => Err(io::ErrorKind::TimedOut.into()),
+            dialled = caller.dial(aid.uuid(), addrs) => dialled,
+            () = self.clock.sleep(HANDSHAKE_WITHIN) => return Err(unreached(SILENT.to_owned())),
+        };
+        let failures = match dialled {
+            Ok((addr, stream)) => {
+                let what = format!("connecting to {aid} at {addr}");
+                return self.greet(aid, stream, |reason| Error::Transport { what: what.clone(), reason }).await;
+            }
+            Err(failures) => failures,
+        };
+        if !failures.is_empty() && failures.iter().all(|(_addr, error)| is_nobody(error)) {
+            return Err(Error::ActorDied(self.death_of(aid).await));
         }
+        let last = failures.into_iter().rfind(|(_addr, error)| !is_nobody(error));
+        Err(last.map_or_else(
+            || unreached("it has no address".to_owned()),
+            |(addr, error)| Error::Transport {
+                what: format!("connecting to {aid} at {addr}"),
+                reason: error.to_string(),
+            },
+        ))
     }
 
     async fn greet(
@@ -208,6 +186,9 @@ impl Drop for InUse<'_> {
         self.actor.forget_unused(self.aid, Some(std::mem::take(&mut self.peer)));
     }
 }
+
+/// No address has answered, in the time of a handshake.
+const SILENT: &str = "none of its addresses answers";
 
 /// Whether nobody listens at an address any more.
 fn is_nobody(error: &std::io::Error) -> bool {

@@ -1,4 +1,5 @@
 //! How do bytes move?
+pub(crate) mod dial;
 pub(crate) mod folder;
 pub(crate) mod socket;
 pub(crate) mod stream;

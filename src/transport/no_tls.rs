@@ -1,7 +1,6 @@
 //! TLS sessions of a build without the feature `tls`: there are none.
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::time::Instant;
 
 use uuid::Uuid;
 
@@ -75,10 +74,6 @@ fn unsupported() -> io::Error {
 }
 
 pub(crate) async fn call(_fd: OwnedFd, _identity: &Identity, _peer: Uuid) -> io::Result<Stream> {
-    Err(unsupported())
-}
-
-pub(crate) fn call_blocking(_fd: OwnedFd, _identity: &Identity, _peer: Uuid, _until: Instant) -> io::Result<Stream> {
     Err(unsupported())
 }
 

@@ -1,22 +1,20 @@
 //! TCP: listening, connecting, and who is at the other end of the loopback interface.
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getpeername, getsockname, listen, socket_with};
 
+use super::dial::HEAD_START;
 use super::uds::BACKLOG;
 use crate::msg::addr::{Host, HostPort};
 
 /// What the kernel takes: tcp(7), `TCP_KEEPCNT`. The timeout above counts, where it is set.
 const MOST_PROBES: u32 = 127;
-
-/// Between two tries of a happy-eyeballs connection: RFC 8305, section 5.
-const NEXT_TRY_AFTER: Duration = Duration::from_millis(250);
 
 /// Binds and listens; port 0 takes a free one. What it is bound to comes with it.
 pub(crate) fn bind_at(addr: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
@@ -80,7 +78,7 @@ pub(crate) async fn dial(place: &HostPort, lost_after: Duration) -> io::Result<O
         .into_iter()
         .zip(0..)
         .map(|(addr, turn)| async move {
-            tokio::time::sleep(NEXT_TRY_AFTER * turn).await;
+            tokio::time::sleep(HEAD_START * turn).await;
             tokio::net::TcpStream::connect(addr).await
         })
         .collect();
@@ -89,30 +87,6 @@ pub(crate) async fn dial(place: &HostPort, lost_after: Duration) -> io::Result<O
         match tried {
             Ok(stream) => {
                 let fd = OwnedFd::from(stream.into_std()?);
-                prepare(&fd, lost_after)?;
-                return Ok(fd);
-            }
-            Err(error) => failure = error,
-        }
-    }
-    Err(failure)
-}
-
-/// The same where no runtime is, one address after the other.
-pub(crate) fn dial_blocking(place: &HostPort, until: Instant, lost_after: Duration) -> io::Result<OwnedFd> {
-    let addrs: Vec<SocketAddr> = match &place.host {
-        Host::Ip(ip) => vec![SocketAddr::new(*ip, place.port)],
-        Host::Dns(name) => (name.as_str(), place.port).to_socket_addrs()?.collect(),
-    };
-    let mut failure = no_address(place);
-    for addr in in_turns(addrs) {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        match TcpStream::connect_timeout(&addr, left) {
-            Ok(stream) => {
-                let fd = OwnedFd::from(stream);
                 prepare(&fd, lost_after)?;
                 return Ok(fd);
             }
@@ -210,8 +184,6 @@ mod tests {
 
     use super::*;
 
-    const WITHIN: Duration = Duration::from_secs(5);
-
     #[test]
     fn the_kernels_table_is_read() {
         let line = "   1: 0100007F:1F90 0200007F:0016 01 00000000:00000000 00:00000000 00000000  1000        0 24 1 0";
@@ -222,12 +194,12 @@ mod tests {
         assert_eq!(entry("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid"), None);
     }
 
-    #[test]
-    fn both_ends_of_a_connection_of_ours_are_ours() {
+    #[tokio::test]
+    async fn both_ends_of_a_connection_of_ours_are_ours() {
         for ip in ["127.0.0.1:0", "[::1]:0"] {
             let Ok((listener, addr)) = bind_at(ip.parse().unwrap()) else { continue }; // no IPv6 here
             let place = HostPort::from(addr);
-            let ours = dial_blocking(&place, Instant::now() + WITHIN, WITHIN).unwrap();
+            let ours = dial(&place, Duration::from_secs(5)).await.unwrap();
             let theirs = rustix::net::accept(&listener).unwrap();
             let us = rustix::process::getuid().as_raw();
             assert_eq!((peer_user(ours.as_fd()).unwrap(), peer_user(theirs.as_fd()).unwrap()), (us, us));

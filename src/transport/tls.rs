@@ -4,10 +4,8 @@
 use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use rustls::{ClientConnection, Connection, ServerConnection};
 use tokio::io::Interest;
@@ -277,35 +275,11 @@ impl Handshake {
             let _ready = watch_borrowed(self.fd.as_fd(), interest)?.ready(interest).await?;
         }
     }
-
-    fn wait_blocking(mut self, until: Instant) -> io::Result<Stream> {
-        loop {
-            let events = match self.step()? {
-                Needs::Nothing => return Ok(self.done()),
-                Needs::Read => PollFlags::IN,
-                Needs::Write => PollFlags::OUT,
-            };
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "no end of the TLS handshake"));
-            }
-            let timeout = left.min(Duration::from_secs(1)).try_into().ok();
-            match poll(&mut [PollFd::new(&self.fd, events)], timeout.as_ref()) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
 }
 
 /// The side that has called: the other one is to be the actor `peer`.
 pub(crate) async fn call(fd: OwnedFd, identity: &Identity, peer: Uuid) -> io::Result<Stream> {
     Handshake::with_listener(fd, identity, peer)?.wait().await
-}
-
-/// The same where no runtime is.
-pub(crate) fn call_blocking(fd: OwnedFd, identity: &Identity, peer: Uuid, until: Instant) -> io::Result<Stream> {
-    Handshake::with_listener(fd, identity, peer)?.wait_blocking(until)
 }
 
 /// The side that was called. Who has called is known when he has said so: [`Session::is_with`].

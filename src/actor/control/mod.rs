@@ -243,9 +243,16 @@ impl Control {
     }
 
     /// Says to other hosts that this actor lives. Callable wherever [`Clock::hold`](super::clock::Clock::hold) is.
-    pub(crate) fn beat(&self, late: Duration, is_held: bool) {
+    ///
+    /// Whether it `is_held` is asked where nobody else can say it in between: what is said last is how it is.
+    pub(crate) fn beat(&self, late: Duration, is_held: impl FnOnce() -> bool) {
         let late_ms = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
-        self.remote.lock().retain(|line| {
+        let mut remote = self.remote.lock();
+        if remote.is_empty() {
+            return;
+        }
+        let is_held = is_held();
+        remote.retain(|line| {
             let line = line.upgrade();
             // A line that is broken shows that to its reader.
             line.is_some_and(|line| line.send(&Frame::Beat { late_ms, is_held }).is_ok())

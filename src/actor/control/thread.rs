@@ -331,7 +331,7 @@ impl Thread {
             keys.into_iter().filter_map(|key| Some((key, see_to(&mut self.kids.get_mut(&key)?.pulse)?))).collect();
         let lost_parent = see_to(&mut self.up_pulse);
         if let Some(late) = late {
-            self.control.beat(late, self.clock.is_held());
+            self.control.beat(late, || self.clock.is_held());
         }
         for (key, silent) in lost_kids {
             self.host_lost(key, silent);
