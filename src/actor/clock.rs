@@ -75,7 +75,7 @@ impl Clock {
         drop(state);
         // A parent whose line is broken is gone.
         let _ = self.control.send_up(&Frame::Hold { on: true });
-        self.control.beat(Duration::ZERO, || self.is_held());
+        self.control.beat_everywhere(|| self.is_held());
     }
 
     /// One hold less. With the last one it goes on.
@@ -88,7 +88,7 @@ impl Clock {
         }
         drop(state);
         let _ = self.control.send_up(&Frame::Hold { on: false });
-        self.control.beat(Duration::ZERO, || self.is_held());
+        self.control.beat_everywhere(|| self.is_held());
         drop(in_order);
         self.wake();
     }

@@ -237,26 +237,33 @@ impl Control {
     fn beats_on(&self, line: &Arc<Line>) -> bool {
         let is_remote = line.is_remote();
         if is_remote {
-            self.remote.lock().push(Arc::downgrade(line));
+            let mut remote = self.remote.lock();
+            remote.retain(|line| line.strong_count() > 0);
+            remote.push(Arc::downgrade(line));
         }
         is_remote
     }
 
-    /// Says to other hosts that this actor lives. Callable wherever [`Clock::hold`](super::clock::Clock::hold) is.
+    /// Says on a line to another host that this actor lives.
     ///
     /// Whether it `is_held` is asked where nobody else can say it in between: what is said last is how it is.
-    pub(crate) fn beat(&self, late: Duration, is_held: impl FnOnce() -> bool) {
+    fn beat(&self, line: &Line, late: Duration, is_held: impl FnOnce() -> bool) {
+        let _in_order = self.remote.lock();
         let late_ms = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
+        // A line that is broken shows that to its reader.
+        let _ = line.send(&Frame::Beat { late_ms, is_held: is_held() });
+    }
+
+    /// The same on all lines to other hosts, when it changes whether this actor is held. Callable wherever
+    /// [`Clock::hold`](super::clock::Clock::hold) is.
+    pub(crate) fn beat_everywhere(&self, is_held: impl FnOnce() -> bool) {
         let mut remote = self.remote.lock();
         if remote.is_empty() {
             return;
         }
         let is_held = is_held();
-        remote.retain(|line| {
-            let line = line.upgrade();
-            // A line that is broken shows that to its reader.
-            line.is_some_and(|line| line.send(&Frame::Beat { late_ms, is_held }).is_ok())
-        });
+        remote
+            .retain(|line| line.upgrade().is_some_and(|line| line.send(&Frame::Beat { late_ms: 0, is_held }).is_ok()));
     }
 
     /// Makes the timer of [`Control::wake_within`], which works without one too.

@@ -309,35 +309,25 @@ impl Thread {
     /// Heartbeats, and who has given none.
     fn on_pulses(&mut self) {
         let now = self.clock.now();
-        let is_due = |pulse: &Option<Pulse>| pulse.as_ref().is_some_and(|pulse| pulse.next_deadline() <= now);
-        let mut late = None;
-        let mut see_to = |pulse: &mut Option<Pulse>| match pulse.as_mut()?.on_timeout(now) {
-            Due::Nothing => None,
-            Due::Beat { late: this } => {
-                late = late.max(Some(this));
-                None
+        let is_due = |pulse: Option<&Pulse>| pulse.is_some_and(|pulse| pulse.next_deadline() <= now);
+        let due = self.kids.iter().filter(|(_, kid)| is_due(kid.pulse.as_ref()));
+        let keys: Vec<u64> = due.map(|(key, _)| *key).collect();
+        for key in keys {
+            self.on_line(key); // what has come counts, whatever woke us first
+            let Some(kid) = self.kids.get_mut(&key) else { continue };
+            let (Some(pulse), Some((line, _))) = (&mut kid.pulse, &kid.line) else { continue };
+            match pulse.on_timeout(now) {
+                Due::Nothing => {}
+                Due::Beat { late } => self.control.beat(line, late, || self.clock.is_held()),
+                Due::Lost { silent } => self.host_lost(key, silent),
             }
-            Due::Lost { silent } => {
-                *pulse = None;
-                Some(silent)
-            }
-        };
-        // What has come counts, whatever woke us first. (That of the parent has been read.)
-        let keys: Vec<u64> = self.kids.iter().filter(|(_, kid)| is_due(&kid.pulse)).map(|(key, _)| *key).collect();
-        for key in &keys {
-            self.on_line(*key);
         }
-        let lost_kids: Vec<(u64, Duration)> =
-            keys.into_iter().filter_map(|key| Some((key, see_to(&mut self.kids.get_mut(&key)?.pulse)?))).collect();
-        let lost_parent = see_to(&mut self.up_pulse);
-        if let Some(late) = late {
-            self.control.beat(late, || self.clock.is_held());
-        }
-        for (key, silent) in lost_kids {
-            self.host_lost(key, silent);
-        }
-        if lost_parent.is_some() {
-            self.leave_parent();
+        // What the parent has said has been read.
+        let (Some(pulse), Some(up)) = (&mut self.up_pulse, &self.control.up) else { return };
+        match pulse.on_timeout(now) {
+            Due::Nothing => {}
+            Due::Beat { late } => self.control.beat(up, late, || self.clock.is_held()),
+            Due::Lost { .. } => self.leave_parent(),
         }
     }
 
@@ -346,6 +336,7 @@ impl Thread {
         let Some(kid) = self.kids.get_mut(&key) else { return };
         let Some((line, _)) = kid.line.take() else { return };
         line.close();
+        kid.pulse = None;
         kid.was_silent(silent);
         if let Some(channel) = kid.child.channel.get() {
             channel.close(LineEnd::Io("its host is silent".to_owned()));
