@@ -55,11 +55,15 @@ impl Pulse {
         self.heard_at = now;
     }
 
-    /// A heartbeat has come: the other side was `late` with it, and is held or not.
-    pub(crate) fn on_beat(&mut self, now: Instant, late: Duration, is_held: bool) {
+    /// A heartbeat has come: the other side was `late` with it, and is held or not. Whether it is late since now, by more
+    /// than a heartbeat.
+    pub(crate) fn on_beat(&mut self, now: Instant, late: Duration, is_held: bool) -> bool {
+        let is_late = |late: Duration| late >= self.lost_after / BEATS;
+        let has_become_late = is_late(late) && !is_late(self.late);
         self.heard_at = now;
         self.late = late.min(self.lost_after);
         self.is_held = is_held;
+        has_become_late
     }
 
     /// How long nothing has come, if that is long enough for the other side to have missed something itself.
@@ -141,6 +145,15 @@ mod tests {
             pulse.on_beat(start, Duration::ZERO, false);
             assert_eq!(lost_at(&mut pulse, start), 5000);
         }
+    }
+
+    #[test]
+    fn it_is_said_once_that_a_side_has_become_late() {
+        let start = Instant::now();
+        let mut pulse = Pulse::new(start, LOST_AFTER);
+        let late =
+            [900, 1000, 60_000, 3000, 20, 1500].map(|late| pulse.on_beat(start, Duration::from_millis(late), false));
+        assert_eq!(late, [false, true, false, false, false, true]);
     }
 
     #[test]

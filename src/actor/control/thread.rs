@@ -331,6 +331,18 @@ impl Thread {
         }
     }
 
+    /// A child on another host has come to its heartbeat so late. It is not for this thread to log that.
+    fn is_late(&self, aid: Aid, late: Duration) {
+        if let Some(actor) = self.actor.upgrade() {
+            actor.spawn_driver(async move {
+                tracing::warn!(
+                    target: "teamster::control", actor = %aid, late_ms = late.as_millis(),
+                    "an actor on another host is late: it has not run for that long, and is waited for"
+                );
+            });
+        }
+    }
+
     /// A child's host, or the way there, has been silent for too long.
     fn host_lost(&mut self, key: u64, silent: Duration) {
         let Some(kid) = self.kids.get_mut(&key) else { return };
@@ -593,8 +605,9 @@ impl Thread {
             }
             Received::Load { id, load: Some(load) } => self.on_load(id, &load),
             Received::Beat { late, is_held } => {
-                if let Some(pulse) = self.kids.get_mut(&key).and_then(|kid| kid.pulse.as_mut()) {
-                    pulse.on_beat(now, late, is_held);
+                let pulse = self.kids.get_mut(&key).and_then(|kid| kid.pulse.as_mut());
+                if pulse.is_some_and(|pulse| pulse.on_beat(now, late, is_held)) {
+                    self.is_late(child.aid.clone(), late);
                 }
             }
             Received::Load { load: None, .. } => {} // it only comes from above
