@@ -173,6 +173,7 @@ async fn a_host_that_is_frozen_for_a_moment_is_late_and_not_lost() -> Result<(),
     let _here = tracing::subscriber::set_default(subscriber);
     let ended = root().open(async |an| {
         let b = start(an, &hosts, 1, "b").await?;
+        assert_eq!(b.run(add(1, 1)).await?, 2, "it is not booting any more");
         kill_process(pid(&b), Signal::STOP)?;
         tokio::time::sleep(LOST_AFTER / 2).await; // as long as it is frozen
         kill_process(pid(&b), Signal::CONT)?;
