@@ -24,7 +24,7 @@ use crate::msg::frame::{Encoding, Frame, Hello, LineKind, PROTOCOL};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
 use crate::msg::spec::SpawnSpec;
 use crate::proto::connection::Side;
-use crate::transport::dial::{Caller, Failure};
+use crate::transport::dial::{Caller, Failure, SILENT};
 use crate::transport::socket::Socket;
 use crate::transport::stream::Stream;
 use crate::transport::tls::Identity;
@@ -119,7 +119,8 @@ fn prepare() -> Result<Prepared, BootError> {
     apply(&spec);
     let identity =
         spec.credentials.as_ref().map(Identity::new).transpose().map_err(failed("reading its certificate"))?;
-    let connect = || connect(&spec, identity.as_ref());
+    let mut runtime = None;
+    let mut connect = || connect(&spec, identity.as_ref(), &mut runtime);
     let control = connect().map_err(failed("connecting the control line to the parent"))?;
     say_hello(&control, &spec, LineKind::Control, Addrs::default()).map_err(failed("speaking to the parent"))?;
     let data = connect().map_err(failed("connecting the data line to the parent"))?;
@@ -195,22 +196,29 @@ fn name_process(aid: &Aid) {
     }
 }
 
-/// A connection to the parent, by the nearest of its addresses that works.
-fn connect(spec: &SpawnSpec, identity: Option<&Identity>) -> io::Result<Stream> {
+/// A connection to the parent, by the nearest of its addresses that works. `runtime`: made when one is needed.
+fn connect(
+    spec: &SpawnSpec,
+    identity: Option<&Identity>,
+    runtime: &mut Option<tokio::runtime::Runtime>,
+) -> io::Result<Stream> {
     let may_use = |addr: &&Addr| spec.transports.contains(&addr.transport());
     let mut addrs = spec.parent_addrs.as_slice().iter().filter(may_use).peekable();
     if let Some(Addr::Uds(path)) = addrs.peek()
         && let Ok(fd) = uds::dial(path)
     {
-        return Ok(Stream::plain(fd)); // for which no runtime is needed
+        return Ok(Stream::plain(fd)); // without a runtime
     }
     let caller = Caller { identity, lost_after: Duration::from_millis(spec.lost_after_ms) };
     let dial = async { tokio::time::timeout(HANDSHAKE_WITHIN, caller.dial(spec.parent.uuid(), addrs)).await };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = match runtime {
+        Some(runtime) => runtime,
+        None => runtime.insert(tokio::runtime::Builder::new_current_thread().enable_all().build()?),
+    };
     match runtime.block_on(dial) {
         Ok(Ok((_addr, stream))) => Ok(stream),
         Ok(Err(failures)) => Err(failed_at(&failures)),
-        Err(_late) => Err(io::Error::new(io::ErrorKind::TimedOut, "none of its addresses answers")),
+        Err(_late) => Err(io::Error::new(io::ErrorKind::TimedOut, SILENT)),
     }
 }
 

@@ -49,8 +49,8 @@ impl Places {
     /// Those of a child that has connected to its parent from its own address `own`: other hosts reach it there, and
     /// where they reach its parent, if that is on the same host.
     pub(crate) fn of_child(transports: &[Transport], listen: &[Addr], parent: &Addrs, own: Option<IpAddr>) -> Self {
-        let of_parent = parent.as_slice().iter().filter_map(ip_on_network).chain(own);
-        let listens = |ip: &IpAddr| listen.iter().filter_map(listens_at).any(|at| at == *ip || at.is_unspecified());
+        let of_parent = parent.as_slice().iter().filter_map(tcp_ip).filter(|ip| !ip.is_loopback()).chain(own);
+        let listens = |ip: &IpAddr| listen.iter().filter_map(tcp_ip).any(|at| at == *ip || at.is_unspecified());
         let mut beside: Vec<IpAddr> = Vec::new();
         for ip in of_parent.filter(|_| transports.contains(&Transport::Tcp)) {
             if !listens(&ip) && !beside.contains(&ip) {
@@ -61,15 +61,8 @@ impl Places {
     }
 }
 
-/// The address of a place that other hosts may reach.
-fn ip_on_network(addr: &Addr) -> Option<IpAddr> {
-    match addr {
-        Addr::Tcp(HostPort { host: Host::Ip(ip), .. }) if !ip.is_loopback() => Some(*ip),
-        _ => None,
-    }
-}
-
-fn listens_at(addr: &Addr) -> Option<IpAddr> {
+/// Of an address by number that TLS is spoken at.
+fn tcp_ip(addr: &Addr) -> Option<IpAddr> {
     match addr {
         Addr::Tcp(HostPort { host: Host::Ip(ip), .. }) => Some(*ip),
         _ => None,

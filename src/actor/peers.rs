@@ -22,7 +22,7 @@ use crate::msg::death::{Death, DeathData, ExitKind, Receipt};
 use crate::msg::frame::{Frame, Hello, LineKind, PROTOCOL};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
 use crate::proto::connection::Left;
-use crate::transport::dial::Caller;
+use crate::transport::dial::{Caller, SILENT};
 use crate::transport::socket::Socket;
 use crate::transport::stream::Stream;
 use crate::transport::watched::watch;
@@ -186,9 +186,6 @@ impl Drop for InUse<'_> {
         self.actor.forget_unused(self.aid, Some(std::mem::take(&mut self.peer)));
     }
 }
-
-/// No address has answered, in the time of a handshake.
-const SILENT: &str = "none of its addresses answers";
 
 /// Whether nobody listens at an address any more.
 fn is_nobody(error: &std::io::Error) -> bool {

@@ -15,6 +15,9 @@ use crate::msg::addr::Addr;
 /// How long a connection is tried before the next one is beside it: RFC 8305, section 5.
 pub(super) const HEAD_START: Duration = Duration::from_millis(250);
 
+/// What is said where no address has answered in the time that the caller has.
+pub(crate) const SILENT: &str = "none of its addresses answers";
+
 /// Who connects.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Caller<'a> {

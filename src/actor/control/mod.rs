@@ -34,6 +34,7 @@ use crate::msg::addr::Addrs;
 use crate::msg::death::Receipt;
 use crate::msg::frame::Frame;
 use crate::msg::ident::{Aid, Canceller};
+use crate::proto::pulse::Pulse;
 
 /// Who keeps the names of a tree: the registrar, a floor up, in the root.
 pub(crate) trait NameSink: Send + Sync {
@@ -233,15 +234,15 @@ impl Control {
         }
     }
 
-    /// A line that goes to another host is to hear from us: whether it does.
-    fn beats_on(&self, line: &Arc<Line>) -> bool {
-        let is_remote = line.is_remote();
-        if is_remote {
-            let mut remote = self.remote.lock();
-            remote.retain(|line| line.strong_count() > 0);
-            remote.push(Arc::downgrade(line));
+    /// The pulse of a line, if that goes to another host: it is to hear from us from now on.
+    fn pulse_of(&self, line: &Arc<Line>, now: Instant, lost_after: Duration) -> Option<Pulse> {
+        if !line.is_remote() {
+            return None;
         }
-        is_remote
+        let mut remote = self.remote.lock();
+        remote.retain(|line| line.strong_count() > 0);
+        remote.push(Arc::downgrade(line));
+        Some(Pulse::new(now, lost_after))
     }
 
     /// Says on a line to another host that this actor lives.

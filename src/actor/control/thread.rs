@@ -156,14 +156,13 @@ impl Thread {
                 }
             });
         }
-        let is_remote = control.up.as_ref().is_some_and(|up| control.beats_on(up));
         let (aid, clock, names, lost_after) = match actor.upgrade() {
             Some(actor) => {
                 (actor.aid.clone(), Arc::clone(&actor.clock), actor.names.clone(), actor.settings.lost_after)
             }
             None => return Err(io::Error::other("the actor is gone")),
         };
-        let clock_now = clock.now();
+        let up_pulse = control.up.as_ref().and_then(|up| control.pulse_of(up, clock.now(), lost_after));
         let suspension = control.up.is_none().then(|| Suspension::install(&control.event));
         Ok(Thread {
             control,
@@ -175,7 +174,7 @@ impl Thread {
             signals_seen: 0,
             suspension,
             up_inbox,
-            up_pulse: is_remote.then(|| Pulse::new(clock_now, lost_after)),
+            up_pulse,
             kids: HashMap::new(),
             descendants: HashMap::new(),
             next_descendant: 0,
@@ -244,15 +243,15 @@ impl Thread {
 
     fn next_timer(&self) -> Option<Instant> {
         let kids = self.kids.values().filter_map(Kid::next_deadline);
-        let up = self.up_pulse.as_ref().map(Pulse::next_deadline);
         let own = [
             self.own.kill_at,
             self.own.stuck_at,
             self.own.verdict_at.map(|(at, _)| at),
             self.own.die_at.map(|(at, _)| at),
+            self.starting.map(|starting| starting.look_at),
+            self.up_pulse.as_ref().map(Pulse::next_deadline),
         ];
-        let own = own.into_iter().chain([self.starting.map(|starting| starting.look_at), up]).flatten();
-        kids.chain(own).min()
+        kids.chain(own.into_iter().flatten()).min()
     }
 
     fn on_timers(&mut self) {
@@ -382,8 +381,7 @@ impl Thread {
                             control.send(Command::Blocked { child: Some(key) });
                         }
                     });
-                    let is_remote = self.control.beats_on(&line);
-                    kid.pulse = is_remote.then(|| Pulse::new(self.clock.now(), kid.child.lost_after));
+                    kid.pulse = self.control.pulse_of(&line, self.clock.now(), kid.child.lost_after);
                     kid.line = Some((line, inbox));
                     if kid.escalation.was_asked() {
                         kid.repeat_cancel(self.clock.now());
