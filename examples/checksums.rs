@@ -1,9 +1,12 @@
-//! SHA-256 of every file under a folder, hashed by an actor a core.
+//! SHA-256 of every file under a folder, hashed by an actor a core, here or on other hosts.
 //!
-//! `cargo run --release --example checksums -- DIR [--actors N]` prints, byte for byte, what
+//! `cargo run --release --example checksums -- DIR [--actors N] [--hosts A,B,C]` prints, byte for byte, what
 //! `find DIR -type f -print0 | sort -z | xargs -0 sha256sum` prints under `LC_ALL=C`. A folder
 //! without files gives no line (the pipeline would hash its empty stdin). What can't be read is
 //! reported on stderr, the rest is still hashed, and the exit status is 1. Wrong usage: 2.
+//!
+//! With `--hosts`, N actors (else one) are started by ssh on each of these, which need nothing but sshd, and what is in the
+//! files is streamed there. `--ssh-config FILE` has the client read another configuration than `~/.ssh/config`.
 //!
 //! Files travel in batches, a few batches in flight for each actor; results come out in order.
 use std::collections::VecDeque;
@@ -11,7 +14,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
@@ -19,8 +22,11 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use futures::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use teamster::{Portal, rpc};
+use teamster::launch::Ssh;
+use teamster::{ActorNursery, Context, Portal, context, rpc};
+use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 
 /// What became of one file: its hash, or why it could not be read.
@@ -51,19 +57,97 @@ fn hash_file(path: &Path) -> io::Result<[u8; 32]> {
     }
 }
 
+/// A piece of the files that are sent to another host, one after the other.
+#[derive(Serialize, Deserialize)]
+enum Piece {
+    Bytes(Bytes),
+    EndOfFile,
+}
+
+/// The same for files that are on the opener's host alone: it sends what is in them.
+#[context]
+async fn hash_sent(ctx: Context<(), Piece, [u8; 32]>) -> teamster::Result<()> {
+    ctx.started(()).await?;
+    let mut stream = ctx.open_stream().await?;
+    let mut hasher = Sha256::new();
+    while let Some(piece) = stream.recv().await? {
+        match piece {
+            Piece::Bytes(bytes) => hasher.update(&bytes),
+            Piece::EndOfFile => stream.send(std::mem::take(&mut hasher).finalize().into()).await?,
+        }
+    }
+    Ok(())
+}
+
+/// Has another host hash them.
+async fn hash_on(far: &Portal, paths: &[Bytes]) -> Result<Vec<Hashed>, teamster::Error> {
+    let opened = far.open_context(hash_sent(), async |ctx, ()| {
+        let mut stream = ctx.open_stream().await?;
+        let mut hashed = Vec::with_capacity(paths.len());
+        for path in paths {
+            hashed.push(match tokio::fs::File::open(OsStr::from_bytes(path)).await {
+                Ok(mut file) => match send(&mut file, &mut stream).await? {
+                    Ok(()) => {
+                        stream.send(Piece::EndOfFile).await?;
+                        Ok(stream.recv().await?.ok_or("the stream has ended")?)
+                    }
+                    // What has been sent of it can't be taken back: the rest goes by another context.
+                    Err(error) => {
+                        hashed.push(Err(error.to_string()));
+                        break;
+                    }
+                },
+                Err(error) => Err(error.to_string()),
+            });
+        }
+        stream.finish().await?;
+        ctx.result().await?;
+        Ok(hashed)
+    });
+    let mut hashed = opened.await?;
+    if hashed.len() < paths.len() {
+        hashed.extend(Box::pin(hash_on(far, &paths[hashed.len()..])).await?);
+    }
+    Ok(hashed)
+}
+
+/// Sends a file. The inner error is the file's, the outer one the stream's.
+async fn send(
+    file: &mut tokio::fs::File,
+    stream: &mut teamster::MsgStream<Piece, [u8; 32]>,
+) -> Result<io::Result<()>, teamster::Error> {
+    loop {
+        let mut piece = bytes::BytesMut::with_capacity(BUFFER_BYTES);
+        match file.read_buf(&mut piece).await {
+            Ok(0) => return Ok(Ok(())),
+            Ok(_) => stream.send(Piece::Bytes(piece.freeze())).await?,
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+}
+
 struct Entry {
     path: OsString,
     bytes: u64,
 }
 
+/// Where it is done.
+struct Hosts {
+    /// None: here.
+    names: Vec<String>,
+    ssh_config: Option<PathBuf>,
+    /// On each of them.
+    actors: usize,
+}
+
 #[teamster::main]
 async fn main() -> ExitCode {
-    let Some((folder, actors)) = arguments() else {
-        eprintln!("usage: checksums DIR [--actors N]");
+    let Some((folder, hosts)) = arguments() else {
+        eprintln!("usage: checksums DIR [--actors N] [--hosts A,B,C [--ssh-config FILE]]");
         return ExitCode::from(2);
     };
     let (entries, mut complaints) = walk(&folder);
-    let outcome = hash_all(&entries, actors, &mut complaints).await;
+    let outcome = hash_all(&entries, &hosts, &mut complaints).await;
     match outcome {
         Ok(()) if complaints == 0 => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
@@ -74,20 +158,26 @@ async fn main() -> ExitCode {
     }
 }
 
-fn arguments() -> Option<(OsString, usize)> {
-    let mut folder = None;
-    let mut actors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+fn arguments() -> Option<(OsString, Hosts)> {
+    let (mut folder, mut actors) = (None, None);
+    let mut hosts = Hosts { names: Vec::new(), ssh_config: None, actors: 1 };
     let mut rest = std::env::args_os().skip(1);
     while let Some(argument) = rest.next() {
         if argument == "--actors" {
-            actors = rest.next()?.to_str()?.parse().ok().filter(|&actors| actors > 0)?;
+            actors = Some(rest.next()?.to_str()?.parse().ok().filter(|&actors| actors > 0)?);
+        } else if argument == "--hosts" {
+            hosts.names = rest.next()?.to_str()?.split(',').map(str::to_owned).collect();
+        } else if argument == "--ssh-config" {
+            hosts.ssh_config = Some(rest.next()?.into());
         } else if argument.as_bytes().starts_with(b"-") || folder.is_some() {
             return None; // `find` takes a leading dash for an option too: write ./-x
         } else {
             folder = Some(argument);
         }
     }
-    Some((folder?, actors))
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    hosts.actors = actors.unwrap_or_else(|| if hosts.names.is_empty() { cores() } else { 1 });
+    Some((folder?, hosts))
 }
 
 /// All regular files, sorted by the bytes of their whole paths, and how many folders could not be read.
@@ -115,17 +205,21 @@ fn reason(error: &walkdir::Error) -> String {
     error.io_error().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-async fn hash_all(entries: &[Entry], actors: usize, complaints: &mut usize) -> Result<(), teamster::Error> {
+async fn hash_all(entries: &[Entry], hosts: &Hosts, complaints: &mut usize) -> Result<(), teamster::Error> {
     if entries.is_empty() {
         return Ok(());
     }
     teamster::open_nursery(async |an| {
         let batches = batches(entries);
-        let actors = actors.min(batches.len());
-        let names: Vec<String> = (0..actors).map(|n| format!("hasher-{n}")).collect();
-        let portals = try_join_all(names.iter().map(|name| an.start_actor(name))).await?;
-        let slots = Slots::new(&portals);
-        let mut results = stream::iter(&batches).map(|batch| slots.hash(batch)).buffered(portals.len() * RESULTS_AHEAD);
+        let places: Vec<Option<&str>> = match &hosts.names[..] {
+            [] => vec![None; hosts.actors.min(batches.len())],
+            names => names.iter().flat_map(|name| vec![Some(name.as_str()); hosts.actors]).collect(),
+        };
+        let ssh_config = hosts.ssh_config.as_deref();
+        let starts = places.into_iter().enumerate().map(|(n, host)| Hasher::start(an, n, host, ssh_config));
+        let hashers = try_join_all(starts).await?;
+        let slots = Slots::new(&hashers);
+        let mut results = stream::iter(&batches).map(|batch| slots.hash(batch)).buffered(hashers.len() * RESULTS_AHEAD);
         let bar = progress(entries);
         for batch in &batches {
             let Some(hashed) = results.next().await else {
@@ -169,24 +263,50 @@ fn batches(entries: &[Entry]) -> Vec<&[Entry]> {
     batches
 }
 
+/// An actor that hashes.
+struct Hasher {
+    portal: Portal,
+    is_far: bool,
+}
+
+impl Hasher {
+    async fn start(
+        an: &ActorNursery,
+        number: usize,
+        host: Option<&str>,
+        ssh_config: Option<&Path>,
+    ) -> Result<Self, teamster::Error> {
+        let name = format!("hasher-{number}");
+        let Some(host) = host else {
+            return Ok(Hasher { portal: an.start_actor(&name).await?, is_far: false });
+        };
+        let config = ssh_config.into_iter().flat_map(|config| [OsStr::new("-F"), config.as_os_str()]);
+        let portal = an.actor(&name).launcher(Ssh::new(host).args(config)).start().await?;
+        Ok(Hasher { portal, is_far: true })
+    }
+}
+
 /// Who may be given a batch: each actor has a few slots, and the slot that was free first is taken.
 struct Slots<'a> {
-    free: Mutex<VecDeque<&'a Portal>>,
+    free: Mutex<VecDeque<&'a Hasher>>,
     count: Semaphore,
 }
 
 impl<'a> Slots<'a> {
-    fn new(portals: &'a [Portal]) -> Self {
-        let free: VecDeque<_> = (0..CALLS_IN_FLIGHT).flat_map(|_| portals).collect();
+    fn new(hashers: &'a [Hasher]) -> Self {
+        let free: VecDeque<_> = (0..CALLS_IN_FLIGHT).flat_map(|_| hashers).collect();
         Slots { count: Semaphore::new(free.len()), free: Mutex::new(free) }
     }
 
     async fn hash(&self, batch: &[Entry]) -> Result<Vec<Hashed>, teamster::Error> {
-        let paths = batch.iter().map(|entry| Bytes::copy_from_slice(entry.path.as_bytes())).collect();
+        let paths: Vec<Bytes> = batch.iter().map(|entry| Bytes::copy_from_slice(entry.path.as_bytes())).collect();
         let _permit = self.count.acquire().await.expect("the semaphore is never closed");
-        let portal = self.free.lock().expect("nothing panics under this lock").pop_front().expect("a permit is a slot");
-        let hashed = portal.run(hash(paths)).await;
-        self.free.lock().expect("nothing panics under this lock").push_back(portal);
+        let hasher = self.free.lock().expect("nothing panics under this lock").pop_front().expect("a permit is a slot");
+        let hashed = match hasher.is_far {
+            false => hasher.portal.run(hash(paths)).await,
+            true => hash_on(&hasher.portal, &paths).await,
+        };
+        self.free.lock().expect("nothing panics under this lock").push_back(hasher);
         hashed
     }
 }

@@ -115,6 +115,7 @@ pub use teamster_macros::{context, error, main, rpc, test};
 pub mod launch {
     //! How does a child's process come to be?
     pub use crate::spawn::launcher::{Command, Launcher, Local, Program};
+    pub use crate::spawn::ssh::Ssh;
 }
 
 #[doc(hidden)]
@@ -202,6 +203,11 @@ macro_rules! breakpoint {
 #[cfg(doctest)]
 #[doc = include_str!("../docs/guide.md")]
 struct Guide;
+
+/// Those of the page on several hosts: they compile, as there are none.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/cluster.md")]
+struct SeveralHosts;
 
 /// The program of the README, too.
 #[cfg(doctest)]

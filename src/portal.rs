@@ -15,6 +15,7 @@ use crate::actor::current::{self, with_current};
 use crate::actor::endpoint::{
     Call, Endpoint, Endpoints, Function, decode_output, encode_args, path_of, with_both_types,
 };
+use crate::actor::host::is_here;
 use crate::actor::peers::{self, Lost, Process, canceller};
 use crate::actor::{Actor, DataLine};
 use crate::channel::{LineEnd, Outcome, Outgoing, Payload, Refused};
@@ -65,7 +66,7 @@ pub(crate) const FRESH_LINES: usize = 4;
 impl Portal {
     pub(crate) fn to_child(actor: Arc<Actor>, child: Arc<Child>) -> Self {
         let addrs = Some(child.addrs());
-        Portal { inner: Arc::new(Inner { aid: child.aid.clone(), addrs, child: Some((actor, child)) }) }
+        Portal { inner: Arc::new(Inner { aid: child.known_as().clone(), addrs, child: Some((actor, child)) }) }
     }
 
     pub(crate) fn to(aid: Aid, addrs: Option<Addrs>) -> Self {
@@ -380,7 +381,7 @@ impl Portal {
             return Ok(unseen());
         }
         let process = Process::of(&aid);
-        if !process.is_there() {
+        if process.is_gone() {
             return Ok(Receipt::unseen(aid, None, Duration::ZERO));
         }
         let (told, mut word) = oneshot::channel();
@@ -405,9 +406,15 @@ impl Portal {
         let grace = actor.settings.grace;
         let asked = async {
             match actor.line_to(aid, self.inner.addrs.as_ref()).await {
-                Ok(line) => line.cancel_actor(grace, asked_by),
+                Ok(line) => {
+                    line.cancel_actor(grace, asked_by);
+                    if !is_here(aid) {
+                        line.ended().await; // all that is seen of it
+                        return Ok(());
+                    }
+                }
                 Err(Error::ActorDied(_)) => {}
-                Err(_) if peers::is_dead_soon(aid).await => {}
+                Err(_) if is_here(aid) && peers::is_dead_soon(aid).await => {}
                 Err(error) => return Err(error),
             }
             process.ended().await;

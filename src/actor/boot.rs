@@ -1,7 +1,7 @@
 //! Is this process a child? The boot message on stdin, the two lines back, and the way out.
 #![allow(unsafe_code, reason = "the boot variable is removed, and fd 0 replaced, before anything else runs")]
 use std::ffi::{CString, OsStr};
-use std::io::{self, Read};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,8 +11,9 @@ use super::doors::{self, Bound, Doors, Places};
 use super::log::LogRing;
 use super::panics::PanicHook;
 use super::signals::{self, Signals};
+use super::stdin::read_message;
 use super::traces::{Origin, traced};
-use super::{Actor, Parent, Parts, Settings, listener};
+use super::{Actor, Parent, Parts, Settings, host, keeper, listener};
 use crate::channel::Inbox;
 use crate::channel::driver::{drive, framed};
 use crate::channel::handshake::{self, HANDSHAKE_WITHIN};
@@ -57,7 +58,9 @@ pub(crate) fn boot_or_be_ready() {
 
 /// The same for a process that is not ready by that: its own code may never come here.
 pub(crate) fn boot_if_spawned() {
-    if std::env::var_os(BOOT_VARIABLE).as_deref() != Some(OsStr::new("1")) {
+    let asked = std::env::var_os(BOOT_VARIABLE);
+    let is_keeper = asked.as_deref() == Some(OsStr::new(keeper::KEEP));
+    if !is_keeper && asked.as_deref() != Some(OsStr::new("1")) {
         return;
     }
     IS_READY.store(true, Ordering::Release); // what could start this child can start its children
@@ -66,6 +69,9 @@ pub(crate) fn boot_if_spawned() {
     unsafe {
         std::env::remove_var(BOOT_VARIABLE);
         std::env::remove_var(LINEAGE_VARIABLE);
+    }
+    if is_keeper {
+        keeper::keep();
     }
     if tokio::runtime::Handle::try_current().is_ok() {
         // A runtime can't be started on a thread of another one.
@@ -79,7 +85,7 @@ pub(crate) fn boot_if_spawned() {
 }
 
 /// The exit status of a child that could not boot; its stderr says why.
-const BOOT_FAILED: i32 = 70;
+pub(super) const BOOT_FAILED: i32 = 70;
 
 fn boot() -> ! {
     let prepared = match prepare() {
@@ -128,23 +134,18 @@ fn prepare() -> Result<Prepared, BootError> {
 }
 
 fn read_spec() -> Result<SpawnSpec, BootError> {
-    let stdin = io::stdin();
-    let mut stdin = stdin.lock();
-    let mut length = [0; 4];
-    stdin.read_exact(&mut length).map_err(|_ended| BootError::Orphan)?;
-    let length = u32::from_le_bytes(length) as usize;
-    if length > MAX_BOOT_BYTES {
-        let error = io::Error::other(format!("{length} bytes: is something else on stdin?"));
-        return Err(BootError::Failed("reading the boot message", error));
-    }
-    let mut bytes = vec![0; length];
-    stdin.read_exact(&mut bytes).map_err(|_ended| BootError::Orphan)?;
-    let spec: SpawnSpec = codec::decode(&bytes)
+    let message = read_message(&mut io::stdin().lock(), MAX_BOOT_BYTES);
+    let bytes = message.map_err(failed("reading the boot message"))?.ok_or(BootError::Orphan)?;
+    let mut spec: SpawnSpec = codec::decode(&bytes)
         .map_err(|error| BootError::Failed("decoding the boot message", io::Error::other(error.to_string())))?;
     if spec.protocol.0 != PROTOCOL.0 {
         let error =
             io::Error::other(format!("the parent speaks protocol {}, we speak {}", spec.protocol.0, PROTOCOL.0));
         return Err(BootError::Failed("reading the boot message", error));
+    }
+    match spec.is_host_known {
+        true => host::set(spec.aid.host_id()),
+        false => spec.aid = spec.aid.at(0, host::host_id()),
     }
     Ok(spec)
 }

@@ -1,4 +1,5 @@
 //! What does a parent know of one of its children?
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -32,6 +33,12 @@ pub(crate) struct Child {
     pub(crate) grace: Duration,
     /// How long its host may be silent, if that is another one.
     pub(crate) lost_after: Duration,
+    /// It runs on another host. Its process here leads there, and its pid is of that.
+    pub(crate) is_far: bool,
+    /// Of one that is far: signals for it, a byte each, as soon as somebody over there takes them.
+    pub(crate) leash: OnceLock<OwnedFd>,
+    /// How it knows itself: its own pid and host.
+    pub(crate) itself: OnceLock<Aid>,
     /// It belongs to a nursery that was opened inside a shield: the actor's cancel leaves it to
     /// that shield's code.
     pub(crate) is_shielded: bool,
@@ -124,6 +131,11 @@ impl Child {
         output.when_relayed(Box::new(move || drop(done)));
         // Both ways it is over: all is printed, or nobody can say when it will be.
         let _ = tokio::time::timeout(RELAY_WITHIN, relayed).await;
+    }
+
+    /// How everybody else knows it, now that it has said so itself.
+    pub(crate) fn known_as(&self) -> &Aid {
+        self.itself.get().unwrap_or(&self.aid)
     }
 
     pub(crate) fn addrs(&self) -> Addrs {

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::Actor;
 use super::context::ContextCore;
+use super::host::host_id;
 use super::scope::Scope;
 use crate::error::Error;
 use crate::msg::ident::Aid;
@@ -207,13 +208,8 @@ pub(crate) fn this_process() -> &'static Aid {
     AID.get_or_init(|| {
         let program = std::env::args_os().next().map(PathBuf::from);
         let name = program.as_deref().and_then(Path::file_name).unwrap_or(OsStr::new("process"));
-        Aid::new(name.to_string_lossy(), Uuid::new_v4(), std::process::id(), host_name())
+        Aid::new(name.to_string_lossy(), Uuid::new_v4(), std::process::id(), host_id())
     })
-}
-
-/// The name of this machine.
-pub(crate) fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// A future that is polled, and dropped, at its place.

@@ -1,6 +1,6 @@
 //! Where does this actor listen, and what does it show there?
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -241,6 +241,25 @@ impl Actor {
             self.doors.listening.lock().push(listening.abort_handle());
         }
         Ok(())
+    }
+
+    /// Listens at all of this host's addresses from now on, unless it listens at one of them.
+    pub(crate) fn listen_on_networks(self: &Arc<Self>) -> io::Result<()> {
+        let mut addrs = self.doors.addrs.write();
+        let goes_further = |addr: &Addr| match addr {
+            Addr::Tcp(HostPort { host: Host::Ip(ip), .. }) => !ip.is_loopback(),
+            Addr::Tcp(_) => true,
+            Addr::Uds(_) | Addr::InsecureTcp(_) => false,
+        };
+        if addrs.as_slice().iter().any(goes_further) {
+            return Ok(());
+        }
+        let everywhere = |ip: IpAddr| bind_to(&Addr::Tcp(SocketAddr::new(ip, 0).into()), self.doors.identity());
+        // Of both kinds, where this host has both.
+        let bound =
+            everywhere(Ipv6Addr::UNSPECIFIED.into()).or_else(|_no_v6| everywhere(Ipv4Addr::UNSPECIFIED.into()))?;
+        *addrs = nearest_first(addrs.as_slice().iter().cloned().chain(bound.addrs.clone()));
+        self.open_doors(vec![bound])
     }
 
     /// Listens by this transport too, from now on.

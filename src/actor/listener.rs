@@ -212,10 +212,12 @@ async fn child_line(
                 line = child.control.wait() => Arc::clone(line) as Arc<dyn CancelLine>,
                 _ended = child.reaped.wait() => return Err(HandshakeError::Ended),
             };
-            let (addrs, pid) = (hello.addrs.clone(), hello.aid.pid());
+            // Its first data line says it, once.
+            let _ = child.itself.set(hello.aid.clone());
+            let addrs = hello.addrs.clone();
             let mut parts = peer_parts(actor, hello, Side::Accepting);
             parts.encoding = Encoding::Positional;
-            parts.peer = child.aid.clone();
+            parts.peer = child.known_as().clone();
             parts.control = Some(control);
             parts.idle_after = None;
             parts.grace = child.grace;
@@ -232,10 +234,9 @@ async fn child_line(
             actor.add_line(&channel);
             let _ = child.channel.set(Arc::clone(&channel));
             // Told early enough, whenever the thread looks next: before it would end the child for being late.
-            actor.control.book(Command::Ready { child: Arc::clone(&child), pid });
-            // Its first data line says it, once.
+            actor.control.book(Command::Ready { child: Arc::clone(&child) });
             let _ = child.listens.set(addrs.clone());
-            actor.child_is_ready(&child.aid, &addrs);
+            actor.child_is_ready(child.known_as(), &addrs);
             // `start_actor` resumes, and its first call shares a write with the Welcome.
             let _ = child.connected.set(());
             let (service, inbox) = (Arc::clone(actor), Inbox::new(&rest));
@@ -255,12 +256,23 @@ async fn child_line(
 async fn line_of_child_ended(actor: &Arc<Actor>, child: &Arc<Child>) {
     let was_asked = child.was_asked.load(Ordering::Acquire);
     let is_ending = was_asked || child.reaped.get().is_some() || child.story.lock().asked.is_some();
-    if is_ending || super::peers::is_dead_soon(&child.aid).await || actor.is_cancelled() {
+    if is_ending || ends_now(child).await || actor.is_cancelled() {
         return;
     }
     child.story.lock().said.get_or_insert("its data line had broken".to_owned());
     actor.control.send(Command::LineBroken { child: Arc::clone(child) });
 }
+
+/// Whether the child's process ends now; of one on another host the word on that takes its way.
+async fn ends_now(child: &Child) -> bool {
+    if child.is_far {
+        return tokio::time::timeout(FAR_WITHIN, child.reaped.wait()).await.is_ok();
+    }
+    super::peers::is_dead_soon(&child.aid).await
+}
+
+/// How long the end of a child on another host may take to be known here.
+const FAR_WITHIN: Duration = Duration::from_secs(1);
 
 fn welcome(actor: &Actor, same_build: bool) -> BytesMut {
     let max_frame_bytes = actor.settings.max_frame_bytes;

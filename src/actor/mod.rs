@@ -12,6 +12,8 @@ pub(crate) mod doors;
 pub(crate) mod endpoint;
 pub(crate) mod failure;
 pub(crate) mod hold;
+pub(crate) mod host;
+pub(crate) mod keeper;
 pub(crate) mod listener;
 pub(crate) mod load;
 pub(crate) mod log;
@@ -21,6 +23,7 @@ pub(crate) mod process;
 pub(crate) mod scope;
 pub(crate) mod serve;
 pub(crate) mod signals;
+pub(crate) mod stdin;
 pub(crate) mod suspend;
 pub(crate) mod traces;
 

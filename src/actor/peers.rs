@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::child::Child;
 use super::control::Command;
+use super::host::is_here;
 use super::listener::{dialled_parts, keep_moving};
 use super::{Actor, DataLine};
 use crate::channel::driver::framed;
@@ -156,10 +157,8 @@ impl Actor {
 
     /// How an actor has ended that does not answer at its address.
     async fn death_of(&self, aid: &Aid) -> Death {
-        match is_dead_soon(aid).await {
-            true => obituary(self, aid).await,
-            false => died_elsewhere(aid, None), // it takes its time, and nobody any more
-        }
+        // One that takes its time to die takes nobody any more.
+        has_died(self, aid).await.unwrap_or_else(|| died_elsewhere(aid, None))
     }
 
     /// A line of ours has ended: whoever ends with it is told.
@@ -192,12 +191,23 @@ fn is_nobody(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
 }
 
+/// The end of a peer whose line has ended, if that is why. On this host its process tells; else its parent is asked
+/// through the tree, and `None` is what nobody knows.
+async fn has_died(actor: &Actor, aid: &Aid) -> Option<Death> {
+    let is_seen = is_here(aid);
+    if is_seen && !is_dead_soon(aid).await {
+        return None;
+    }
+    let receipt = obituary(actor, aid).await;
+    (is_seen || receipt.is_some()).then(|| died_elsewhere(aid, receipt))
+}
+
 /// The end of an actor. Its parent has seen it, and is asked through the tree.
-async fn obituary(actor: &Actor, aid: &Aid) -> Death {
+async fn obituary(actor: &Actor, aid: &Aid) -> Option<Receipt> {
     let (told, word) = oneshot::channel();
     actor.control.send(Command::AskObituary { aid: aid.clone(), told });
     let word = actor.clock.timeout(TOLD_WITHIN, word).await;
-    died_elsewhere(aid, word.ok().and_then(Result::ok).flatten())
+    word.ok().and_then(Result::ok).flatten()
 }
 
 /// The end of an actor that is not our child: as far as `receipt` tells.
@@ -215,7 +225,7 @@ fn died_elsewhere(aid: &Aid, receipt: Option<Receipt>) -> Death {
     })
 }
 
-/// Whether the peer's process ends now: its line has ended, and a killed process's descriptors are
+/// Whether the process of an actor of this host ends now: its line has ended, and a killed process's descriptors are
 /// closed just before it counts as dead. Bounded by [`DEATH_WITHIN`].
 pub(crate) async fn is_dead_soon(aid: &Aid) -> bool {
     tokio::time::timeout(DEATH_WITHIN, Process::of(aid).dead()).await.is_ok()
@@ -243,7 +253,7 @@ pub(crate) async fn lost(
         Some(child) => Some(child.reaped.wait().await.death.clone()),
         // Its peer had no dialog open, so this one never began over there.
         None if matches!(end, LineEnd::Bye(_)) => return Lost::Again,
-        None if *end != LineEnd::Shutdown && is_dead_soon(aid).await => Some(obituary(actor, aid).await),
+        None if *end != LineEnd::Shutdown => has_died(actor, aid).await,
         None => None,
     };
     let (endpoint, aid) = (path.to_owned(), aid.clone());
@@ -257,33 +267,43 @@ pub(crate) async fn lost(
     })
 }
 
-/// Another actor's process, if it was there when we looked. Not ours to reap.
-pub(crate) struct Process(Option<AsyncFd<OwnedFd>>);
+/// Another actor's process, as far as it can be seen. Not ours to reap.
+pub(crate) enum Process {
+    /// If it was there when we looked.
+    Here(Option<AsyncFd<OwnedFd>>),
+    /// On another host.
+    Elsewhere,
+}
 
 impl Process {
     pub(crate) fn of(aid: &Aid) -> Self {
+        if !is_here(aid) {
+            return Process::Elsewhere;
+        }
         let pid = i32::try_from(aid.pid()).ok().and_then(Pid::from_raw);
         let pidfd = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-        Process(pidfd.and_then(|pidfd| watch(pidfd, Interest::READABLE).ok()))
+        Process::Here(pidfd.and_then(|pidfd| watch(pidfd, Interest::READABLE).ok()))
     }
 
-    /// Whether there was such a process.
-    pub(crate) fn is_there(&self) -> bool {
-        self.0.is_some()
+    /// Whether there is no such process.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self, Process::Here(None))
     }
 
-    /// Resolves when it has ended, reaped or not.
+    /// Resolves when it has ended, reaped or not. Never, where that can't be seen.
     async fn dead(&self) {
-        if let Some(pidfd) = &self.0 {
+        match self {
             // A pidfd that can't be watched belongs to a runtime that ends: nobody waits then.
-            let _ = pidfd.readable().await;
+            Process::Here(Some(pidfd)) => drop(pidfd.readable().await),
+            Process::Here(None) => {}
+            Process::Elsewhere => std::future::pending().await,
         }
     }
 
     /// Resolves when its parent has reaped it.
     async fn reaped(&self) {
         self.dead().await;
-        let Some(pidfd) = &self.0 else { return };
+        let Process::Here(Some(pidfd)) = self else { return };
         // There is no event for it before Linux 6.9, and its parent is about to: look again soon.
         while rustix::process::pidfd_send_signal(pidfd.get_ref(), rustix::process::Signal::WINCH).is_ok() {
             tokio::time::sleep(LOOK_AGAIN_AFTER).await;

@@ -323,6 +323,7 @@ impl<S: Service> Channel<S> {
             Frame::Load { .. } => return Err(violated(Violation::Misplaced("Load"))),
             Frame::Stuck { .. } => return Err(violated(Violation::Misplaced("Stuck"))),
             Frame::Obituary { .. } => return Err(violated(Violation::Misplaced("Obituary"))),
+            Frame::Gone { .. } => return Err(violated(Violation::Misplaced("Gone"))),
             Frame::Beat { .. } => return Err(violated(Violation::Misplaced("Beat"))),
             Frame::Hold { .. } => return Err(violated(Violation::Misplaced("Hold"))),
             Frame::Stood { .. } => return Err(violated(Violation::Misplaced("Stood"))),

@@ -505,6 +505,19 @@ impl<S: Service> Channel<S> {
         .await;
     }
 
+    /// Resolves when the line has ended.
+    pub(crate) async fn ended(&self) {
+        std::future::poll_fn(|cx| {
+            let mut shared = self.shared.lock();
+            if shared.end.is_some() {
+                return Poll::Ready(());
+            }
+            shared.flushed.push(cx.waker().clone()); // woken by the end too
+            Poll::Pending
+        })
+        .await;
+    }
+
     fn try_flush(&self) -> Flush {
         let mut turn = Turn::new();
         loop {

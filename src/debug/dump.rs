@@ -33,6 +33,7 @@ pub(crate) use self::threads::Skip;
 use super::message::{self, FromHub, ToHub};
 use crate::actor::control::{Command, Living};
 use crate::actor::crash::DEBUG_SOCKET;
+use crate::actor::host::is_here;
 use crate::actor::process::ProcessStat;
 use crate::actor::{Actor, Keep};
 use crate::msg::ident::Aid;
@@ -190,9 +191,11 @@ fn collect(root: &Arc<Actor>, name: Option<&str>) -> Option<String> {
     deliver(look::look(root, id));
     let process = |aid: &Aid| {
         let known = living.iter().find(|known| known.aid == *aid);
-        ProcessStat::read(aid.pid()).filter(|stat| known.is_none_or(|known| known.start_ticks == stat.start_ticks))
+        let stat = Some(aid).filter(|aid| is_here(aid)).and_then(|aid| ProcessStat::read(aid.pid()));
+        stat.filter(|stat| known.is_none_or(|known| known.start_ticks == stat.start_ticks))
     };
-    let can_answer = |aid: &Aid| process(aid).is_some_and(|stat| stat.is_alive() && !stat.is_stopped());
+    let can_answer =
+        |aid: &Aid| !is_here(aid) || process(aid).is_some_and(|stat| stat.is_alive() && !stat.is_stopped());
     let mut symbols = loading.ok().and_then(|loading| loading.join().ok()).unwrap_or_else(Own::load);
     let mut until = began + LIVING_WITHIN;
     while collector.missing().next().is_some() {

@@ -13,6 +13,7 @@ use super::{dump, frames, report};
 use crate::actor::Actor;
 use crate::actor::crash::{self, Answer, CallInfo, DEBUG_SOCKET, may_block_in_place};
 use crate::actor::current::{self, Current};
+use crate::actor::host::is_here;
 use crate::actor::scope::Scope;
 
 /// What whoever stops knows of it.
@@ -196,7 +197,7 @@ struct Tracer(());
 impl Tracer {
     fn allow(actor: Option<&Arc<Actor>>) -> Self {
         use rustix::process::{PTracer, Pid, set_ptracer};
-        let tracer = match actor.filter(|actor| !actor.is_root()) {
+        let tracer = match actor.filter(|actor| !actor.is_root() && is_here(&actor.root)) {
             Some(child) => i32::try_from(child.root.pid()).ok().and_then(Pid::from_raw).map(PTracer::ProcessID),
             None => Some(PTracer::Any), // the debugger is a child of ours, whose pid is not known yet
         };

@@ -1,6 +1,8 @@
 //! Where is the actor of this name?
+#![allow(unsafe_code, reason = "the registry is a link section, and in its own crate the lint sees that")]
+use teamster_macros::rpc;
+
 use crate::actor::current;
-use crate::discovery::DiscoveryError;
 use crate::discovery::client::{self, Found};
 use crate::error::Error;
 use crate::msg::addr::Addr;
@@ -30,8 +32,13 @@ use crate::portal::Portal;
 /// # Ok(()) }).await }
 /// ```
 pub async fn find_actor(name: &str) -> Result<Option<Portal>, Error> {
-    let found = client::find(&registrar()?, name).await.map_err(|error| failed(name, &error))?;
-    Ok(found.map(portal))
+    match registrar()? {
+        Asked::Here(registrar) => {
+            let found = client::find(&registrar, name).await.map_err(|error| failed(name, &error))?;
+            Ok(found.map(portal))
+        }
+        Asked::Root(root) => root.run(find_there(name.to_owned())).await.map_err(|error| unasked(name, error)),
+    }
 }
 
 /// Every living actor of this name, the newest first.
@@ -53,8 +60,13 @@ pub async fn find_actor(name: &str) -> Result<Option<Portal>, Error> {
 /// # Ok(()) }).await }
 /// ```
 pub async fn find_actors(name: &str) -> Result<Vec<Portal>, Error> {
-    let found = client::find_all(&registrar()?, name).await.map_err(|error| failed(name, &error))?;
-    Ok(found.into_iter().map(portal).collect())
+    match registrar()? {
+        Asked::Here(registrar) => {
+            let found = client::find_all(&registrar, name).await.map_err(|error| failed(name, &error))?;
+            Ok(found.into_iter().map(portal).collect())
+        }
+        Asked::Root(root) => root.run(find_all_there(name.to_owned())).await.map_err(|error| unasked(name, error)),
+    }
 }
 
 /// Every living actor that serves, of this tree and this user's others on this host.
@@ -78,8 +90,13 @@ pub async fn find_actors(name: &str) -> Result<Vec<Portal>, Error> {
 /// # Ok(()) }).await }
 /// ```
 pub async fn list_actors() -> Result<Vec<Portal>, Error> {
-    let found = client::list(&registrar()?).await.map_err(|error| failed("all actors", &error))?;
-    Ok(found.into_iter().map(portal).collect())
+    match registrar()? {
+        Asked::Here(registrar) => {
+            let found = client::list(&registrar).await.map_err(|error| failed(ALL, &error))?;
+            Ok(found.into_iter().map(portal).collect())
+        }
+        Asked::Root(root) => root.run(list_there()).await.map_err(|error| unasked(ALL, error)),
+    }
 }
 
 /// Waits until an actor of this name serves, and gives the newest.
@@ -104,19 +121,66 @@ pub async fn list_actors() -> Result<Vec<Portal>, Error> {
 /// # Ok(()) }).await }
 /// ```
 pub async fn wait_for_actor(name: &str) -> Result<Portal, Error> {
-    let found = client::wait(&registrar()?, name).await.map_err(|error| failed(name, &error))?;
-    Ok(portal(found))
+    match registrar()? {
+        Asked::Here(registrar) => {
+            client::wait(&registrar, name).await.map(portal).map_err(|error| failed(name, &error))
+        }
+        Asked::Root(root) => root.run(wait_there(name.to_owned())).await.map_err(|error| unasked(name, error)),
+    }
 }
 
-fn registrar() -> Result<Addr, Error> {
+/// What is looked up where all are.
+const ALL: &str = "all actors";
+
+/// Who is asked.
+enum Asked {
+    /// The registrar of this tree, which is on this host.
+    Here(Addr),
+    /// Its root, on another one.
+    Root(Portal),
+}
+
+fn registrar() -> Result<Asked, Error> {
     let actor = current::actor()?;
-    actor.registrar.clone().ok_or(Error::Usage("this tree has no registrar"))
+    match (&actor.registrar, &actor.root_addrs) {
+        (Some(registrar), _) => Ok(Asked::Here(registrar.clone())),
+        (None, Some(root_addrs)) => Ok(Asked::Root(Portal::to(actor.root.clone(), Some(root_addrs.clone())))),
+        (None, None) => Err(Error::Usage("this tree has no registrar")),
+    }
+}
+
+/// The root's own answer is one as if it had come from a registrar here.
+fn unasked(name: &str, error: Error) -> Error {
+    match error {
+        Error::Remote(remote) => failed(name, &remote),
+        error => error,
+    }
+}
+
+#[rpc(name = "teamster.find")]
+async fn find_there(name: String) -> Result<Option<Portal>, Error> {
+    find_actor(&name).await
+}
+
+#[rpc(name = "teamster.find_all")]
+async fn find_all_there(name: String) -> Result<Vec<Portal>, Error> {
+    find_actors(&name).await
+}
+
+#[rpc(name = "teamster.list")]
+async fn list_there() -> Result<Vec<Portal>, Error> {
+    list_actors().await
+}
+
+#[rpc(name = "teamster.wait")]
+async fn wait_there(name: String) -> Result<Portal, Error> {
+    wait_for_actor(&name).await
 }
 
 fn portal(found: Found) -> Portal {
     Portal::to(found.aid, Some(found.addrs))
 }
 
-fn failed(name: &str, error: &DiscoveryError) -> Error {
+fn failed(name: &str, error: &impl std::fmt::Display) -> Error {
     Error::Transport { what: format!("looking up {name}"), reason: error.to_string() }
 }

@@ -318,7 +318,7 @@ impl Server {
             && lease.table.len() < LEASED
         {
             let liveness = match lease.pids {
-                Pids::Ours => Liveness::of(record.aid.pid(), record.start_ticks, None),
+                Pids::Ours => Liveness::of(&record.aid, record.start_ticks, None),
                 Pids::OtherNamespace => Liveness::Lease,
             };
             lease.table.adopt(record, liveness);

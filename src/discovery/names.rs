@@ -28,18 +28,18 @@ impl Names {
 
     /// Adds an actor that boots: it is listed, and not yet found.
     ///
-    /// `pidfd` is a duplicate of its own; `None` for the root itself. An actor without one is
-    /// looked up in `/proc` at each lookup.
+    /// `pidfd` is a duplicate of its own; `None` for the root itself, and for an actor on another host, which lives until it
+    /// is removed. An actor of this host without one is looked up in `/proc` at each lookup.
     pub(crate) fn insert(&self, aid: Aid, parent: Option<Uuid>, start_ticks: u64, pidfd: Option<OwnedFd>) {
-        let liveness = Liveness::of(aid.pid(), start_ticks, pidfd);
+        let liveness = Liveness::of(&aid, start_ticks, pidfd);
         let before = self.table.lock().insert(aid, parent, start_ticks, liveness, now_ns());
         drop(before);
         self.tell();
     }
 
     /// It serves now at `addrs`, so it is found from here on.
-    pub(crate) fn set_ready(&self, uuid: Uuid, addrs: Addrs) {
-        self.table.lock().set_ready(uuid, addrs, now_ns());
+    pub(crate) fn set_ready(&self, aid: &Aid, addrs: Addrs) {
+        self.table.lock().set_ready(aid, addrs, now_ns());
         self.tell();
     }
 

@@ -4,11 +4,13 @@
 //! dead actor is never found, even while the news of its death is on its way.
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::actor::host::is_here;
 use crate::actor::process::ProcessStat;
 use crate::msg::addr::Addrs;
 use crate::msg::ident::Aid;
@@ -40,6 +42,13 @@ pub(crate) struct Place {
     uuid: Uuid,
 }
 
+impl Place {
+    /// The time, since this machine's boot.
+    pub(super) fn since_boot(&self) -> Duration {
+        Duration::from_nanos(self.since_boot_ns)
+    }
+}
+
 impl Record {
     pub(crate) fn uuid(&self) -> Uuid {
         self.aid.uuid()
@@ -60,17 +69,18 @@ pub(crate) enum Liveness {
     Pidfd(OwnedFd),
     /// By pid and start time: costs no descriptor. For other trees, and where there was no pidfd.
     Stat { pid: u32, start_ticks: u64 },
-    /// Its tree's connection stands: all that can be known across pid namespaces.
+    /// As its tree says, as long as that does: all that can be known of another host, or another pid namespace.
     Lease,
 }
 
 impl Liveness {
-    /// What there is to go by for a process of this pid namespace.
-    pub(crate) fn of(pid: u32, start_ticks: u64, pidfd: Option<OwnedFd>) -> Liveness {
+    /// What there is to go by for an actor's process.
+    pub(crate) fn of(aid: &Aid, start_ticks: u64, pidfd: Option<OwnedFd>) -> Liveness {
         match pidfd {
             Some(pidfd) => Liveness::Pidfd(pidfd),
-            None if pid == std::process::id() => Liveness::Ourselves,
-            None => Liveness::Stat { pid, start_ticks },
+            None if !is_here(aid) => Liveness::Lease,
+            None if aid.pid() == std::process::id() => Liveness::Ourselves,
+            None => Liveness::Stat { pid: aid.pid(), start_ticks },
         }
     }
 
@@ -129,9 +139,12 @@ impl NameTable {
     }
 
     /// From now on it is found. An unknown one stays unknown: it was removed already.
-    pub(crate) fn set_ready(&mut self, uuid: Uuid, addrs: Addrs, now_ns: u64) {
-        let since = self.next_place(now_ns, uuid);
-        let Some(entry) = self.entries.get_mut(&uuid) else { return };
+    pub(crate) fn set_ready(&mut self, aid: &Aid, addrs: Addrs, now_ns: u64) {
+        let since = self.next_place(now_ns, aid.uuid());
+        let Some(entry) = self.entries.get_mut(&aid.uuid()) else { return };
+        if !is_here(aid) {
+            entry.record.aid = aid.clone(); // where it has come to, it knows itself
+        }
         let places = self.serving.entry(entry.record.aid.name().into()).or_default();
         if let Some(before) = entry.record.serving.replace(Serving { addrs, since }) {
             places.remove(&before.since);
@@ -199,9 +212,10 @@ mod tests {
     use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
     use super::*;
+    use crate::actor::host::host_id;
 
     fn aid(name: &str, number: u128) -> Aid {
-        Aid::new(name, Uuid::from_u128(number), std::process::id(), "here")
+        Aid::new(name, Uuid::from_u128(number), std::process::id(), host_id())
     }
 
     fn addr(number: u128) -> Addrs {
@@ -210,7 +224,7 @@ mod tests {
 
     fn ready(table: &mut NameTable, name: &str, number: u128, liveness: Liveness) {
         table.insert(aid(name, number), None, 0, liveness, 0);
-        table.set_ready(Uuid::from_u128(number), addr(number), 0);
+        table.set_ready(&aid(name, number), addr(number), 0);
     }
 
     fn numbers<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<u128> {
@@ -249,9 +263,10 @@ mod tests {
             let mut table = NameTable::default();
             let (mut child, pidfd) = sleeper();
             let stat = ProcessStat::read(child.id()).unwrap();
+            let process = aid("process", 1).at(child.id(), host_id());
             ready(&mut table, "pidfd", 1, Liveness::Pidfd(pidfd));
-            ready(&mut table, "stat", 2, Liveness::of(child.id(), stat.start_ticks, None));
-            ready(&mut table, "reused", 3, Liveness::of(child.id(), stat.start_ticks + 1, None));
+            ready(&mut table, "stat", 2, Liveness::of(&process, stat.start_ticks, None));
+            ready(&mut table, "reused", 3, Liveness::of(&process, stat.start_ticks + 1, None));
             assert!(table.find("pidfd").is_some() && table.find("stat").is_some());
             assert!(table.find("reused").is_none());
             child.kill().unwrap();
@@ -268,9 +283,9 @@ mod tests {
         assert!(table.find("bob").is_none());
         assert_eq!(numbers(table.all()), [1]);
         assert_eq!(table.serving().count(), 0);
-        table.set_ready(Uuid::from_u128(1), addr(1), 0);
+        table.set_ready(&aid("bob", 1), addr(1), 0);
         assert_eq!(numbers(table.serving()), [1]);
-        table.set_ready(Uuid::from_u128(2), addr(2), 0);
+        table.set_ready(&aid("bob", 2), addr(2), 0);
         assert_eq!(table.len(), 1, "an unknown one stays unknown");
     }
 
@@ -290,7 +305,7 @@ mod tests {
                         list.push((number, name, false));
                     }
                     1 | 2 => {
-                        table.set_ready(Uuid::from_u128(number), addr(number), now_ns);
+                        table.set_ready(&aid(name, number), addr(number), now_ns);
                         if let Some(at) = at {
                             let entry = list.remove(at);
                             list.push((entry.0, entry.1, true));

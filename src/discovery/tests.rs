@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::client::{Found, find, find_all, list, wait};
 use super::trees::trees_below;
 use super::*;
+use crate::actor::host::host_id;
 use crate::actor::process::ProcessStat;
 use crate::msg::addr::Addr;
 use crate::msg::ident::Aid;
@@ -34,28 +35,28 @@ impl Root {
         let base = Base::open_at(base).unwrap();
         let folder = base.make_root().unwrap();
         let names = Names::new();
-        let aid = Aid::new(name, Uuid::new_v4(), std::process::id(), "here");
+        let aid = Aid::new(name, Uuid::new_v4(), std::process::id(), host_id());
         let stat = ProcessStat::read(std::process::id()).unwrap();
         names.insert(aid.clone(), None, stat.start_ticks, None);
         let registrar = Registrar::start(&base, folder.path(), names.clone(), aid.clone())?;
-        names.set_ready(aid.uuid(), Addr::Uds("/root".into()).into());
+        names.set_ready(&aid, Addr::Uds("/root".into()).into());
         Ok(Root { registrar, names, aid, _folder: folder })
     }
 
     /// An actor that is this process too.
     fn add(&self, name: &str) -> Aid {
-        let aid = Aid::new(name, Uuid::new_v4(), std::process::id(), "here");
+        let aid = Aid::new(name, Uuid::new_v4(), std::process::id(), host_id());
         self.names.insert(aid.clone(), Some(self.aid.uuid()), self.aid_ticks(), None);
-        self.names.set_ready(aid.uuid(), Addr::Uds("/actor".into()).into());
+        self.names.set_ready(&aid, Addr::Uds("/actor".into()).into());
         aid
     }
 
     fn add_process(&self, name: &str, child: &Child) -> Aid {
-        let aid = Aid::new(name, Uuid::new_v4(), child.id(), "here");
+        let aid = Aid::new(name, Uuid::new_v4(), child.id(), host_id());
         let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).unwrap();
         let ticks = ProcessStat::read(child.id()).unwrap().start_ticks;
         self.names.insert(aid.clone(), Some(self.aid.uuid()), ticks, Some(pidfd));
-        self.names.set_ready(aid.uuid(), Addr::Uds("/process".into()).into());
+        self.names.set_ready(&aid, Addr::Uds("/process".into()).into());
         aid
     }
 
@@ -345,7 +346,7 @@ async fn trees_are_listed_with_parents_and_states() {
     assert!(Base::find_at(&path).unwrap().is_none());
     let root = Root::start(&path, "root");
     let ready = root.add("ready");
-    let booting = Aid::new("booting", Uuid::new_v4(), std::process::id(), "here");
+    let booting = Aid::new("booting", Uuid::new_v4(), std::process::id(), host_id());
     root.names.insert(booting, Some(ready.uuid()), root.aid_ticks(), None);
     let trees = trees_below(&Base::open_at(&path).unwrap());
     let [tree] = trees.as_slice() else { panic!("{trees:?}") };

@@ -11,9 +11,9 @@ use super::DiscoveryError;
 use super::registrar::registrar_socket;
 use super::table::Record;
 use super::wire::{Reply, Request, ask_blocking, next_blocking};
-use crate::actor::current::host_name;
+use crate::actor::host::{host_id, is_here};
 use crate::actor::log::follow::LogRecord;
-use crate::actor::process::{ProcessStat, age};
+use crate::actor::process::{ProcessStat, age, since_boot};
 use crate::msg::addr::Addr;
 use crate::msg::death::Receipt;
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
@@ -263,7 +263,7 @@ impl Iterator for LogRecords {
 fn outsider() -> Aid {
     let program = std::env::current_exe().ok();
     let name = program.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
-    Aid::new(name.unwrap_or_else(|| "outsider".into()), Uuid::new_v4(), std::process::id(), host_name())
+    Aid::new(name.unwrap_or_else(|| "outsider".into()), Uuid::new_v4(), std::process::id(), host_id())
 }
 
 fn is_nobody(error: &io::Error) -> bool {
@@ -364,14 +364,18 @@ fn records(socket: &Path) -> io::Result<Vec<Record>> {
 }
 
 fn actor(record: Record) -> TreeActor {
-    let stat = ProcessStat::read(record.aid.pid()).filter(|stat| stat.start_ticks == record.start_ticks);
+    let stat = Some(&record.aid).filter(|aid| is_here(aid)).and_then(|aid| ProcessStat::read(aid.pid()));
+    let stat = stat.filter(|stat| stat.start_ticks == record.start_ticks);
     TreeActor {
         parent: record.parent,
         state: if record.serving.is_some() { ActorState::Ready } else { ActorState::Booting },
         process_state: stat.as_ref().map(|stat| stat.state),
         rss_bytes: stat.as_ref().map(ProcessStat::rss_bytes),
         cpu: stat.as_ref().map(ProcessStat::cpu),
-        age: age(record.start_ticks),
+        age: match is_here(&record.aid) {
+            true => age(record.start_ticks),
+            false => since_boot().saturating_sub(record.born.since_boot()),
+        },
         addr: record.serving.and_then(|serving| serving.addrs.as_slice().first().cloned()),
         aid: record.aid,
     }

@@ -182,7 +182,7 @@ pub(super) fn loads(mut loads: Vec<Load>) -> Reply {
 
 /// `None` for one that fits into no message: nobody can ask for such a name either.
 pub(super) fn encoded_bytes(record: &Record) -> Option<usize> {
-    let texts = record.aid.name().len() + record.aid.host().len();
+    let texts = record.aid.name().len() + record.aid.host_id().len();
     (texts <= NAME_BYTES * 2).then_some(texts + RECORD_BYTES)
 }
 
@@ -231,14 +231,9 @@ mod tests {
     fn record(name: &str) -> Record {
         let uuid = Uuid::from_u128(u128::MAX);
         let mut table = NameTable::default();
-        table.insert(
-            Aid::new(name, uuid, u32::MAX, "h".repeat(64)),
-            Some(uuid),
-            u64::MAX,
-            Liveness::Ourselves,
-            u64::MAX - 9,
-        );
-        table.set_ready(uuid, Addr::Uds("/".repeat(107).into()).into(), u64::MAX - 9);
+        let aid = Aid::new(name, uuid, u32::MAX, "h".repeat(64));
+        table.insert(aid.clone(), Some(uuid), u64::MAX, Liveness::Ourselves, u64::MAX - 9);
+        table.set_ready(&aid, Addr::Uds("/".repeat(107).into()).into(), u64::MAX - 9);
         table.find(name).unwrap().clone()
     }
 

@@ -86,6 +86,9 @@ pub(crate) enum Frame<'a> {
     /// The sender lives, and was `late_ms` late to say so; no time of its runs out while it `is_held` by a debugger: on
     /// control lines between two hosts, both ways.
     Beat { late_ms: u64, is_held: bool },
+    /// An actor below is gone that had been recorded, on a host where not everybody above can see that: on control lines,
+    /// upwards.
+    Gone { aid: Aid },
     /// What the sender is busy with, shortly before its time is over: on control lines, upwards. Between equal builds
     /// alone: it is places in the program's code.
     Stuck { places: &'a [u8] },
@@ -239,6 +242,7 @@ mod kind {
     pub(super) const STUCK: u8 = 46;
     pub(super) const LOAD: u8 = 47;
     pub(super) const BEAT: u8 = 48;
+    pub(super) const GONE: u8 = 49;
 }
 
 /// Markers of msgpack that both directions know.

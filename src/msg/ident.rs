@@ -26,6 +26,7 @@ pub struct Aid {
     name: Arc<str>,
     uuid: Uuid,
     pid: u32,
+    /// The machine's name, and behind a `/` what sets its processes apart from those of every other machine.
     host: Arc<str>,
 }
 
@@ -84,11 +85,21 @@ impl Aid {
     /// # Ok(()) }).await }
     /// ```
     pub fn host(&self) -> &str {
+        self.host.split_once('/').map_or(&self.host, |(name, _)| name)
+    }
+
+    /// Its host as it travels: two are one host if and only if these are equal.
+    pub(crate) fn host_id(&self) -> &str {
         &self.host
     }
 
     pub(crate) fn with_pid(&self, pid: u32) -> Self {
         Aid { pid, ..self.clone() }
+    }
+
+    /// The same actor, as it knows itself: a launcher may have brought it to another host.
+    pub(crate) fn at(&self, pid: u32, host: impl Into<Arc<str>>) -> Self {
+        Aid { pid, host: host.into(), ..self.clone() }
     }
 }
 

@@ -61,6 +61,20 @@ pub(crate) struct SpawnSpec {
     pub(crate) root_addrs: Addrs,
     /// What it shows on networks, if it uses one.
     pub(crate) credentials: Option<Credentials>,
+    /// `aid` names the host that it runs on; else it finds out.
+    pub(crate) is_host_known: bool,
+}
+
+/// What the keeper of an actor is told on another host than its parent's: how to start it, with the keeper's own arguments, and the actor's own message.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct KeepSpec {
+    /// Variables that are set, or (`None`) taken out.
+    pub(crate) env: Vec<(Bytes, Option<Bytes>)>,
+    pub(crate) env_clear: bool,
+    pub(crate) current_dir: Option<PathBuf>,
+    /// Its stdout and stderr come to its parent, each or not.
+    pub(crate) relays: [bool; 2],
+    pub(crate) actor: SpawnSpec,
 }
 
 /// What an actor shows to others on a network, and whom it believes: DER.

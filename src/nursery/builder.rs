@@ -13,6 +13,7 @@ use super::scope::ActorNursery;
 use super::supervise::{Care, Nursery};
 use crate::actor::child::{Child, Refusal};
 use crate::actor::endpoint::{Call, Endpoint};
+use crate::actor::host::host_id;
 use crate::actor::peers::canceller;
 use crate::actor::{boot, bounded, bounded_silence, doors};
 use crate::error::{Error, SpawnReason};
@@ -501,7 +502,7 @@ pub(super) async fn start<'n>(
     let starting = Starting { nursery: Arc::clone(nursery), care, child: None };
     let outcome = Arc::new(SetOnce::new());
     let told = Arc::clone(&outcome);
-    let aid = Aid::new(name, Uuid::new_v4(), 0, actor.aid.host());
+    let aid = Aid::new(name, Uuid::new_v4(), 0, host_id());
     let program = options
         .launcher
         .as_ref()
@@ -510,8 +511,10 @@ pub(super) async fn start<'n>(
         return Err(failed(SpawnReason::Other(format!("it can't listen at {addr}: {why}"))));
     }
     let transports = options.transports.as_deref().unwrap_or(&actor.settings.transports);
-    let transports = doors::with_transports_of(&options.listen, transports);
-    let credentials = certify::prepare(actor, &transports, aid.uuid()).await;
+    let by_network = Some(Transport::Tcp).filter(|_| options.is_far());
+    let transports: Vec<Transport> = transports.iter().copied().chain(by_network).collect();
+    let transports = doors::with_transports_of(&options.listen, &transports);
+    let credentials = certify::prepare(actor, &transports, aid.uuid(), options.is_far()).await;
     options.transports = Some(transports);
     let credentials = credentials.map_err(|reason| failed(SpawnReason::Other(reason)))?;
     let spawned = Box::new(move |result: Result<Arc<Child>, SpawnReason>| {

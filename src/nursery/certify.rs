@@ -11,11 +11,13 @@ use crate::msg::addr::Transport;
 use crate::msg::spec::Credentials;
 use crate::portal::Portal;
 
-/// Sees to it that a child of these transports can connect to `actor`; what the child will show.
+/// Sees to it that a child of these transports can connect to `actor`, from another host if it `is_far`; what the child
+/// will show.
 pub(super) async fn prepare(
     actor: &Arc<Actor>,
     transports: &[Transport],
     child: Uuid,
+    is_far: bool,
 ) -> Result<Option<Credentials>, String> {
     if transports.is_empty() {
         return Err("it was given no transport to listen by".to_owned());
@@ -25,6 +27,9 @@ pub(super) async fn prepare(
     if is_secured && actor.doors.identity().is_none() {
         let own = issue(actor, actor.aid.uuid()).await?;
         actor.doors.show(&own).map_err(told)?;
+    }
+    if is_far {
+        actor.listen_on_networks().map_err(|error| format!("listening on this host's networks: {error}"))?;
     }
     let is_reached = actor.addrs().as_slice().iter().any(|addr| transports.contains(&addr.transport()));
     if !is_reached && let Some(nearest) = transports.first() {

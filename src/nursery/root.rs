@@ -11,7 +11,8 @@ use uuid::Uuid;
 use super::scope::{self, ActorNursery};
 use crate::actor::control::{Control, Living, NameSink};
 use crate::actor::crash::DEBUG_SOCKET;
-use crate::actor::current::{self, host_name};
+use crate::actor::current;
+use crate::actor::host::host_id;
 use crate::actor::panics::PanicHook;
 use crate::actor::signals::Signals;
 use crate::actor::{Actor, Parts, Settings, boot, bounded, bounded_silence, crash, doors, log};
@@ -189,7 +190,7 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
     let base = Base::open().map_err(refused)?;
     base.sweep();
     let folder = base.make_root().map_err(refused)?;
-    let aid = Aid::new(name, Uuid::new_v4(), std::process::id(), host_name());
+    let aid = Aid::new(name, Uuid::new_v4(), std::process::id(), host_id());
     let socket = socket_path(folder.path(), aid.uuid());
     let names = Names::new();
     names.insert(aid.clone(), None, crate::actor::process::start_ticks(aid.pid()).unwrap_or(0), None);
@@ -210,7 +211,7 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
     };
     let (doors, bound) = doors::of_root(&places, &socket, aid.uuid())
         .map_err(|error| failed("binding the sockets of its transports", error))?;
-    names.set_ready(aid.uuid(), doors.addrs());
+    names.set_ready(&aid, doors.addrs());
     let registrar = Registrar::start(&base, folder.path(), Arc::clone(&names), aid.clone())
         .map_err(|error| failed("starting its registrar", error))?;
     let control = Control::new(None).map_err(|error| failed("setting up its control thread", error))?;
@@ -259,14 +260,14 @@ fn no_folder(error: &FolderError) -> SpawnReason {
 struct Sink(Arc<Names>);
 
 impl NameSink for Sink {
-    fn born(&self, aid: &Aid, parent: &Aid, start_ticks: u64, pidfd: &Arc<std::os::fd::OwnedFd>) {
+    fn born(&self, aid: &Aid, parent: &Aid, start_ticks: u64, pidfd: Option<&Arc<std::os::fd::OwnedFd>>) {
         // Without a descriptor of its own to spare, the registrar looks into /proc instead.
-        let own = rustix::io::fcntl_dupfd_cloexec(pidfd, 0).ok();
+        let own = pidfd.and_then(|pidfd| rustix::io::fcntl_dupfd_cloexec(pidfd, 0).ok());
         self.0.insert(aid.clone(), Some(parent.uuid()), start_ticks, own);
     }
 
     fn ready(&self, aid: &Aid, addrs: &Addrs) {
-        self.0.set_ready(aid.uuid(), addrs.clone());
+        self.0.set_ready(aid, addrs.clone());
     }
 
     fn gone(&self, aid: &Aid) {

@@ -2,8 +2,10 @@
 //!
 //! A thread of its own, since `posix_spawn` blocks until the exec, and since the parent-death
 //! signal of a child fires when the thread that started it ends.
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -11,21 +13,24 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SetOnce};
 
 use super::output::{ChildOutput, OutputThread};
+use super::usher::{Shipments, Usher};
 use super::{Options, Output};
 use crate::actor::boot::{BOOT_VARIABLE, LINEAGE_VARIABLE, MAX_BOOT_BYTES};
 use crate::actor::child::{Child, StderrTail};
+use crate::actor::keeper::MAX_KEEP_BYTES;
 use crate::actor::process::when_started;
+use crate::actor::stdin::message;
 use crate::actor::{Actor, Keep};
 use crate::error::SpawnReason;
-use crate::msg::codec;
-use crate::msg::frame::{Encoding, Frame, PROTOCOL};
+use crate::msg::frame::{Frame, PROTOCOL};
 use crate::msg::ident::Aid;
-use crate::msg::spec::{Credentials, SpawnSpec, Token};
+use crate::msg::spec::{Credentials, KeepSpec, SpawnSpec, Token};
 use crate::transport::folder::socket_path;
 
 /// A child that is to be started.
@@ -125,12 +130,24 @@ impl Keep for Kept {
 const RELAY_WITHIN: Duration = Duration::from_millis(200);
 
 fn run(inbox: &Receiver<Message>, output: &Arc<OutputThread>) {
+    let mut ushers = Ushers::default();
     while let Ok(Message::Start(request, permit)) = inbox.recv() {
         let Request { actor, aid, options, credentials, is_shielded, spawned } = *request;
-        let started = start(&actor, aid, options, credentials, is_shielded, output);
+        let started = start(&actor, aid, options, credentials, is_shielded, output, &mut ushers);
         drop(permit);
         spawned(started);
     }
+    for usher in ushers.threads {
+        // What it led somewhere is gone, and it with that. A panic there was said by the hook.
+        let _ = usher.join();
+    }
+}
+
+/// The threads that bring others on their way, and what they share.
+#[derive(Default)]
+struct Ushers {
+    threads: Vec<JoinHandle<()>>,
+    shipments: Arc<Shipments>,
 }
 
 fn start(
@@ -140,17 +157,28 @@ fn start(
     credentials: Option<Credentials>,
     is_shielded: bool,
     output: &Arc<OutputThread>,
+    ushers: &mut Ushers,
 ) -> Result<Arc<Child>, SpawnReason> {
     // All that can be made ready is, before there is a process: it begins at once then.
     let limited = |error: io::Error| limit(&error);
     let (stdin, boot_pipe) = pipe().map_err(limited)?;
-    let (stdout, stdout_pipe) = relayed(options.stdout).map_err(limited)?;
-    let (stderr, stderr_pipe) = relayed(options.stderr).map_err(limited)?;
+    let is_far = options.is_far();
+    // Of one that is far, the launcher's own words have to come here. Where its actor's go is said over there.
+    let of_launcher = |of_actor: Output| if is_far { Output::Relay } else { of_actor };
+    let (stdout, stdout_pipe) = relayed(of_launcher(options.stdout)).map_err(limited)?;
+    let (stderr, stderr_pipe) = relayed(of_launcher(options.stderr)).map_err(limited)?;
+    let words = stdout_pipe.as_ref().filter(|_| is_far).map(OwnedFd::try_clone).transpose().map_err(limited)?;
     let child_output = ChildOutput::new(stdout_pipe, stderr_pipe).map_err(limited)?;
-    output.add(Arc::clone(&child_output)).map_err(limited)?;
+    if !is_far {
+        output.add(Arc::clone(&child_output)).map_err(limited)?;
+    }
     let spec = spec(actor, &aid, &options, credentials);
-    let boot_message = boot_message(&spec);
     let mut command = command(&spec, &options);
+    let way = format!("{command:?}");
+    let message = match is_far {
+        false => message(&spec, MAX_BOOT_BYTES),
+        true => message(&keep_spec(spec.clone(), &options), MAX_KEEP_BYTES),
+    };
     command.stdin(stdin).stdout(stdout).stderr(stderr);
     let began = actor.clock.now();
     actor.control.starting(began);
@@ -190,9 +218,12 @@ fn start(
         aid: aid.clone(),
         grace: options.grace.unwrap_or(actor.settings.grace),
         lost_after: options.lost_after.unwrap_or(actor.settings.lost_after),
+        is_far,
+        leash: std::sync::OnceLock::new(),
+        itself: std::sync::OnceLock::new(),
         is_shielded,
         socket: socket_path(&actor.folder, aid.uuid()),
-        stderr: Some(Arc::new(Stderr(child_output)) as Arc<dyn StderrTail>),
+        stderr: Some(Arc::new(Stderr(Arc::clone(&child_output))) as Arc<dyn StderrTail>),
         listens: std::sync::OnceLock::new(),
         control: SetOnce::new(),
         channel: std::sync::OnceLock::new(),
@@ -207,7 +238,7 @@ fn start(
     });
     actor.expect(&child, spec.data_token, spec.control_token);
     if let Some(names) = &actor.names {
-        names.born(&child.aid, &actor.aid, start_ticks, &pidfd);
+        names.born(&child.aid, &actor.aid, start_ticks, Some(&pidfd));
     }
     let boot_within = options.boot_within.unwrap_or(actor.settings.boot_within);
     // Before the message is sent: what that leads to comes to the control thread after this.
@@ -215,7 +246,18 @@ fn start(
     if actor.is_cancelled() {
         actor.control.wake(); // the thread has looked at the children it knew
     }
-    if let Err(error) = boot_message.and_then(|message| send(&message, &boot_pipe)) {
+    let sent = message.and_then(|message| match words {
+        None => send(&message, &boot_pipe),
+        Some(stdout) => {
+            let (actor, child, output) = (Arc::clone(actor), Arc::clone(&child), Arc::clone(output));
+            let (stdin, shipments) = (boot_pipe, Arc::clone(&ushers.shipments));
+            let usher = Usher { actor, child, output, child_output, stdin, stdout, message, way, shipments };
+            ushers.threads.retain(|usher| !usher.is_finished());
+            ushers.threads.push(usher.start()?);
+            Ok(())
+        }
+    });
+    if let Err(error) = sent {
         // It has ended, or will without a message: its death says more than this.
         child.story.lock().said.get_or_insert(format!("it did not take its boot message: {error}"));
     }
@@ -244,13 +286,23 @@ fn command(spec: &SpawnSpec, options: &Options) -> Command {
         Some(launcher) => launcher.command(),
         None => Command::new("/proc/self/exe"),
     };
-    if options.launcher.is_none() {
-        command.arg0(format!("teamster:{}", spec.aid.name()));
-    }
-    match &options.args {
-        Some(args) => command.args(args),
-        None => command.args(std::env::args_os().skip(1)),
+    let own_args;
+    let args = match &options.args {
+        Some(args) => args,
+        None => {
+            own_args = std::env::args_os().skip(1).collect();
+            &own_args
+        }
     };
+    match &options.launcher {
+        Some(launcher) => launcher.add_args(&mut command, args),
+        None => _ = command.arg0(format!("teamster:{}", spec.aid.name())).args(args),
+    }
+    if options.is_far() {
+        // What belongs to the actor travels in its message. By its lineage those above find the command.
+        command.env(LINEAGE_VARIABLE, &spec.lineage).process_group(0);
+        return command;
+    }
     if options.env_clear {
         command.env_clear();
     }
@@ -298,6 +350,20 @@ fn spec(actor: &Arc<Actor>, aid: &Aid, options: &Options, credentials: Option<Cr
         lost_after_ms: millis(options.lost_after.unwrap_or(actor.settings.lost_after)),
         root_addrs: actor.root_addrs.clone().unwrap_or_else(|| actor.addrs()),
         credentials,
+        is_host_known: options.launcher.is_none(),
+    }
+}
+
+/// The message of one that is far.
+fn keep_spec(actor: SpawnSpec, options: &Options) -> KeepSpec {
+    let bytes = |text: &OsStr| Bytes::copy_from_slice(text.as_bytes());
+    let env = options.env.iter().map(|(key, value)| (bytes(key), value.as_deref().map(bytes)));
+    KeepSpec {
+        env: env.collect(),
+        env_clear: options.env_clear,
+        current_dir: options.current_dir.clone(),
+        relays: [options.stdout, options.stderr].map(|output| output != Output::Null),
+        actor,
     }
 }
 
@@ -308,18 +374,6 @@ fn millis(time: Duration) -> u64 {
 /// 122 random bits, from the operating system.
 fn token() -> Token {
     Token(*uuid::Uuid::new_v4().as_bytes())
-}
-
-/// The spec as the child reads it: its length, and msgpack with names.
-fn boot_message(spec: &SpawnSpec) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; 4];
-    codec::encode_into(spec, Encoding::Named, &mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
-    let length = bytes.len() - 4;
-    if length > MAX_BOOT_BYTES {
-        return Err(io::Error::other(format!("it has {length} bytes: names and paths are too long")));
-    }
-    bytes[..4].copy_from_slice(&(length as u32).to_le_bytes());
-    Ok(bytes)
 }
 
 /// Sends the boot message. A pipe holds 64 KiB, so this never waits for the child.

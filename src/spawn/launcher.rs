@@ -47,6 +47,58 @@ pub trait Launcher: fmt::Debug + Send + Sync {
     /// assert_eq!(Program::new("/opt/app/bin/app").command().get_program(), "/opt/app/bin/app");
     /// ```
     fn command(&self) -> process::Command;
+
+    /// Adds the arguments of this program to the command. A launcher whose command hands them to a shell quotes them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use teamster::launch::{Launcher, Program};
+    ///
+    /// let app = Program::new("app");
+    /// let mut command = app.command();
+    /// app.add_args(&mut command, &["--quiet".into()]);
+    /// assert_eq!(command.get_args().collect::<Vec<_>>(), ["--quiet"]);
+    /// ```
+    fn add_args(&self, command: &mut process::Command, args: &[OsString]) {
+        command.args(args);
+    }
+
+    /// Whether the command leads to another machine, or to somewhere else where this one's processes are not seen.
+    ///
+    /// It has to end there in this program with `TEAMSTER_BOOT=keep` in its environment, and to carry its stdin, stdout,
+    /// stderr and exit status. That process sees to the actor over there. The actor's environment and folder, its keys and all else
+    /// that it is told reach it by stdin, never with the command. A line on stdout, `teamster keeps`, says that it is there; what is printed
+    /// before that is thrown away. Whoever ends the command has ended the actor, after its grace at the latest.
+    ///
+    /// Such an actor connects by TLS. Its parent listens on all its interfaces for it if it does not listen on a network yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::process::Command;
+    /// use teamster::launch::Launcher;
+    ///
+    /// /// Into a pod that has this program.
+    /// #[derive(Debug)]
+    /// struct Pod(&'static str);
+    ///
+    /// impl Launcher for Pod {
+    ///     fn command(&self) -> Command {
+    ///         let mut command = Command::new("kubectl");
+    ///         command.args(["exec", "-i", self.0, "--", "env", "TEAMSTER_BOOT=keep", "/app/app"]);
+    ///         command
+    ///     }
+    ///
+    ///     fn is_remote(&self) -> bool {
+    ///         true
+    ///     }
+    /// }
+    /// assert!(Pod("worker").is_remote() && !teamster::launch::Local.is_remote());
+    /// ```
+    fn is_remote(&self) -> bool {
+        false
+    }
 }
 
 /// This very executable, also when its file was deleted or replaced meanwhile: the default.

@@ -2,6 +2,9 @@
 pub(crate) mod launch;
 pub(crate) mod launcher;
 pub(crate) mod output;
+mod ship;
+pub(crate) mod ssh;
+mod usher;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -104,6 +107,11 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// It is to run on another host than this one.
+    pub(crate) fn is_far(&self) -> bool {
+        self.launcher.as_ref().is_some_and(|launcher| launcher.is_remote())
+    }
+
     pub(crate) fn limit(&mut self, resource: Resource, soft: u64, hard: u64) {
         self.rlimits.push((resource.number(), soft, hard));
     }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::NameSink;
 use crate::actor::child::{Child, Ended};
 use crate::actor::hold::Held;
+use crate::actor::keeper::SIGNALLED;
 use crate::actor::process;
 use crate::actor::suspend::Listed;
 use crate::channel::line::{Line, LineInbox};
@@ -49,8 +50,13 @@ pub(super) struct Kid {
     pub(super) held: Option<Held>,
     /// What it is busy with, now that its time is almost over.
     stuck: Option<String>,
-    /// The names of that are about to be found: it is killed then, or at this time.
+    /// It is killed at this time, if it has not ended by then: the names of what it is stuck in are about to be found, or
+    /// whoever sees to it on another host was told to kill it.
     kill_by: Option<Instant>,
+    /// Of one that is far: that was told.
+    is_told_to_be_killed: bool,
+    /// Its tasks are gone, as it has said: its process is about to end.
+    has_left: bool,
     pub(super) awaits_names: bool,
     /// Actors that asked for its end and are told of it. No more than there are in the tree.
     pub(super) askers: Vec<Aid>,
@@ -75,12 +81,19 @@ pub(super) struct Descendant {
     pub(super) aid: Option<Aid>,
     /// In a root: ctrl-z stops it. Before the descriptor, which is open as long as this lives.
     pub(super) listed: Option<Listed>,
-    pub(super) pidfd: Arc<OwnedFd>,
+    /// `None`: it runs on another host, where somebody sees to it.
+    pub(super) pidfd: Option<Arc<OwnedFd>>,
 }
 
 impl Descendant {
     pub(super) fn is(&self, uuid: Uuid) -> bool {
         self.aid.as_ref().is_some_and(|aid| aid.uuid() == uuid)
+    }
+
+    pub(super) fn signal(&self, signal: Signal) {
+        if let Some(pidfd) = &self.pidfd {
+            kill(pidfd, signal);
+        }
     }
 }
 
@@ -112,6 +125,8 @@ impl Kid {
             held: None,
             stuck: None,
             kill_by: None,
+            is_told_to_be_killed: false,
+            has_left: false,
             awaits_names: false,
             askers: Vec::new(),
             mourners: Vec::new(),
@@ -162,7 +177,7 @@ impl Kid {
 
     fn end_heard(&mut self, now: Instant, grace: Duration) {
         if self.escalation.cancel(now, grace) == Some(Measure::Sigkill) {
-            self.kill_group();
+            self.kill(now);
         }
         self.escalation.on_ack(now);
     }
@@ -195,13 +210,13 @@ impl Kid {
         // One whose line has ended since is ending already, and keeps the word for a graceful end.
         let boots = self.line.is_none() && self.child.connected.get().is_none();
         let grace = if boots { Duration::ZERO } else { grace };
-        if grace.is_zero() && self.kill_by.take().is_some() {
-            self.kill_group();
+        if grace.is_zero() && !self.is_told_to_be_killed && self.kill_by.take().is_some() {
+            self.kill(now);
         }
         if let Some(measure) = self.escalation.cancel(now, grace)
             && !(is_sent && matches!(measure, Measure::Cancel { .. }))
         {
-            self.take(measure, canceller);
+            self.take(measure, now, canceller);
         }
     }
 
@@ -214,11 +229,11 @@ impl Kid {
     }
 
     /// What it is busy with. `more`: that is said once more, with names.
-    pub(super) fn on_stuck(&mut self, text: String, more: bool) {
+    pub(super) fn on_stuck(&mut self, now: Instant, text: String, more: bool) {
         self.stuck = Some(text).filter(|text| !text.is_empty());
         self.awaits_names = more;
-        if !more && self.kill_by.take().is_some() {
-            self.kill_group();
+        if !more && !self.is_told_to_be_killed && self.kill_by.take().is_some() {
+            self.kill(now);
         }
     }
 
@@ -228,7 +243,7 @@ impl Kid {
             if self.below_until.is_some_and(|until| until <= now) {
                 self.below_until = None;
                 for descendant in self.below.values() {
-                    kill(&descendant.pidfd, Signal::KILL);
+                    descendant.signal(Signal::KILL);
                 }
             }
             return;
@@ -246,25 +261,43 @@ impl Kid {
                 Measure::Sigkill if self.awaits_names && !patience.is_zero() => {
                     self.kill_by = Some(now + patience.min(self.child.grace));
                 }
-                measure => self.take(measure, &canceller),
+                measure => self.take(measure, now, &canceller),
             }
         }
         if self.kill_by.is_some_and(|by| by <= now) {
             self.kill_by = None;
-            self.kill_group();
+            self.kill(now);
         }
     }
 
-    fn take(&self, measure: Measure, canceller: &Canceller) {
+    fn take(&mut self, measure: Measure, now: Instant, canceller: &Canceller) {
         match measure {
             Measure::Cancel { grace } => {
                 if let Some((line, _)) = &self.line {
                     send_cancel(line, grace, canceller);
                 }
             }
+            Measure::Sigterm if self.child.is_far => drop(self.pull(Signal::TERM)),
             Measure::Sigterm => kill(&self.pidfd, Signal::TERM),
-            Measure::Sigkill => self.kill_group(),
+            Measure::Sigkill => self.kill(now),
         }
+    }
+
+    /// SIGKILL. On another host whoever sees to it there is told, and has a while to do so: what leads there is killed
+    /// only after that.
+    fn kill(&mut self, now: Instant) {
+        let within = if self.line.is_some() { KILLED_WITHIN } else { KILLED_WITHIN / 4 };
+        if !std::mem::replace(&mut self.is_told_to_be_killed, true) && self.pull(Signal::KILL).is_ok() {
+            self.kill_by = Some(now + within);
+        } else {
+            self.kill_group();
+        }
+    }
+
+    /// Sends a signal to an actor on another host, if it is as far as that.
+    fn pull(&self, signal: Signal) -> rustix::io::Result<()> {
+        let leash = self.child.leash.get().ok_or(rustix::io::Errno::NOTCONN)?;
+        rustix::io::write(leash, &[signal.as_raw().unsigned_abs() as u8]).map(drop)
     }
 
     /// SIGKILL for it and whatever it has started besides actors.
@@ -296,7 +329,7 @@ impl Kid {
 
     pub(super) fn have_those_below_go_on(&self) {
         for below in self.below.values() {
-            kill(&below.pidfd, Signal::CONT);
+            below.signal(Signal::CONT);
         }
     }
 
@@ -304,7 +337,9 @@ impl Kid {
     /// the kernel takes that down.
     pub(super) fn prepare_end(&mut self, epoll: &OwnedFd) {
         self.unlist();
+        self.has_left = true;
         if self.escalation.was_asked()
+            && !self.child.is_far
             && let Some((line, _)) = &self.line
         {
             // Its last word has been read: the line's end would only wake us once more.
@@ -317,6 +352,19 @@ impl Kid {
         if !std::mem::replace(&mut self.is_unlisted, true) {
             let _ = std::fs::remove_file(&self.child.socket);
         }
+    }
+
+    /// What led to another host has ended. Itself may live: as far as its line is up, it is asked by that.
+    pub(super) fn is_cut_off(&mut self, canceller: &Canceller) {
+        let Some((line, _)) = &self.line else { return };
+        if !self.has_left && !self.escalation.was_asked() {
+            send_cancel(line, self.child.grace, canceller);
+        }
+    }
+
+    /// Nothing of it is heard any more, and nothing is left of what we see ourselves.
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_reaped && self.line.is_none() && self.below.values().all(|below| below.pidfd.is_none())
     }
 
     /// Its host was silent for so long before this.
@@ -343,6 +391,7 @@ impl Kid {
             Ok(None) => return None,
             Err(_not_ours) => ExitKind::Unknown,
         };
+        let exit = if self.child.is_far { exit_there(exit) } else { exit };
         self.is_reaped = true;
         self.boot_by = None;
         if let Some(silent) = self.pulse.take().and_then(|pulse| pulse.silence(now)) {
@@ -350,7 +399,7 @@ impl Kid {
         }
         let child = &self.child;
         if let Some(names) = names {
-            names.gone(&child.aid);
+            names.gone(child.known_as());
         }
         let stderr_tail = child.stderr.as_ref().map(|stderr| stderr.drained_tail()).unwrap_or_default();
         // One that has ended by itself after all was not stuck.
@@ -358,7 +407,7 @@ impl Kid {
         let story = child.story.lock();
         let times = self.escalation.times(now);
         let receipt = Receipt {
-            aid: child.aid.clone(),
+            aid: child.known_as().clone(),
             asked_by: story.asked.clone(),
             heard: times.heard,
             tasks_gone: times.tasks_gone,
@@ -369,7 +418,7 @@ impl Kid {
         };
         let death = Death::new(DeathData {
             id: uuid::Uuid::new_v4(),
-            aid: child.aid.clone(),
+            aid: child.known_as().clone(),
             exit,
             asked: story.asked.clone(),
             rung: story.asked.as_ref().and(times.rung),
@@ -399,6 +448,17 @@ fn exit_kind(status: &WaitIdStatus) -> ExitKind {
     }
     status.terminating_signal().map_or(ExitKind::Unknown, ExitKind::Signal)
 }
+
+/// What a keeper's status says of its actor.
+fn exit_there(exit: ExitKind) -> ExitKind {
+    match exit {
+        ExitKind::Status(status) if (1..=64).contains(&(status - SIGNALLED)) => ExitKind::Signal(status - SIGNALLED),
+        exit => exit,
+    }
+}
+
+/// How long another host may take to kill an actor, and to say so.
+const KILLED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A descriptor that stands for the recorded process, unless that is gone.
 pub(super) fn open_recorded(pid: u32, start_ticks: u64) -> Option<OwnedFd> {

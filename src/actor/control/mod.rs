@@ -4,7 +4,7 @@
 //! while user code runs: whatever the runtime is doing, a cancel is heard here.
 mod kids;
 mod obituaries;
-mod orphans;
+pub(super) mod orphans;
 mod starting;
 mod thread;
 
@@ -38,7 +38,8 @@ use crate::proto::pulse::Pulse;
 
 /// Who keeps the names of a tree: the registrar, a floor up, in the root.
 pub(crate) trait NameSink: Send + Sync {
-    fn born(&self, aid: &Aid, parent: &Aid, start_ticks: u64, pidfd: &Arc<OwnedFd>);
+    /// `pidfd`: `None` where it runs on another host.
+    fn born(&self, aid: &Aid, parent: &Aid, start_ticks: u64, pidfd: Option<&Arc<OwnedFd>>);
     fn ready(&self, aid: &Aid, addrs: &Addrs);
     fn gone(&self, aid: &Aid);
     /// All that live, in the order in which they were started.
@@ -71,9 +72,10 @@ pub(crate) enum Command {
     },
     /// Its control line is up.
     Attach { child: Arc<Child>, line: Arc<Line>, inbox: LineInbox },
+    /// It is on its way, and has got on at this time: its time to boot begins anew.
+    GetsOn { child: Arc<Child>, at: Instant },
     /// Its data line is up too: it serves.
-    /// `pid` is its own word: another one, if it was started behind a program that stays.
-    Ready { child: Arc<Child>, pid: u32 },
+    Ready { child: Arc<Child> },
     /// End it.
     Cancel { child: Arc<Child>, canceller: Canceller, grace: Duration, asked_at: Instant, is_sent: bool },
     /// Its data line has broken: end it, on nobody's behalf.
@@ -212,7 +214,8 @@ impl Control {
         let token = Token::Process(child.key).encode();
         let is_watched = epoll::add(&self.epoll, &pidfd, token, epoll::EventFlags::IN).is_ok();
         let boot_by = began + boot_within;
-        let listed = self.up.is_none().then(|| Listed::new(Some(&child.aid), &pidfd));
+        // What leads to another host goes on, or nothing would get there.
+        let listed = (self.up.is_none() && !child.is_far).then(|| Listed::new(Some(&child.aid), &pidfd));
         self.book(Command::Watch { child: Arc::clone(child), pidfd, listed, is_watched, boot_by, boot_within });
         self.wake_within(if is_watched { boot_within } else { Duration::ZERO });
     }

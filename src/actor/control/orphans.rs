@@ -15,7 +15,7 @@ const MAX_ENVIRONMENT_BYTES: u64 = 4 << 20;
 /// that far: between its fork and its exec, a process has the environment of the one that starts it.
 ///
 /// It takes about 10 µs for each process of the machine that this user may look at. Without `/proc`, none is found.
-pub(super) fn below(lineage: &str) -> Vec<OwnedFd> {
+pub(in crate::actor) fn below(lineage: &str) -> Vec<OwnedFd> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let is_below = |pid: &u32| environment(*pid).is_some_and(|environment| is_in(lineage, &environment));

@@ -20,6 +20,7 @@ use crate::actor::child::{Child, Ended};
 use crate::actor::clock::Clock;
 use crate::actor::crash;
 use crate::actor::hold::Held;
+use crate::actor::host::is_here;
 use crate::actor::load::Loads;
 use crate::actor::signals::Signals;
 use crate::actor::suspend::{self, Listed, Suspension};
@@ -101,6 +102,8 @@ pub(super) struct Thread {
     up_inbox: LineInbox,
     /// Of a parent on another host.
     up_pulse: Option<Pulse>,
+    /// The parent, and perhaps others above, see none of this host's processes.
+    is_far: bool,
     kids: HashMap<u64, Kid>,
     /// Which child a recorded process further down belongs to.
     descendants: HashMap<u64, u64>,
@@ -156,12 +159,11 @@ impl Thread {
                 }
             });
         }
-        let (aid, clock, names, lost_after) = match actor.upgrade() {
-            Some(actor) => {
-                (actor.aid.clone(), Arc::clone(&actor.clock), actor.names.clone(), actor.settings.lost_after)
-            }
-            None => return Err(io::Error::other("the actor is gone")),
-        };
+        let Some(of) = actor.upgrade() else { return Err(io::Error::other("the actor is gone")) };
+        let (aid, clock, names, lost_after) =
+            (of.aid.clone(), Arc::clone(&of.clock), of.names.clone(), of.settings.lost_after);
+        let is_far = of.parent.as_ref().is_some_and(|parent| !is_here(&parent.aid));
+        drop(of);
         let up_pulse = control.up.as_ref().and_then(|up| control.pulse_of(up, clock.now(), lost_after));
         let suspension = control.up.is_none().then(|| Suspension::install(&control.event));
         Ok(Thread {
@@ -175,6 +177,7 @@ impl Thread {
             suspension,
             up_inbox,
             up_pulse,
+            is_far,
             kids: HashMap::new(),
             descendants: HashMap::new(),
             next_descendant: 0,
@@ -265,10 +268,15 @@ impl Thread {
         }
         self.on_pulses();
         let patience = self.patience(now);
-        for kid in self.kids.values_mut() {
+        let mut unheard = Vec::new();
+        for (key, kid) in &mut self.kids {
             if kid.next_deadline().is_some_and(|at| at <= now) {
                 kid.on_timeout(now, &self.aid, patience);
+                unheard.extend(Some(*key).filter(|_| kid.is_reaped && kid.line.is_some()));
             }
+        }
+        for key in unheard {
+            self.give_up(key);
         }
         if let Some((at, signal)) = self.own.verdict_at
             && at <= now
@@ -355,6 +363,14 @@ impl Thread {
         self.line_lost(key);
     }
 
+    /// A child on another host has not ended in its time, and what led there has: it ends by itself, as it loses us.
+    fn give_up(&mut self, key: u64) {
+        if let Some((line, _)) = self.kids.get_mut(&key).and_then(|kid| kid.line.take()) {
+            line.close();
+        }
+        self.settle(key, None);
+    }
+
     fn on_commands(&mut self) {
         for command in self.control.take() {
             match command {
@@ -388,10 +404,15 @@ impl Thread {
                     }
                     self.on_line(key);
                 }
-                Command::Ready { child, pid } => {
+                Command::GetsOn { child, at } => {
+                    if let Some(kid) = self.kids.get_mut(&child.key) {
+                        kid.boot_by = kid.boot_by.map(|_| at + kid.boot_within);
+                    }
+                }
+                Command::Ready { child } => {
                     if let Some(kid) = self.kids.get_mut(&child.key) {
                         kid.boot_by = None;
-                        self.look_behind(&child, pid);
+                        self.look_behind(&child);
                     }
                 }
                 Command::Cancel { child, canceller, grace, asked_at, is_sent } => {
@@ -424,7 +445,7 @@ impl Thread {
                 Command::Loads { asked } => self.ask_loads(&asked),
                 Command::Stuck { child, text, more } => {
                     if let Some(kid) = self.kids.get_mut(&child) {
-                        kid.on_stuck(text, more);
+                        kid.on_stuck(self.clock.now(), text, more);
                     }
                 }
                 Command::EndSelf { canceller, grace } => self.end_self(canceller, grace),
@@ -534,7 +555,9 @@ impl Thread {
         let now = self.clock.now();
         let Some(kid) = self.kids.get_mut(&key) else { return };
         kid.held = None; // it saw the same end of line
-        if !kid.is_reaped && !kid.escalation.was_asked() {
+        if kid.is_reaped {
+            self.settle(key, None); // that was the last of one on another host
+        } else if !kid.escalation.was_asked() {
             kid.end_by_itself(now);
         }
     }
@@ -569,6 +592,7 @@ impl Thread {
                 }
             }
             Received::SpawnRecord { aid, start_ticks } => self.record(key, aid, start_ticks),
+            Received::Gone { aid } => self.gone(key, &aid),
             Received::Ready { aid, addrs } => self.ready(&aid, &addrs),
             Received::TasksGone => {
                 if let Some(kid) = self.kids.get_mut(&key) {
@@ -694,6 +718,7 @@ impl Thread {
         if let Some(stood) = suspension.was_continued() {
             self.tell_how_long(u64::try_from(stood.as_nanos()).unwrap_or(u64::MAX));
             suspend::continue_with(|| self.kids.values().for_each(Kid::go_on));
+            self.control.beat_everywhere(|| self.clock.is_held());
         }
         if self.suspension.as_mut().is_some_and(Suspension::is_to_stop) {
             // Records of processes may have come that are in no list yet.
@@ -701,6 +726,8 @@ impl Thread {
             for key in keys {
                 self.on_line(key);
             }
+            // Those on other hosts go on, and are not to give us up.
+            self.control.beat_everywhere(|| true);
             suspend::is_ready_to_stop();
         }
     }
@@ -853,34 +880,52 @@ impl Thread {
     fn record(&mut self, key: u64, aid: Aid, start_ticks: u64) {
         // An ancestor whose line is broken sees our own end: nothing more can be told it.
         let _ = self.control.send_up(&Frame::SpawnRecord { aid: aid.clone(), start_ticks });
-        let Some(pidfd) = kids::open_recorded(aid.pid(), start_ticks).map(Arc::new) else {
-            self.obituaries.remember(aid.uuid(), Remembered::Below(key)); // it was quicker than its record
-            return;
+        let pidfd = match is_here(&aid) {
+            true => match kids::open_recorded(aid.pid(), start_ticks) {
+                Some(pidfd) => Some(Arc::new(pidfd)),
+                None => {
+                    self.obituaries.remember(aid.uuid(), Remembered::Below(key)); // it was quicker than its record
+                    return;
+                }
+            },
+            false => None,
         };
         let Some(kid) = self.kids.get_mut(&key) else { return };
         if let Some(names) = &self.names {
-            names.born(&aid, &kid.child.aid, start_ticks, &pidfd);
+            names.born(&aid, &kid.child.aid, start_ticks, pidfd.as_ref());
         }
         self.hold_on(key, Some(aid), pidfd);
     }
 
+    /// An actor further down is gone, on a host where we could not see that ourselves.
+    fn gone(&mut self, key: u64, aid: &Aid) {
+        let Some(kid) = self.kids.get_mut(&key) else { return };
+        if let Some(descendant) = kid.below.iter().find(|(_, below)| below.is(aid.uuid())).map(|(key, _)| *key) {
+            self.on_descendant(descendant);
+        }
+    }
+
     /// What was started is a program that stays, and the actor runs behind it: the child is gone when both are.
-    fn look_behind(&mut self, child: &Child, pid: u32) {
-        let Some(actor) = self.actor.upgrade().filter(|_| pid != child.aid.pid()) else { return };
-        // By its lineage: in a container of its own its pid is another's here, and dies with that container.
-        if let Some(pidfd) = orphans::of(pid, &actor.lineage_of(&child.aid)) {
-            self.hold_on(child.key, None, Arc::new(pidfd));
+    fn look_behind(&mut self, child: &Child) {
+        let itself = child.known_as();
+        let Some(actor) = self.actor.upgrade().filter(|_| itself.pid() != child.aid.pid() && is_here(itself)) else {
+            return; // in a container of its own its pid is another's here, and it dies with that container
+        };
+        if let Some(pidfd) = orphans::of(itself.pid(), &actor.lineage_of(&child.aid)) {
+            self.hold_on(child.key, None, Some(Arc::new(pidfd)));
         }
     }
 
     /// The child is gone when this process is gone too.
-    fn hold_on(&mut self, key: u64, aid: Option<Aid>, pidfd: Arc<OwnedFd>) {
+    fn hold_on(&mut self, key: u64, aid: Option<Aid>, pidfd: Option<Arc<OwnedFd>>) {
         let Some(kid) = self.kids.get_mut(&key) else { return };
         let descendant = self.next_descendant;
         self.next_descendant += 1;
-        let (fd, token) = (pidfd.as_fd(), Token::Descendant(descendant).encode());
-        if epoll::add(&self.control.epoll, fd, token, epoll::EventFlags::IN).is_ok() {
-            let listed = self.control.up.is_none().then(|| Listed::new(aid.as_ref(), &pidfd));
+        let token = Token::Descendant(descendant).encode();
+        let watch = |pidfd: &Arc<OwnedFd>| epoll::add(&self.control.epoll, pidfd.as_fd(), token, epoll::EventFlags::IN);
+        if pidfd.as_ref().is_none_or(|pidfd| watch(pidfd).is_ok()) {
+            let of_root = pidfd.as_ref().filter(|_| self.control.up.is_none());
+            let listed = of_root.map(|pidfd| Listed::new(aid.as_ref(), pidfd));
             kid.below.insert(descendant, Descendant { aid, listed, pidfd });
             self.descendants.insert(descendant, key);
         }
@@ -891,9 +936,9 @@ impl Thread {
     fn look_for_unrecorded(&mut self, key: u64) {
         let Some(actor) = self.actor.upgrade() else { return };
         let Some(kid) = self.kids.get(&key).filter(|kid| kid.is_reaped && kid.may_leave_unrecorded) else { return };
-        if kid.below.is_empty() {
+        if kid.is_gone() {
             for pidfd in orphans::below(&actor.lineage_of(&kid.child.aid)) {
-                self.hold_on(key, None, Arc::new(pidfd));
+                self.hold_on(key, None, Some(Arc::new(pidfd)));
             }
         }
     }
@@ -917,7 +962,9 @@ impl Thread {
         }
         let Some(ended) = kid.try_reap(now, self.names.as_deref()) else { return };
         let _ = epoll::delete(&self.control.epoll, kid.pidfd.as_fd());
-        if let Some((line, _)) = kid.line.take() {
+        if kid.child.is_far {
+            kid.is_cut_off(&Canceller { aid: self.aid.clone(), request: CancelRequest::Failure });
+        } else if let Some((line, _)) = kid.line.take() {
             line.close();
         }
         kid.held = None;
@@ -930,18 +977,35 @@ impl Thread {
     fn on_descendant(&mut self, descendant: u64) {
         let Some(key) = self.descendants.remove(&descendant) else { return };
         let Some(kid) = self.kids.get_mut(&key) else { return };
-        if let Some(gone) = kid.below.remove(&descendant) {
-            let _ = epoll::delete(&self.control.epoll, gone.pidfd.as_fd());
-            drop(gone.listed);
-            kid.ended_below(gone.pidfd);
-            if let (Some(names), Some(aid)) = (&self.names, &gone.aid) {
-                names.gone(aid);
+        if let Some(Descendant { aid, listed, pidfd }) = kid.below.remove(&descendant) {
+            drop(listed);
+            let is_seen = pidfd.is_some();
+            if let Some(pidfd) = pidfd {
+                let _ = epoll::delete(&self.control.epoll, pidfd.as_fd());
+                kid.ended_below(pidfd);
             }
-            if let Some(aid) = gone.aid {
-                self.obituaries.remember(aid.uuid(), Remembered::Below(key));
+            if let Some(aid) = aid {
+                self.forget(key, aid, is_seen);
             }
         }
         self.settle(key, None);
+    }
+
+    /// An actor below is gone. `is_seen`: whoever is on this host sees it too.
+    fn forget(&mut self, key: u64, aid: Aid, is_seen: bool) {
+        if let Some(names) = &self.names {
+            names.gone(&aid);
+        }
+        self.obituaries.remember(aid.uuid(), Remembered::Below(key));
+        self.tell_gone(aid, is_seen);
+    }
+
+    /// Those above that can't see it hear that an actor is gone.
+    fn tell_gone(&self, aid: Aid, is_seen: bool) {
+        if self.is_far || !is_seen {
+            // A parent whose line is broken is gone, and so are we in a moment.
+            let _ = self.control.send_up(&Frame::Gone { aid });
+        }
     }
 
     /// A child is gone when all that it had started is gone too. `ended`: its own end, that is still to be told.
@@ -949,7 +1013,16 @@ impl Thread {
         self.look_for_unrecorded(key);
         let Some(kid) = self.kids.get_mut(&key).filter(|kid| kid.is_reaped) else { return };
         kid.reap_orphans();
-        let (child, is_gone) = (Arc::clone(&kid.child), kid.below.is_empty());
+        let (child, is_gone) = (Arc::clone(&kid.child), kid.is_gone());
+        // On other hosts: they were seen to there, by those that are gone now.
+        let below = if is_gone { std::mem::take(&mut kid.below) } else { HashMap::new() };
+        for (descendant, below) in below {
+            self.descendants.remove(&descendant);
+            if let Some(aid) = below.aid {
+                self.forget(key, aid, false);
+            }
+        }
+        let Some(kid) = self.kids.get_mut(&key) else { return };
         let mourners = std::mem::take(&mut kid.mourners);
         // The last descriptor of it is closed here, before anybody hears of the end.
         let askers = if is_gone { self.kids.remove(&key).map(|kid| kid.askers) } else { None };
@@ -967,6 +1040,7 @@ impl Thread {
             self.obituaries.remember(child.aid.uuid(), Remembered::Child(receipt));
         }
         let Some(askers) = askers else { return };
+        self.tell_gone(child.known_as().clone(), true);
         self.control.one_gone();
         let receipt = child.reaped.get().map(|ended| Box::new(ended.receipt.clone()));
         for asker in askers {
@@ -1020,7 +1094,7 @@ impl Thread {
                 for kid in self.kids.values_mut() {
                     kid.cancel(now, &canceller, Duration::ZERO, false);
                     for descendant in kid.below.values() {
-                        kids::kill(&descendant.pidfd, rustix::process::Signal::KILL);
+                        descendant.signal(rustix::process::Signal::KILL);
                     }
                 }
                 // The root's own code is left the time to say what it has to, if it lets go at all.
@@ -1218,6 +1292,7 @@ enum Received {
     Load { id: u64, load: Option<Vec<u8>> },
     Stuck { places: Vec<u8> },
     SpawnRecord { aid: Aid, start_ticks: u64 },
+    Gone { aid: Aid },
     Ready { aid: Aid, addrs: Addrs },
     Spawning,
     TasksGone,
@@ -1267,6 +1342,7 @@ impl Received {
             Frame::Load { id, load } => Received::Load { id, load: load.map(<[u8]>::to_owned) },
             Frame::Stuck { places } => Received::Stuck { places: places.to_owned() },
             Frame::SpawnRecord { aid, start_ticks } => Received::SpawnRecord { aid, start_ticks },
+            Frame::Gone { aid } => Received::Gone { aid },
             Frame::Ready { aid, addrs } => Received::Ready { aid, addrs },
             Frame::Spawning => Received::Spawning,
             Frame::TasksGone => Received::TasksGone,

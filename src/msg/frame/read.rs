@@ -381,6 +381,7 @@ impl<'a> Fields<'_, 'a> {
             kind::DUMP => self.uint().map(|id| Frame::Dump { id }),
             kind::LOAD => self.load(),
             kind::BEAT => self.beat(),
+            kind::GONE => self.aid().map(|aid| Frame::Gone { aid }),
             kind::STUCK => self.next().and_then(Reader::blob).map(|places| Frame::Stuck { places }),
             kind::LOG => Some(Frame::Log),
             unknown => return Err(FrameError::UnknownKind(unknown)),

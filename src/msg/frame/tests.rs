@@ -165,6 +165,7 @@ fn frame() -> impl Strategy<Value = Frame<'static>> {
         }),
         any::<bool>().prop_map(|on| Frame::Hold { on }),
         (any::<u64>(), any::<bool>()).prop_map(|(late_ms, is_held)| Frame::Beat { late_ms, is_held }),
+        aid().prop_map(|aid| Frame::Gone { aid }),
         number().prop_map(|nanos| Frame::Stood { nanos }),
         number().prop_map(|id| Frame::Dump { id }),
         (number(), prop::option::of(".{0,80}"))
@@ -277,7 +278,7 @@ fn what_is_no_frame_is_refused() {
     check(b"\x01\0\0\0\x90", "Err(Malformed(\"its kind is no number\"))");
     check(b"\x02\0\0\0\x90\x11", "Err(Malformed(\"its header is empty\"))");
     check(b"\x02\0\0\0\x91\x7f", "Err(UnknownKind(127))");
-    check(b"\x02\0\0\0\x91\x31", "Err(UnknownKind(49))"); // Tty: reserved, not here yet
+    check(b"\x02\0\0\0\x91\x32", "Err(UnknownKind(50))"); // Tty: reserved, not here yet
     check(b"\x04\0\0\0\x91\xcd\x01\x16", "Err(Malformed(\"its kind is over 255\"))");
     check(b"\x02\0\0\0\x91\x11", "Err(Malformed(\"a field is missing, or has the wrong type\"))");
     check(b"\x03\0\0\0\x92\x11\xff", "Err(Malformed(\"a field is missing, or has the wrong type\"))");
@@ -398,6 +399,7 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         ("load", Frame::Load { id: 3, load: None }, b""),
         ("load_told", Frame::Load { id: 3, load: Some(LOAD) }, b""),
         ("beat", Frame::Beat { late_ms: 20, is_held: false }, b""),
+        ("gone", Frame::Gone { aid: aid.clone() }, b""),
     ]
 }
 

@@ -253,6 +253,10 @@ fn encode_rare(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
             w.uint(*late_ms);
             w.bool(*is_held);
         }
+        Frame::Gone { aid } => {
+            w.open(2, kind::GONE);
+            w.aid(aid);
+        }
         Frame::Stuck { places } => {
             w.open(2, kind::STUCK);
             w.bin(places);
@@ -341,7 +345,7 @@ impl Writer {
         self.str(aid.name());
         self.bin(aid.uuid().as_bytes());
         self.uint(u64::from(aid.pid()));
-        self.str(aid.host());
+        self.str(aid.host_id());
     }
 
     fn addrs(&mut self, addrs: &Addrs) {

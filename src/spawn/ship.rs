@@ -1,0 +1,145 @@
+//! How does this executable come to a host that does not have it?
+//!
+//! By a script that the shell over there runs: it looks into a cache, says what it needs, takes that from its stdin, and
+//! becomes the keeper of an actor. Nothing is sent before it is asked for: so nothing is read ahead by a program that the
+//! script starts.
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::OnceLock;
+
+use sha2::{Digest, Sha256};
+
+use crate::actor::build::build_id;
+use crate::actor::keeper::KEEP;
+
+/// What the script says when the executable is not there, with that machine's system and architecture behind it.
+pub(super) const NEEDS: &str = "teamster needs ";
+
+/// The answer to that: so many bytes follow.
+pub(super) const SHIP: &[u8] = b"ship\n";
+
+/// The other answer: somebody else has sent it, look again.
+pub(super) const LOOK: &[u8] = b"look\n";
+
+/// Bytes that are sent between two words that it goes on.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// What a login shell is given to run, with the arguments of the executable behind it, each [`quoted`]. The part for a POSIX
+/// shell has no single quote in it, as it stands between two.
+pub(super) fn script() -> String {
+    let (key, bytes) = (key(), size().unwrap_or(0));
+    // A login shell of another kind starts one that knows this language.
+    format!(
+        r#"exec sh -c 'umask 077
+d="${{XDG_CACHE_HOME:-$HOME/.cache}}/teamster"; f="$d/{key}"
+while [ ! -x "$f" ]; do
+  printf "\n%s\n" "{NEEDS}$(uname -s -m)"
+  read -r answer || exit 75
+  [ "$answer" = ship ] || continue
+  t="$f.$$"
+  if mkdir -p "$d" && head -c {bytes} > "$t" && [ "$(wc -c < "$t")" -eq {bytes} ] && chmod 700 "$t"; then mv "$t" "$f" || exit 74
+  else rm -f "$t"; echo "teamster: the executable can not be put into $d" >&2; exit 74
+  fi
+  find "$d" -type f -atime +30 -exec rm -f {{}} + 2> /dev/null
+done
+export TEAMSTER_BOOT={KEEP}
+exec "$f" "$@"' teamster"#
+    )
+}
+
+/// A word as every shell takes it for one.
+pub(super) fn quoted(word: &OsStr) -> OsString {
+    let mut quoted = b"'".to_vec();
+    for byte in word.as_bytes() {
+        match byte {
+            b'\'' => quoted.extend_from_slice(b"'\\''"),
+            byte => quoted.push(*byte),
+        }
+    }
+    quoted.push(b'\'');
+    OsString::from_vec(quoted)
+}
+
+/// What this executable is called over there: its build id, and its size, as it may have been stripped since. Where the
+/// linker has left no build id, it is the hash of the whole.
+fn key() -> String {
+    static KEY: OnceLock<String> = OnceLock::new();
+    let key = || match build_id() {
+        [] => hash().map(|hash| hex(&hash)).unwrap_or_default(),
+        id => format!("{}-{}", hex(id), size().unwrap_or(0)),
+    };
+    KEY.get_or_init(key).clone()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn hash() -> io::Result<Vec<u8>> {
+    let mut hasher = Sha256::new();
+    io::copy(&mut File::open(EXECUTABLE)?, &mut hasher)?;
+    Ok(hasher.finalize().to_vec())
+}
+
+fn size() -> io::Result<u64> {
+    Ok(std::fs::metadata(EXECUTABLE)?.len())
+}
+
+/// This executable, also when its file was deleted or replaced meanwhile.
+const EXECUTABLE: &str = "/proc/self/exe";
+
+/// Sends it. `goes_on` is called as it does.
+pub(super) fn ship(to: &mut impl Write, mut goes_on: impl FnMut()) -> io::Result<()> {
+    let mut executable = File::open(EXECUTABLE)?;
+    to.write_all(SHIP)?;
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        match executable.read(&mut chunk)? {
+            0 => return Ok(()),
+            count => to.write_all(&chunk[..count])?,
+        }
+        goes_on();
+    }
+}
+
+/// Why that machine can't run this executable. `what`: as `uname -s -m` prints it there.
+pub(super) fn cannot_run_on(what: &str) -> Option<String> {
+    let here = rustix::system::uname();
+    let here = format!("{} {}", here.sysname().to_string_lossy(), here.machine().to_string_lossy());
+    let differs = what.trim() != here;
+    differs.then(|| {
+        format!("that host is {}, and this program runs on {here}: start one that was built for it there", what.trim())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_shell_takes_a_quoted_word_for_one() {
+        for word in ["", "a b", "it's", "$HOME `id` \"x\" \\", "-n", "*", "a\nb", "''"] {
+            let mut line = OsString::from("printf %s ");
+            line.push(quoted(OsStr::new(word)));
+            let said = Command::new("sh").arg("-c").arg(&line).output().unwrap();
+            assert_eq!(String::from_utf8(said.stdout).unwrap(), word, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn the_script_has_no_quote_of_its_own() {
+        assert_eq!(script().matches('\'').count(), 2);
+    }
+
+    #[test]
+    fn another_machine_is_one_of_another_kind() {
+        let here = rustix::system::uname();
+        let here = format!("{} {}", here.sysname().to_string_lossy(), here.machine().to_string_lossy());
+        assert_eq!(cannot_run_on(&here), None);
+        assert!(cannot_run_on("Linux m68k").unwrap().contains("Linux m68k"));
+    }
+}

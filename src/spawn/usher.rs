@@ -1,0 +1,184 @@
+//! Who brings an actor on another host what it needs to start? A thread, until that is done.
+//!
+//! The launcher's command leads there. Its first words on stdout say whether this executable is missing, and when a keeper
+//! waits for its message.
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::output::{ChildOutput, OutputThread};
+use super::ship;
+use crate::actor::Actor;
+use crate::actor::child::Child;
+use crate::actor::control::Command;
+use crate::actor::keeper::KEEPS;
+
+/// What one thread brings.
+pub(super) struct Usher {
+    pub(super) actor: Arc<Actor>,
+    pub(super) child: Arc<Child>,
+    pub(super) output: Arc<OutputThread>,
+    pub(super) child_output: Arc<ChildOutput>,
+    /// The command's stdin, and its stdout as far as nobody relays it yet.
+    pub(super) stdin: OwnedFd,
+    pub(super) stdout: OwnedFd,
+    /// The message, once a keeper waits for it.
+    pub(super) message: Vec<u8>,
+    /// Whither: two of one way send the executable once.
+    pub(super) way: String,
+    pub(super) shipments: Arc<Shipments>,
+}
+
+impl Usher {
+    pub(super) fn start(self) -> io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name("teamster-usher".into()).spawn(move || {
+            let (actor, child) = (Arc::clone(&self.actor), Arc::clone(&self.child));
+            if let Err(error) = self.usher() {
+                child.story.lock().said.get_or_insert(error.to_string());
+                actor.control.send(Command::LineBroken { child });
+            }
+        })
+    }
+
+    /// # Errors
+    ///
+    /// What there is to say beside the command's own end, which is seen in any case.
+    fn usher(self) -> io::Result<()> {
+        let mut stdin = File::from(self.stdin);
+        loop {
+            // `None`: it has ended, and says why itself.
+            let Some(line) = next_line(&self.stdout, || self.child.reaped.get().is_some()) else { return Ok(()) };
+            if line == KEEPS {
+                break;
+            }
+            // Whatever else it is: a login shell may say good morning.
+            let Some(machine) = line.strip_prefix(ship::NEEDS) else { continue };
+            if let Some(why) = ship::cannot_run_on(machine) {
+                return Err(io::Error::other(why));
+            }
+            let goes_on = || gets_on(&self.actor, &self.child);
+            let sent = match self.shipments.begin(&self.way, goes_on) {
+                Some(turn) => {
+                    tracing::debug!(target: "teamster::spawn", actor = %self.child.aid, way = turn.way, "this executable is sent");
+                    let sent = ship::ship(&mut stdin, goes_on);
+                    turn.end(sent.is_ok());
+                    sent
+                }
+                None => stdin.write_all(ship::LOOK),
+            };
+            if sent.is_err() {
+                return Ok(()); // it has ended in the middle of it
+            }
+        }
+        gets_on(&self.actor, &self.child);
+        if self.output.add(self.child_output).is_err() || stdin.write_all(&self.message).is_err() {
+            return Ok(()); // one that is not relayed is of no use; one that has ended is seen
+        }
+        let stdin = OwnedFd::from(stdin);
+        rustix::io::ioctl_fionbio(&stdin, true)?; // its words from here on are the control thread's, which never waits
+        // Only this thread sets it, once.
+        let _ = self.child.leash.set(stdin);
+        Ok(())
+    }
+}
+
+fn gets_on(actor: &Actor, child: &Arc<Child>) {
+    // Soon enough when the thread looks next: before it would end the child for being late.
+    actor.control.book(Command::GetsOn { child: Arc::clone(child), at: actor.clock.now() });
+}
+
+/// A line of what the command prints, byte by byte: nothing behind it is ours. `None`: there is none any more, or
+/// `is_over`, though something that it had started still holds the pipe.
+fn next_line(stdout: &OwnedFd, is_over: impl Fn() -> bool) -> Option<String> {
+    let mut line = Vec::new();
+    loop {
+        let mut byte = [0; 1];
+        match rustix::io::read(stdout, &mut byte) {
+            Ok(0) => return None,
+            Ok(_) if byte[0] == b'\n' => return Some(String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned()),
+            Ok(_) if line.len() < LINE_BYTES => line.push(byte[0]),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::WOULDBLOCK) if is_over() => return None,
+            Err(Errno::WOULDBLOCK) => {
+                let within = Timespec::try_from(LOOK_AGAIN_AFTER).ok();
+                // An error, or a signal: the next read tells.
+                let _ = poll(&mut [PollFd::new(stdout, PollFlags::IN)], within.as_ref());
+            }
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Of a line that is longer, the rest is of no interest.
+const LINE_BYTES: usize = 4096;
+
+/// Where this executable is on its way to, so that it is not sent to one place twice.
+#[derive(Default)]
+pub(super) struct Shipments {
+    ways: Mutex<HashMap<String, Way>>,
+    changed: Condvar,
+}
+
+enum Way {
+    InUse,
+    Shipped,
+}
+
+/// The one that sends it.
+struct Turn<'s> {
+    shipments: &'s Shipments,
+    way: &'s str,
+    is_shipped: bool,
+}
+
+impl Shipments {
+    /// Waits until nobody else sends it this way. `None`: somebody has, meanwhile.
+    fn begin<'s>(&'s self, way: &'s str, waits: impl Fn()) -> Option<Turn<'s>> {
+        let mut ways = self.ways.lock();
+        let mut has_waited = false;
+        loop {
+            match ways.get(way) {
+                Some(Way::InUse) => {
+                    has_waited = true;
+                    waits();
+                    self.changed.wait_for(&mut ways, LOOK_AGAIN_AFTER);
+                }
+                Some(Way::Shipped) if has_waited => return None,
+                // Once more, perhaps: somebody may have emptied the cache over there.
+                Some(Way::Shipped) | None => {
+                    ways.insert(way.to_owned(), Way::InUse);
+                    return Some(Turn { shipments: self, way, is_shipped: false });
+                }
+            }
+        }
+    }
+}
+
+/// How often one who waits for another says that he still does, and one who waits for a word looks whether there will be
+/// one.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+impl Turn<'_> {
+    fn end(mut self, is_shipped: bool) {
+        self.is_shipped = is_shipped;
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut ways = self.shipments.ways.lock();
+        match self.is_shipped {
+            true => ways.insert(self.way.to_owned(), Way::Shipped),
+            false => ways.remove(self.way),
+        };
+        self.shipments.changed.notify_all();
+    }
+}

@@ -1,0 +1,293 @@
+//! Whole machines that a test makes: namespaces with a network, processes and a name of their own, and a real sshd in
+//! each. All of them are gone with the test's process, however that ends.
+#![allow(dead_code, reason = "not every file uses all of it")]
+use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use teamster::launch::Ssh;
+use tempfile::TempDir;
+
+/// Some machines, `b`, `c` and so on, on a network with this one, whose address there is [`ip`]`(0)`.
+pub(crate) struct Machines {
+    folder: TempDir,
+    machines: Vec<Machine>,
+    network: Vec<Unshared>,
+}
+
+/// Namespaces that live as long as a process in them, and that as long as we hold its stdin.
+struct Unshared {
+    holder: Child,
+    /// The process in them, as it is seen from here.
+    pid: u32,
+}
+
+impl Unshared {
+    /// `flags`: of unshare(1). Its first process answers once the namespaces are made.
+    fn new(flags: &[&str]) -> Self {
+        let mut command = Command::new("unshare");
+        command.args(flags).args(["sh", "-c", "echo; exec cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut holder = command.spawn().expect("unshare, of util-linux, and root's rights");
+        let mut line = String::new();
+        BufReader::new(holder.stdout.as_mut().expect("it is piped")).read_line(&mut line).expect("it is text");
+        assert_eq!(line, "\n", "unshare needs root's rights");
+        let children = format!("/proc/{0}/task/{0}/children", holder.id());
+        let children = std::fs::read_to_string(children).expect("it lives");
+        // With `--fork` it is a child of unshare, else unshare itself.
+        let pid = children.split_ascii_whitespace().next().map_or(holder.id(), |pid| pid.parse().expect("a pid"));
+        let unshared = Unshared { holder, pid };
+        unshared.run("ip link set lo up");
+        unshared
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.pid.to_string(), "-n", "-p", "-m", "-u", "--", program]);
+        command
+    }
+
+    #[track_caller]
+    fn run(&self, line: &str) {
+        let (program, args) = line.split_once(' ').expect("it has arguments");
+        let ended = self.command(program).args(args.split(' ')).output().expect("nsenter, of util-linux");
+        assert!(ended.status.success(), "{line}: {}", String::from_utf8_lossy(&ended.stderr));
+    }
+
+    /// The processes in them, as they are seen from here.
+    fn processes(&self) -> Vec<Pid> {
+        let table = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let Some(ours) = table(&self.pid.to_string()) else { return Vec::new() };
+        let entries = std::fs::read_dir("/proc").expect("there is a /proc").flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let pids = names.filter(|name| name.parse::<u32>().is_ok() && table(name).as_ref() == Some(&ours));
+        pids.filter_map(|name| Pid::from_raw(name.parse().ok()?)).collect()
+    }
+}
+
+impl Drop for Unshared {
+    fn drop(&mut self) {
+        drop(self.holder.stdin.take());
+        let _ = self.holder.wait(); // it has nothing to say
+    }
+}
+
+struct Machine {
+    name: String,
+    unshared: Unshared,
+    sshd: Child,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // The end of its first process ends all of a machine.
+        drop(self.unshared.holder.stdin.take());
+        let _ = self.unshared.holder.wait();
+        let _ = self.sshd.kill(); // what led in there, and may have stopped with it
+        let _ = self.sshd.wait();
+    }
+}
+
+impl Machines {
+    /// Makes so many. This thread, and those that it starts from now on, are on their network.
+    pub(crate) fn new(count: usize) -> Self {
+        let switch = Unshared::new(&["--net"]);
+        switch.run("ip link add br0 type bridge");
+        switch.run("ip link set br0 up");
+        let here = Unshared::new(&["--net"]);
+        let folder = tempfile::Builder::new().prefix("tm-").tempdir().expect("a folder");
+        std::fs::create_dir_all("/run/sshd").expect("sshd wants it");
+        make_key(&folder.path().join("key"));
+        let mut all = Machines { folder, machines: Vec::new(), network: vec![switch, here] };
+        all.plug_in(0, &all.network[1]);
+        for n in 1..=count {
+            let name = char::from(b'a' + n as u8).to_string();
+            let flags = ["--net", "--pid", "--mount", "--uts", "--fork", "--kill-child", "--mount-proc"];
+            let unshared = Unshared::new(&flags);
+            unshared.run(&format!("hostname {name}"));
+            all.plug_in(n, &unshared);
+            let sshd = all.start_sshd(n, &name, &unshared);
+            all.machines.push(Machine { name, unshared, sshd });
+        }
+        let namespace = std::fs::File::open(format!("/proc/{}/ns/net", all.network[1].pid));
+        move_into_link_name_space(namespace.expect("it lives").as_fd(), Some(LinkNameSpaceType::Network))
+            .expect("root may");
+        all.write_client_config();
+        all
+    }
+
+    fn plug_in(&self, n: usize, to: &Unshared) {
+        let switch = &self.network[0];
+        switch.run(&format!("ip link add port{n} type veth peer name eth0 netns {}", to.pid));
+        switch.run(&format!("ip link set port{n} master br0 up"));
+        to.run(&format!("ip addr add {}/24 dev eth0", ip(n)));
+        to.run("ip link set eth0 up");
+    }
+
+    fn start_sshd(&self, n: usize, name: &str, on: &Unshared) -> Child {
+        let of = |file: &str| self.folder.path().join(format!("{name}.{file}"));
+        make_key(&of("host_key"));
+        for folder in ["cache", "sockets"] {
+            std::fs::create_dir(of(folder)).expect("a folder");
+        }
+        let config = format!(
+            "ListenAddress {}\nHostKey {}\nPidFile none\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n\
+             PasswordAuthentication no\nKbdInteractiveAuthentication no\nMaxStartups 200\nMaxSessions 200\nUseDNS no\n\
+             SetEnv XDG_CACHE_HOME={} TEAMSTER_DIR={}\n",
+            ip(n),
+            of("host_key").display(),
+            self.folder.path().join("key.pub").display(),
+            of("cache").display(),
+            of("sockets").display(),
+        );
+        std::fs::write(of("sshd_config"), config).expect("it is written");
+        let mut sshd = on.command("/usr/sbin/sshd");
+        sshd.args(["-D", "-e", "-f"]).arg(of("sshd_config")).stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut sshd = sshd.spawn().expect("openssh-server");
+        let mut stderr = BufReader::new(sshd.stderr.take().expect("it is piped"));
+        let mut said = String::new();
+        while !said.contains("Server listening") {
+            let before = said.len();
+            stderr.read_line(&mut said).expect("it is text");
+            assert!(said.len() > before, "sshd has ended: {said}");
+        }
+        // It goes on to say who comes: read, so that it is never held up, and thrown away.
+        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+        sshd
+    }
+
+    fn write_client_config(&self) {
+        let mut known = String::new();
+        for (machine, n) in self.machines.iter().zip(1..) {
+            let key = self.folder.path().join(format!("{}.host_key.pub", machine.name));
+            let key = std::fs::read_to_string(key).expect("it was made");
+            known += &format!("{} {}", ip(n), key);
+        }
+        std::fs::write(self.folder.path().join("known_hosts"), known).expect("it is written");
+        let mut config = String::new();
+        for (machine, n) in self.machines.iter().zip(1..) {
+            config += &format!("Host {}\n  HostName {}\n", machine.name, ip(n));
+        }
+        config += &format!(
+            "Host *\n  User root\n  IdentityFile {0}/key\n  IdentitiesOnly yes\n  UserKnownHostsFile {0}/known_hosts\n  \
+             GlobalKnownHostsFile /dev/null\n  StrictHostKeyChecking yes\n  ControlPath {0}/%C\n",
+            self.folder.path().display()
+        );
+        std::fs::write(self.config(), config).expect("it is written");
+    }
+
+    /// Of the ssh client, on all of them.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.folder.path().join("ssh_config")
+    }
+
+    /// Starts an actor on that machine.
+    pub(crate) fn ssh(&self, n: usize) -> Ssh {
+        ssh(&self.config(), n)
+    }
+
+    /// What is in that machine's cache of executables.
+    pub(crate) fn cached(&self, n: usize) -> Vec<PathBuf> {
+        let cache = self.folder.path().join(format!("{}.cache", self.machines[n - 1].name));
+        let entries = std::fs::read_dir(cache.join("teamster")).into_iter().flatten();
+        entries.map(|entry| entry.expect("it is read").path()).collect()
+    }
+
+    /// Where that machine's sockets are.
+    pub(crate) fn sockets(&self, n: usize) -> PathBuf {
+        self.folder.path().join(format!("{}.sockets", self.machines[n - 1].name))
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Runs a command there, to its end.
+    #[track_caller]
+    pub(crate) fn run(&self, n: usize, line: &str) {
+        self.machines[n - 1].unshared.run(line);
+    }
+
+    /// The processes on a machine besides its first one and its sshd: what they are, by their pids here.
+    pub(crate) fn processes(&self, n: usize) -> Vec<(Pid, String)> {
+        let all = self.machines[n - 1].unshared.processes().into_iter();
+        let told = all.filter_map(|pid| Some((pid, title(pid)?)));
+        told.filter(|(_, title)| !title.starts_with("sshd:") && !title.contains("/sshd") && title != "cat").collect()
+    }
+
+    /// Waits until nothing is left there but itself.
+    pub(crate) async fn is_left_alone(&self, n: usize, within: Duration) {
+        let began = Instant::now();
+        loop {
+            let left = self.processes(n);
+            if left.is_empty() {
+                break;
+            }
+            assert!(began.elapsed() < within, "after {within:?} there are still {left:?}");
+            tokio::time::sleep(Duration::from_millis(2)).await; // another machine's processes have no event here
+        }
+        let sockets = std::fs::read_dir(self.sockets(n)).expect("it is there");
+        let sockets: Vec<_> = sockets.flatten().map(|entry| entry.file_name()).collect();
+        assert!(sockets.is_empty(), "sockets are left: {sockets:?}");
+    }
+
+    /// SIGSTOP for everything there.
+    pub(crate) fn freeze(&self, n: usize) {
+        self.signal_all(n, Signal::STOP);
+    }
+
+    pub(crate) fn thaw(&self, n: usize) {
+        self.signal_all(n, Signal::CONT);
+        let _ = kill_process(Pid::from_child(&self.machines[n - 1].sshd), Signal::CONT); // nsenter stops with what it started
+    }
+
+    fn signal_all(&self, n: usize, signal: Signal) {
+        for pid in self.machines[n - 1].unshared.processes() {
+            let _ = kill_process(pid, signal); // it may have ended
+        }
+    }
+
+    /// The machine is gone from one moment to the next, its network too.
+    pub(crate) fn cut_power(&self, n: usize) {
+        self.unplug(n); // nothing that its end would say gets out
+        let first = Pid::from_raw(self.machines[n - 1].unshared.pid.cast_signed()).expect("a pid");
+        kill_process(first, Signal::KILL).expect("it lives");
+    }
+
+    /// Pulls a machine's cable out. 0 is this one's.
+    pub(crate) fn unplug(&self, n: usize) {
+        self.network[0].run(&format!("ip link set port{n} down"));
+    }
+
+    /// And in again.
+    pub(crate) fn plug(&self, n: usize) {
+        self.network[0].run(&format!("ip link set port{n} up"));
+    }
+}
+
+/// As [`Machines::ssh`], from anywhere.
+pub(crate) fn ssh(config: &Path, n: usize) -> Ssh {
+    let name = char::from(b'a' + n as u8).to_string();
+    Ssh::new(name).args(["-F".as_ref(), config.as_os_str()])
+}
+
+/// A machine's address.
+pub(crate) fn ip(n: usize) -> String {
+    format!("10.77.0.{}", n + 1)
+}
+
+fn title(pid: Pid) -> Option<String> {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let title = String::from_utf8_lossy(&bytes).replace('\0', " ").trim().to_owned();
+    // A zombie has none, and is its parent's matter.
+    Some(title).filter(|title| !title.is_empty())
+}
+
+fn make_key(path: &Path) {
+    let mut command = Command::new("ssh-keygen");
+    command.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path);
+    assert!(command.status().expect("openssh-client").success());
+}
