@@ -115,6 +115,7 @@ pub use teamster_macros::{context, error, main, rpc, test};
 pub mod launch {
     //! How does a child's process come to be?
     pub use crate::spawn::launcher::{Command, Launcher, Local, Program};
+    pub use crate::spawn::slurm::Slurm;
     pub use crate::spawn::ssh::Ssh;
 }
 

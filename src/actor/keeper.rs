@@ -96,6 +96,7 @@ struct Kept {
 impl Kept {
     fn start(spec: KeepSpec, folder: &RootFolder) -> io::Result<Self> {
         let KeepSpec { env, env_clear, current_dir, relays, actor } = spec;
+        let actor = at_this_host(actor, folder);
         let (stdin, boot_pipe) = pipe_with(PipeFlags::CLOEXEC)?;
         let mut command = Command::new("/proc/self/exe");
         command.arg0(format!("teamster:{}", actor.aid.name()));
@@ -117,7 +118,7 @@ impl Kept {
         let relayed = |is_relayed: bool| if is_relayed { Stdio::inherit() } else { Stdio::null() };
         command.stdin(stdin).stdout(relayed(relays[0])).stderr(relayed(relays[1])).process_group(0);
         let (lineage, grace) = (actor.lineage.clone(), Duration::from_millis(actor.grace_ms));
-        let message = message(&at_this_host(actor, folder), MAX_BOOT_BYTES)?;
+        let message = message(&actor, MAX_BOOT_BYTES)?;
         let process = command.spawn()?;
         drop(command); // and our copy of its stdin
         let pidfd = rustix::process::pidfd_open(Pid::from_child(&process), PidfdFlags::empty())?;
@@ -240,10 +241,15 @@ fn reap_all() {
     while let Ok(Some(_)) = rustix::process::waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {}
 }
 
+/// What follows in the lineage of an actor that has a keeper: what leads here may run on this host too, or may have handed on
+/// its environment.
+const KEPT: &str = "/kept";
+
 /// The actor's spec with what is known here alone.
 fn at_this_host(mut actor: SpawnSpec, folder: &RootFolder) -> SpawnSpec {
     actor.aid = actor.aid.at(0, host_id());
     actor.is_host_known = true;
+    actor.lineage.push_str(KEPT);
     actor.folder = folder.path().to_owned();
     actor.registrar = None; // it is behind a Unix socket of its own host
     if let Some(from) = came_from() {

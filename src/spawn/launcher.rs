@@ -213,7 +213,7 @@ impl Launcher for Command {
 }
 
 /// A path of this executable that others can use too, as long as we run.
-fn executable() -> PathBuf {
+pub(super) fn executable() -> PathBuf {
     match std::env::current_exe() {
         Ok(path) if path.exists() => path,
         _deleted => format!("/proc/{}/exe", process::id()).into(),

@@ -3,6 +3,7 @@ pub(crate) mod launch;
 pub(crate) mod launcher;
 pub(crate) mod output;
 mod ship;
+pub(crate) mod slurm;
 pub(crate) mod ssh;
 mod usher;
 

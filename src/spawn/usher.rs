@@ -40,17 +40,14 @@ pub(super) struct Usher {
 impl Usher {
     pub(super) fn start(self) -> io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name("teamster-usher".into()).spawn(move || {
-            let (actor, child) = (Arc::clone(&self.actor), Arc::clone(&self.child));
-            if let Err(error) = self.usher() {
-                child.story.lock().said.get_or_insert(error.to_string());
-                actor.control.send(Command::LineBroken { child });
-            }
+            // It has ended then, or does as its stdin is closed: its own end says the rest.
+            let _ = self.usher();
         })
     }
 
     /// # Errors
     ///
-    /// What there is to say beside the command's own end, which is seen in any case.
+    /// The command takes no more.
     fn usher(self) -> io::Result<()> {
         let mut stdin = File::from(self.stdin);
         loop {
@@ -62,26 +59,23 @@ impl Usher {
             // Whatever else it is: a login shell may say good morning.
             let Some(machine) = line.strip_prefix(ship::NEEDS) else { continue };
             if let Some(why) = ship::cannot_run_on(machine) {
-                return Err(io::Error::other(why));
+                self.child.story.lock().said.get_or_insert(why); // before its stdin is closed, by which it ends
+                return Ok(());
             }
             let goes_on = || gets_on(&self.actor, &self.child);
-            let sent = match self.shipments.begin(&self.way, goes_on) {
+            match self.shipments.begin(&self.way, goes_on) {
                 Some(turn) => {
                     tracing::debug!(target: "teamster::spawn", actor = %self.child.aid, way = turn.way, "this executable is sent");
                     let sent = ship::ship(&mut stdin, goes_on);
                     turn.end(sent.is_ok());
-                    sent
+                    sent?;
                 }
-                None => stdin.write_all(ship::LOOK),
-            };
-            if sent.is_err() {
-                return Ok(()); // it has ended in the middle of it
+                None => stdin.write_all(ship::LOOK)?,
             }
         }
         gets_on(&self.actor, &self.child);
-        if self.output.add(self.child_output).is_err() || stdin.write_all(&self.message).is_err() {
-            return Ok(()); // one that is not relayed is of no use; one that has ended is seen
-        }
+        self.output.add(self.child_output)?;
+        stdin.write_all(&self.message)?;
         let stdin = OwnedFd::from(stdin);
         rustix::io::ioctl_fionbio(&stdin, true)?; // its words from here on are the control thread's, which never waits
         // Only this thread sets it, once.
