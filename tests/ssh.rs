@@ -292,11 +292,14 @@ async fn a_host_that_stands_still_is_lost_and_has_nothing_left_when_it_goes_on()
 #[teamster::test]
 #[ignore = "needs root's rights, iproute2 and openssh-server"]
 async fn a_link_that_goes_down_in_the_middle_of_a_start_fails_that_start() {
+    const BOOT_TIMEOUT: Duration = Duration::from_secs(4); // more than it takes to come to the shipping
     let machines = Machines::new(1);
     let ended = root().open(async |an| {
-        let start = an.actor("far").launcher(machines.ssh(1)).boot_timeout(LOST_AFTER).start();
+        let start = an.actor("far").launcher(machines.ssh(1)).boot_timeout(BOOT_TIMEOUT).start();
         let unplug = async {
+            let began = Instant::now();
             while machines.cached(1).is_empty() {
+                assert!(began.elapsed() < BOOT_TIMEOUT, "it has not come to the shipping");
                 tokio::time::sleep(Duration::from_millis(1)).await; // it is on its way: another host's files have no event here
             }
             machines.unplug(1);
@@ -415,4 +418,27 @@ async fn typed(command: &str, machines: &Machines, is_far: bool) -> String {
     let ended = run.output().await.expect("the examples are built: `cargo build --examples`");
     assert!(ended.status.success(), "{command}: {}", String::from_utf8_lossy(&ended.stderr));
     String::from_utf8(ended.stdout).expect("it is text")
+}
+
+/// As `teamster tree` and `teamster cancel` do it, from outside.
+#[teamster::test]
+#[ignore = "needs root's rights, iproute2 and openssh-server"]
+async fn a_look_at_the_tree_shows_all_hosts_and_may_end_an_actor_there() -> Result<(), Error> {
+    let machines = Machines::new(1);
+    let ended = root().open(async |an| {
+        let far = start(an, &machines, 1, "far").await?;
+        let tree = tokio::task::spawn_blocking(teamster::discovery::trees).await??.pop().expect("it runs");
+        let seen = tree.actors.iter().find(|actor| actor.aid == *far.aid()).expect("it is listed").clone();
+        assert_eq!((seen.aid.host(), seen.is_here), ("b", false));
+        assert_eq!((seen.process_state, seen.rss_bytes), (None, None));
+        let look = tree.clone();
+        let loads = tokio::task::spawn_blocking(move || look.loads()).await??;
+        let load = loads.iter().find(|load| load.actor == seen.aid.uuid()).expect("it tells");
+        assert!(load.rss_bytes > 1_000_000 && load.rss_bytes < 1_000_000_000, "{load:?}");
+        let receipt = tokio::task::spawn_blocking(move || tree.cancel_actor(&seen.aid)).await??.expect("it lived");
+        assert_eq!((receipt.rung, receipt.aid.host()), (Some(Rung::Cancel), "b"));
+        machines.is_left_alone(1, Duration::ZERO).await;
+        Ok(())
+    });
+    ended.await
 }

@@ -20,10 +20,10 @@ pub(crate) fn json(trees: &[Seen]) -> String {
     format!("{:#}\n", Value::from_iter(trees.iter().map(tree_json)))
 }
 
-const PS_HEADER: [&str; 9] = ["NAME", "UUID", "PID", "STATE", "CALLS", "RSS", "CPU%", "AGE", "PARENT"];
-const TREE_HEADER: [&str; 8] = ["NAME", "UUID", "PID", "STATE", "CALLS", "RSS", "CPU%", "AGE"];
+const PS_HEADER: [&str; 10] = ["NAME", "UUID", "HOST", "PID", "STATE", "CALLS", "RSS", "CPU%", "AGE", "PARENT"];
+const TREE_HEADER: [&str; 9] = ["NAME", "UUID", "HOST", "PID", "STATE", "CALLS", "RSS", "CPU%", "AGE"];
 
-fn ps_rows(trees: &[Seen]) -> Vec<[String; 9]> {
+fn ps_rows(trees: &[Seen]) -> Vec<[String; 10]> {
     let mut rows = Vec::new();
     for seen in trees {
         if seen.tree.actors.is_empty() {
@@ -37,19 +37,19 @@ fn ps_rows(trees: &[Seen]) -> Vec<[String; 9]> {
     rows
 }
 
-fn row(name: String, [uuid, pid, state, calls, rss, cpu, age]: [String; 7], parent: String) -> [String; 9] {
-    [name, uuid, pid, state, calls, rss, cpu, age, parent]
+fn row(name: String, [uuid, host, pid, state, calls, rss, cpu, age]: [String; 8], parent: String) -> [String; 10] {
+    [name, uuid, host, pid, state, calls, rss, cpu, age, parent]
 }
 
-fn tree_rows(trees: &[Seen]) -> Vec<[String; 8]> {
+fn tree_rows(trees: &[Seen]) -> Vec<[String; 9]> {
     let mut rows = Vec::new();
     for seen in trees {
         if seen.tree.actors.is_empty() {
             rows.push(silent(&seen.tree));
         }
         for (name, actor) in drawn(&seen.tree) {
-            let [uuid, pid, state, calls, rss, cpu, age] = columns(seen, actor);
-            rows.push([name, uuid, pid, state, calls, rss, cpu, age]);
+            let [uuid, host, pid, state, calls, rss, cpu, age] = columns(seen, actor);
+            rows.push([name, uuid, host, pid, state, calls, rss, cpu, age]);
         }
     }
     rows
@@ -75,10 +75,11 @@ fn draw<'a>(tree: &'a Tree, actor: &'a TreeActor, first: &str, rest: &str, lines
     }
 }
 
-fn columns(seen: &Seen, actor: &TreeActor) -> [String; 7] {
+fn columns(seen: &Seen, actor: &TreeActor) -> [String; 8] {
     let unknown = || "?".to_owned();
     [
         short(actor),
+        printable(actor.aid.host()),
         actor.aid.pid().to_string(),
         state_text(actor),
         seen.load(actor).map_or_else(unknown, |load| load.in_flight.to_string()),
@@ -95,15 +96,18 @@ pub(crate) fn short(actor: &TreeActor) -> String {
 
 /// How far it has come, and its process's state.
 pub(crate) fn state_text(actor: &TreeActor) -> String {
-    let process = actor.process_state.map_or_else(|| "gone".into(), String::from);
-    format!("{} {process}", state(actor.state))
+    match (actor.process_state, actor.is_here) {
+        (Some(process), _) => format!("{} {process}", state(actor.state)),
+        (None, true) => format!("{} gone", state(actor.state)),
+        (None, false) => state(actor.state).to_owned(), // what its process does is seen over there alone
+    }
 }
 
 /// A tree that does not answer: what the kernel knows of its root.
-fn silent(tree: &Tree) -> [String; 8] {
+fn silent(tree: &Tree) -> [String; 9] {
     let process = tree.process_state.map_or_else(|| "gone".into(), String::from);
     let none = || "-".to_owned();
-    ["?".into(), none(), tree.pid.to_string(), format!("silent {process}"), none(), none(), none(), none()]
+    ["?".into(), none(), none(), tree.pid.to_string(), format!("silent {process}"), none(), none(), none(), none()]
 }
 
 fn parent(tree: &Tree, actor: &TreeActor) -> String {

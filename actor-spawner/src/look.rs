@@ -29,7 +29,12 @@ pub(crate) fn look() -> Result<Vec<Seen>, FolderError> {
 fn seen(tree: Tree) -> Seen {
     // A root that is stopped answers nothing, or it has ended meanwhile: then its actors are shown without.
     let told = if tree.actors.is_empty() { Vec::new() } else { tree.loads().unwrap_or_default() };
-    let loads = told.into_iter().map(|load| (load.actor, load)).collect();
+    let loads: HashMap<_, _> = told.into_iter().map(|load| (load.actor, load)).collect();
+    let mut tree = tree;
+    for actor in tree.actors.iter_mut().filter(|actor| !actor.is_here) {
+        let load = loads.get(&actor.aid.uuid());
+        (actor.rss_bytes, actor.cpu) = (load.map(|load| load.rss_bytes), load.map(|load| load.cpu));
+    }
     Seen { tree, loads }
 }
 

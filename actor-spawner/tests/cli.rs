@@ -25,25 +25,29 @@ async fn a_running_tree_is_listed_and_drawn() -> Result<(), Error> {
             let leaf = teamster::wait_for_actor("leaf").await?;
             let listed = printed(["ps"]).await;
             let lines: Vec<Vec<&str>> = listed.lines().map(|line| line.split_whitespace().collect()).collect();
-            assert_eq!(lines[0], ["NAME", "UUID", "PID", "STATE", "CALLS", "RSS", "CPU%", "AGE", "PARENT"], "{listed}");
+            assert_eq!(
+                lines[0],
+                ["NAME", "UUID", "HOST", "PID", "STATE", "CALLS", "RSS", "CPU%", "AGE", "PARENT"],
+                "{listed}"
+            );
             let names: Vec<&str> = lines[1..].iter().map(|line| line[0]).collect();
             assert_eq!(names, ["root", "mid", "leaf"], "{listed}");
-            let pids: Vec<String> = lines[1..].iter().map(|line| line[2].to_owned()).collect();
+            let pids: Vec<String> = lines[1..].iter().map(|line| line[3].to_owned()).collect();
             let wanted = [std::process::id(), mid.aid().pid(), leaf.aid().pid()].map(|pid| pid.to_string());
             assert_eq!(pids, wanted, "{listed}");
-            assert!(lines[1..].iter().all(|line| line[3] == "ready"), "{listed}");
+            assert!(lines[1..].iter().all(|line| line[4] == "ready"), "{listed}");
             let short = |portal: &Portal| portal.aid().uuid().simple().to_string()[..8].to_owned();
             assert_eq!([lines[2][1], lines[3][1]], [short(&mid), short(&leaf)], "{listed}");
             // A ready actor's state has a second word: its process's.
-            assert_eq!(lines[1][9], "-", "{listed}");
-            assert_eq!(lines[3][9], format!("mid@{}", short(&mid)), "{listed}");
+            assert_eq!(lines[1][10], "-", "{listed}");
+            assert_eq!(lines[3][10], format!("mid@{}", short(&mid)), "{listed}");
             let is_age = |age: &str| age.strip_suffix('s').is_some_and(|seconds| seconds.parse::<u8>().is_ok());
-            assert!(lines[1..].iter().all(|line| is_age(line[8])), "{listed}");
+            assert!(lines[1..].iter().all(|line| is_age(line[9])), "{listed}");
 
-            let calls: Vec<&str> = lines[1..].iter().map(|line| line[5]).collect();
+            let calls: Vec<&str> = lines[1..].iter().map(|line| line[6]).collect();
             assert_eq!(calls, ["0", "1", "0"], "{listed}");
-            assert!(lines[1..].iter().all(|line| line[6].ends_with('M')), "{listed}");
-            assert!(lines[1..].iter().all(|line| line[7].parse::<f64>().is_ok()), "{listed}");
+            assert!(lines[1..].iter().all(|line| line[7].ends_with('M')), "{listed}");
+            assert!(lines[1..].iter().all(|line| line[8].parse::<f64>().is_ok()), "{listed}");
 
             let drawn = printed(["tree"]).await;
             let column = |name| drawn.lines().find_map(|line| line.find(name)).expect("it is drawn");
@@ -138,8 +142,8 @@ async fn whoever_is_stuck_is_listed_with_its_calls() -> Result<(), Error> {
                 let line = listed.lines().find(|line| line.starts_with(name)).expect("it is listed");
                 line.split_whitespace().map(str::to_owned).collect()
             };
-            assert_eq!(line("stuck")[5], "1", "{listed}");
-            assert_eq!((&*line("stopped")[4], &*line("stopped")[5]), ("T", "?"), "{listed}");
+            assert_eq!(line("stuck")[6], "1", "{listed}");
+            assert_eq!((&*line("stopped")[5], &*line("stopped")[6]), ("T", "?"), "{listed}");
             assert!(stuck.kill_actor().await?.exit == teamster::ExitKind::Signal(9));
             rustix::process::kill_process(pid, rustix::process::Signal::CONT)?;
             Ok::<_, teamster::BoxError>(())

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Actor;
+use super::process::ProcessStat;
 use crate::msg::load::{CLASSES, Latencies, Load, class_of};
 
 /// What is counted of the calls that an actor serves. While nobody looks, that is their number alone.
@@ -77,7 +78,17 @@ impl Actor {
     /// By the control thread: no lock of it is held for long.
     pub(crate) fn load(&self) -> Load {
         let (served, latencies) = self.served.look();
-        let mut load = Load { actor: self.aid.uuid(), served, in_flight: 0, waits_for: 0, queued_bytes: 0, latencies };
+        let process = ProcessStat::read(std::process::id());
+        let mut load = Load {
+            actor: self.aid.uuid(),
+            served,
+            in_flight: 0,
+            waits_for: 0,
+            queued_bytes: 0,
+            rss_bytes: process.as_ref().map(ProcessStat::rss_bytes).unwrap_or_default(),
+            cpu: process.as_ref().map(ProcessStat::cpu).unwrap_or_default(),
+            latencies,
+        };
         for tally in self.living_lines().iter().filter_map(|line| line.tally(LOCK_WITHIN)) {
             load.in_flight += tally.dialogs.served as u64;
             load.waits_for += tally.dialogs.opened as u64;

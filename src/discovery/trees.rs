@@ -65,13 +65,15 @@ pub struct TreeActor {
     pub parent: Option<Uuid>,
     /// How far it has come.
     pub state: ActorState,
-    /// The state of its process, a letter as in proc(5). `None` if it ended just now.
+    /// Its process is one of this host's. Of one elsewhere nothing is seen here: its [`Load`] tells.
+    pub is_here: bool,
+    /// The state of its process, a letter as in proc(5). `None` if it ended just now, or is elsewhere.
     pub process_state: Option<char>,
-    /// How long its process has run.
+    /// How long its process has run; of one elsewhere, since it was known here.
     pub age: Duration,
-    /// Bytes of memory that its process holds (its resident set). `None` if it ended just now.
+    /// Bytes of memory that its process holds (its resident set). `None` if it ended just now, or is elsewhere.
     pub rss_bytes: Option<u64>,
-    /// The processor time that its process has taken since its start. `None` if it ended just now.
+    /// The processor time that its process has taken since its start. `None` if it ended just now, or is elsewhere.
     pub cpu: Option<Duration>,
     /// Where it serves, once it does.
     pub addr: Option<Addr>,
@@ -368,6 +370,7 @@ fn actor(record: Record) -> TreeActor {
     let stat = stat.filter(|stat| stat.start_ticks == record.start_ticks);
     TreeActor {
         parent: record.parent,
+        is_here: is_here(&record.aid),
         state: if record.serving.is_some() { ActorState::Ready } else { ActorState::Booting },
         process_state: stat.as_ref().map(|stat| stat.state),
         rss_bytes: stat.as_ref().map(ProcessStat::rss_bytes),

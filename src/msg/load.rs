@@ -34,6 +34,10 @@ pub struct Load {
     pub waits_for: u64,
     /// Bytes that wait on its lines until the other side takes them.
     pub queued_bytes: u64,
+    /// Bytes of memory that its process holds (its resident set).
+    pub rss_bytes: u64,
+    /// The processor time that its process has taken since its start.
+    pub cpu: Duration,
     /// How long those took that it has served while somebody looked.
     pub latencies: Latencies,
 }
@@ -216,6 +220,8 @@ mod tests {
             in_flight: 2,
             waits_for: 3,
             queued_bytes: 4,
+            rss_bytes: 5,
+            cpu: Duration::from_millis(6),
             latencies: Latencies::default(),
         };
         load.latencies.add(Duration::from_millis(1));
