@@ -22,6 +22,9 @@ mod raw_streams;
 #[cfg(feature = "tls")]
 #[path = "ratios/raw_tls.rs"]
 mod raw_tls;
+#[cfg(feature = "tls")]
+#[path = "ratios/ssh.rs"]
+mod ssh;
 #[path = "ratios/streams.rs"]
 mod streams;
 

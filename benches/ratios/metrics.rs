@@ -9,6 +9,8 @@ use crate::raw_processes::Nest;
 use crate::raw_streams::Raw;
 #[cfg(feature = "tls")]
 use crate::raw_tls::RawTls;
+#[cfg(feature = "tls")]
+use crate::ssh;
 use crate::{Result, debug, machine};
 
 pub(crate) struct Metric {
@@ -43,6 +45,8 @@ pub(crate) const METRICS: &[Metric] = &[
     metric("rpc_rtt_tcp_tls", "us", Better::Less, |budget| Box::pin(tls_round_trips(budget))),
     #[cfg(feature = "tls")]
     metric("bulk_tcp_tls", "MiB/s", Better::More, |budget| Box::pin(tls_bulk(budget))),
+    #[cfg(feature = "tls")]
+    metric("spawn_ssh", "us", Better::Less, |budget| Box::pin(ssh::spawn(budget))),
     metric("cancel_under_load", "us", Better::Less, |budget| Box::pin(cancel_under_load(budget))),
     metric("small_under_bulk", "us p99", Better::Less, |budget| Box::pin(small_under_bulk(budget))),
     metric("memory_backpressure", "windows", Better::Absolute, |budget| Box::pin(backpressure(budget))),
