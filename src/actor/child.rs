@@ -35,8 +35,8 @@ pub(crate) struct Child {
     pub(crate) lost_after: Duration,
     /// It runs on another host. Its process here leads there, and its pid is of that.
     pub(crate) is_far: bool,
-    /// Of one that is far: signals for it, a byte each, as soon as somebody over there takes them.
-    pub(crate) leash: OnceLock<OwnedFd>,
+    /// Of one that is far: signals for it, a byte each, from when somebody over there takes them until it is reaped.
+    pub(crate) leash: Mutex<Option<OwnedFd>>,
     /// How it knows itself: its own pid and host.
     pub(crate) itself: OnceLock<Aid>,
     /// It belongs to a nursery that was opened inside a shield: the actor's cancel leaves it to

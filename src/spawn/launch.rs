@@ -219,7 +219,7 @@ fn start(
         grace: options.grace.unwrap_or(actor.settings.grace),
         lost_after: options.lost_after.unwrap_or(actor.settings.lost_after),
         is_far,
-        leash: std::sync::OnceLock::new(),
+        leash: parking_lot::Mutex::default(),
         itself: std::sync::OnceLock::new(),
         is_shielded,
         socket: socket_path(&actor.folder, aid.uuid()),

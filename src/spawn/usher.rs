@@ -78,8 +78,9 @@ impl Usher {
         stdin.write_all(&self.message)?;
         let stdin = OwnedFd::from(stdin);
         rustix::io::ioctl_fionbio(&stdin, true)?; // its words from here on are the control thread's, which never waits
-        // Only this thread sets it, once.
-        let _ = self.child.leash.set(stdin);
+        let mut leash = self.child.leash.lock();
+        // Nobody takes it away from one that is reaped already.
+        *leash = Some(stdin).filter(|_| self.child.reaped.get().is_none());
         Ok(())
     }
 }

@@ -296,7 +296,8 @@ impl Kid {
 
     /// Sends a signal to an actor on another host, if it is as far as that.
     fn pull(&self, signal: Signal) -> rustix::io::Result<()> {
-        let leash = self.child.leash.get().ok_or(rustix::io::Errno::NOTCONN)?;
+        let leash = self.child.leash.lock();
+        let leash = leash.as_ref().ok_or(rustix::io::Errno::NOTCONN)?;
         rustix::io::write(leash, &[signal.as_raw().unsigned_abs() as u8]).map(drop)
     }
 

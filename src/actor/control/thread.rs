@@ -1034,6 +1034,7 @@ impl Thread {
         if let Some(ended) = ended {
             let receipt = Box::new(ended.receipt.clone());
             let _ = child.reaped.set(ended);
+            drop(child.leash.lock().take()); // after that, nobody sets it
             for mourner in mourners {
                 self.tell(Word::Obituary, mourner, child.aid.clone(), Some(receipt.clone()), CameFrom::Here);
             }
