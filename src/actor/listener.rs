@@ -72,8 +72,9 @@ pub(crate) async fn listen(actor: Arc<Actor>, listener: Listener, door: Door) {
             Ok(fd) => {
                 let (knocked, door) = (Arc::clone(&actor), door.clone());
                 let handshake = async move {
+                    let from = tcp::peer(fd.as_fd()).map(tracing::field::display);
                     if let Err(error) = let_in(&knocked, fd, &door).await {
-                        tracing::warn!(target: "teamster::channel", %error, "a connection was refused");
+                        tracing::warn!(target: "teamster::channel", from, %error, "a connection was refused");
                     }
                 };
                 oldest.push_back(handshakes.spawn_on(handshake, &actor.runtime));
@@ -130,7 +131,7 @@ async fn shown(actor: &Arc<Actor>, fd: OwnedFd, door: &Door) -> Result<Stream, H
     let stream = Stream::plain(fd);
     if user != rustix::process::getuid().as_raw() {
         handshake::refuse(&stream, "another user's process");
-        return Err(HandshakeError::Garbage(format!("a process of the user {user} knocked")));
+        return Err(HandshakeError::Unwelcome(format!("a process of the user {user} knocked")));
     }
     Ok(stream)
 }
@@ -148,7 +149,7 @@ async fn let_in(actor: &Arc<Actor>, fd: OwnedFd, door: &Door) -> Result<(), Hand
     };
     let refused = |reason: &str| {
         handshake::refuse(&stream, reason);
-        HandshakeError::Garbage(format!("{} (pid {}): {reason}", hello.aid, hello.aid.pid()))
+        HandshakeError::Unwelcome(format!("{} (pid {}): {reason}", hello.aid, hello.aid.pid()))
     };
     if stream.is_with(hello.aid.uuid()) == Some(false) {
         return Err(refused("its certificate was made for another actor"));

@@ -26,6 +26,9 @@ pub(crate) enum HandshakeError {
     Slow,
     #[error("it does not speak teamster: {0}")]
     Garbage(String),
+    /// It speaks teamster, and has no business here.
+    #[error("{0}")]
+    Unwelcome(String),
     #[error("it refused us: {0}")]
     Refused(String),
 }

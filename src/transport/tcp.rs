@@ -130,7 +130,12 @@ pub(crate) fn own_ip(fd: BorrowedFd<'_>) -> Option<IpAddr> {
 }
 
 fn peer_ip(fd: BorrowedFd<'_>) -> Option<IpAddr> {
-    Some(SocketAddr::try_from(getpeername(fd).ok()??).ok()?.ip().to_canonical())
+    Some(peer(fd)?.ip().to_canonical())
+}
+
+/// Who is at the other end. `None`: it is no connection of a network.
+pub(crate) fn peer(fd: BorrowedFd<'_>) -> Option<SocketAddr> {
+    SocketAddr::try_from(getpeername(fd).ok()??).ok()
 }
 
 /// The user of the process at the other end of the loopback interface: the kernel's table says so, of the socket whose two
