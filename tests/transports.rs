@@ -163,6 +163,156 @@ async fn who_speaks_no_tls_is_refused_and_nobody_else() -> Result<(), Error> {
     .await
 }
 
+/// The lines that a user sees who looks for warnings.
+#[test]
+fn who_is_refused_is_in_the_log_with_the_reason_and_the_address() {
+    let mut command = std::process::Command::new(std::env::current_exe().expect("it runs"));
+    command.args(["--exact", "strangers_knock", "--nocapture", "--ignored"]).env("TEAMSTER_LOG", "warn");
+    let output = command.output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned(); // the harness has put both into one
+    assert!(output.status.success(), "{said}");
+    let refused: Vec<&str> = said.lines().filter(|line| line.contains("a connection was refused")).collect();
+    for (line, wanted) in
+        refused.iter().zip(["it does not speak TLS (", "it does not speak TLS 1.3 (", "it refused us ("])
+    {
+        assert!(line.contains(" WARN far@") && line.contains("from=127.0.0.1:"), "{line}");
+        assert!(line.contains(&format!("error={wanted}")), "{wanted:?} is not in {line}");
+    }
+    let slow = |line: &&&str| line.contains("error=it did not say who it is within 5s");
+    assert_eq!((refused.len(), refused.iter().filter(slow).count()), (5, 2), "{said}");
+    let crowd = "connections were let go that had not said who they are, since 256 others did not either count=";
+    assert!(said.contains(crowd), "{said}");
+}
+
+#[teamster::test]
+#[ignore = "a program that a test starts"]
+async fn strangers_knock() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let (far, other) = (far(an).await?, far(an).await?);
+        let addr = place(&far);
+        for says in [b"GET / HTTP/1.1\r\n\r\n".to_vec(), OLD_HELLO.to_vec()] {
+            tokio::task::spawn_blocking(move || answer_to(addr, &says)).await?;
+        }
+        // Whoever listens there is another than he who is called.
+        let there = rmp_serde::to_vec(&(other.aid(), far.addrs()))?;
+        let mixed: Portal = rmp_serde::from_slice(&there)?;
+        let refused = mixed.run(add(1, 2)).await.expect_err("it is not he");
+        assert!(refused.to_string().contains("its certificate was made for another actor"), "{refused}");
+        // They begin, and say nothing more: hung up on after 5 s.
+        let began = std::time::Instant::now();
+        let slow = [&OLD_HELLO[..1], &OLD_HELLO[..20]];
+        let slow = slow.map(|says| tokio::task::spawn_blocking(move || answer_to(addr, says)));
+        while !slow.iter().all(tokio::task::JoinHandle::is_finished) {
+            assert_eq!(far.run(add(1, 2)).await?, 3);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+        let mut crowd = Vec::new();
+        for _ in 0..300 {
+            crowd.push(tokio::net::TcpStream::connect(addr).await?);
+        }
+        let ended = tokio::io::AsyncReadExt::read(&mut crowd[0], &mut [0]).await;
+        assert!(!ended.is_ok_and(|count| count > 0), "it was let go");
+        Ok(())
+    })
+    .await
+}
+
+/// The first message of a client that knows TLS 1.2, and nothing later: RFC 5246, section 7.4.1.2.
+const OLD_HELLO: &[u8] = b"\x16\x03\x01\x00\x45\x01\x00\x00\x41\x03\x03\
+    0123456789abcdef0123456789abcdef\x00\x00\x04\xc0\x2b\xc0\x2f\x01\x00\
+    \x00\x14\x00\x0a\x00\x04\x00\x02\x00\x17\x00\x0d\x00\x08\x00\x06\x04\x03\x08\x04\x04\x01";
+
+/// What a process holds: memory, in KiB, and descriptors.
+fn holds(pid: u32) -> (u64, usize) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
+    let rss = rss.trim_end_matches(" kB").trim().parse().expect("a number");
+    (rss, std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it is ours").count())
+}
+
+/// Ten thousand begin a handshake and leave it at that. The actor keeps 256 of them at most, and serves all who mean it.
+#[teamster::test(exclusive)]
+async fn ten_thousand_half_open_connections_hold_up_nobody() -> Result<(), Error> {
+    const ALL: usize = 10_000;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let highest = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, highest).expect("up to the hard limit");
+    // As many at once as this process may hold; the actor has let go of the oldest by then.
+    let at_once = limit.maximum.map_or(ALL, |most| ALL.min(usize::try_from(most).unwrap_or(ALL).saturating_sub(200)));
+    teamster::open_nursery(async |an| {
+        let (far, near) = (far(an).await?, an.actor("near").transport(Transport::Tcp).start().await?);
+        assert_eq!(far.run(add(1, 2)).await?, 3);
+        let (addr, pid) = (place(&far), far.aid().pid());
+        let (rss, descriptors) = holds(pid);
+        let knocks = tokio::task::spawn_blocking(move || {
+            let mut half_open = std::collections::VecDeque::new();
+            for _ in 0..ALL {
+                let mut line = TcpStream::connect(addr)?;
+                // One that was let go at once may be closed by now.
+                let _ = line.write_all(&OLD_HELLO[..20]);
+                half_open.push_back(line);
+                if half_open.len() > at_once {
+                    half_open.pop_front();
+                }
+            }
+            Ok::<_, std::io::Error>(half_open)
+        });
+        let (mut most, mut slowest, mut calls) = ((0, 0), Duration::ZERO, 0);
+        while !knocks.is_finished() {
+            let began = std::time::Instant::now();
+            assert_eq!(far.run(add(1, 2)).await?, 3);
+            (slowest, calls) = (slowest.max(began.elapsed()), calls + 1);
+            let now = holds(pid);
+            most = (most.0.max(now.0), most.1.max(now.1));
+            tokio::task::yield_now().await;
+        }
+        let half_open = knocks.await??;
+        let began = std::time::Instant::now();
+        assert_eq!(near.run(adds_in(far.clone(), 1, 2)).await?, 3, "a newcomer is let in");
+        let newcomer = began.elapsed();
+        let now = holds(pid);
+        most = (most.0.max(now.0), most.1.max(now.1));
+        println!(
+            "{} held open: {} KiB more, {} descriptors more at most; {calls} calls, the slowest {slowest:?}; a newcomer in \
+             {newcomer:?}",
+            half_open.len(),
+            most.0.saturating_sub(rss),
+            most.1.saturating_sub(descriptors)
+        );
+        assert!(most.1 <= descriptors + 256 + 16, "{descriptors} descriptors, then {}", most.1);
+        assert!(most.0 <= rss + 32 * 1024, "{rss} KiB, then {}", most.0);
+        assert!(slowest < Duration::from_secs(2) && newcomer < Duration::from_secs(2), "{slowest:?}, {newcomer:?}");
+        drop(half_open);
+        assert_eq!(far.run(add(1, 2)).await?, 3);
+        Ok(())
+    })
+    .await
+}
+
+/// A host that floods an actor pushes out its own connections, not another's that is slow.
+#[teamster::test]
+async fn who_knocks_often_pushes_out_himself() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let addr = place(&far(an).await?);
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.bind(([127, 0, 0, 2], 0).into())?;
+        let patient = socket.connect(addr).await?;
+        let mut flood = Vec::new();
+        for _ in 0..600 {
+            flood.push(tokio::net::TcpStream::connect(addr).await?);
+        }
+        // Its oldest half was let go in turn: here is the end of each.
+        for line in &mut flood[..300] {
+            let ended = tokio::io::AsyncReadExt::read(line, &mut [0]).await;
+            assert!(!ended.is_ok_and(|count| count > 0), "nobody has said anything");
+        }
+        assert!(matches!(patient.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock));
+        Ok(())
+    })
+    .await
+}
+
 #[teamster::test]
 async fn those_who_say_nothing_hold_up_nobody() -> Result<(), Error> {
     teamster::root()

@@ -1,11 +1,14 @@
 //! Who knocks? Accepts connections, lets in whom it knows, and gives each line to its keeper.
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::child::{Child, Refusal};
@@ -31,7 +34,7 @@ pub(crate) struct Expected {
     pub(crate) line: LineKind,
 }
 
-/// Connections that may be in their handshake at a time. One more, and the one that has taken longest is let go: who has
+/// Connections that may be in their handshake at a time. One more, and one is let go that has taken long: who has
 /// something to say says it in a few milliseconds.
 const MAX_HANDSHAKES: usize = 256;
 
@@ -55,29 +58,32 @@ impl Actor {
 /// Accepts until the actor ends. Who has not said by then who he is, is let go with it.
 pub(crate) async fn listen(actor: Arc<Actor>, listener: Listener, door: Door) {
     let mut handshakes = JoinSet::new();
-    let mut oldest: VecDeque<AbortHandle> = VecDeque::new();
+    let mut oldest: VecDeque<Knock> = VecDeque::new();
     let mut crowd = Crowd { let_go: 0, told_at: None };
+    let room = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     loop {
         while handshakes.try_join_next().is_some() {} // how they ended was said there
-        while oldest.front().is_some_and(AbortHandle::is_finished) {
-            oldest.pop_front();
-        }
-        if oldest.len() >= MAX_HANDSHAKES
-            && let Some(slow) = oldest.pop_front()
+        oldest.retain(|knock| !knock.handshake.is_finished());
+        if room.available_permits() == 0
+            && let Some(slow) = slowest(&mut oldest)
         {
-            slow.abort();
+            slow.handshake.abort();
             crowd.tell();
         }
+        // One that was let go holds its descriptor until the runtime has had time to drop it.
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return }; // nobody closes it
         match listener.accept().await {
             Ok(fd) => {
                 let (knocked, door) = (Arc::clone(&actor), door.clone());
+                let from = tcp::peer(fd.as_fd());
                 let handshake = async move {
-                    let from = tcp::peer(fd.as_fd()).map(tracing::field::display);
+                    let (_place, from) = (place, from.map(tracing::field::display));
                     if let Err(error) = let_in(&knocked, fd, &door).await {
                         tracing::warn!(target: "teamster::channel", from, %error, "a connection was refused");
                     }
                 };
-                oldest.push_back(handshakes.spawn_on(handshake, &actor.runtime));
+                let handshake = handshakes.spawn_on(handshake, &actor.runtime);
+                oldest.push_back(Knock { from: from.map(|addr| addr.ip()), handshake });
             }
             Err(error) => {
                 // Out of descriptors, mostly: those who knock stay in the backlog meanwhile.
@@ -86,6 +92,24 @@ pub(crate) async fn listen(actor: Arc<Actor>, listener: Listener, door: Door) {
             }
         }
     }
+}
+
+/// A handshake that goes on.
+struct Knock {
+    /// None: on a Unix socket.
+    from: Option<IpAddr>,
+    handshake: AbortHandle,
+}
+
+/// The one that has taken longest, of those from where most come: who knocks a thousand times pushes out himself.
+fn slowest(oldest: &mut VecDeque<Knock>) -> Option<Knock> {
+    let mut counts: HashMap<Option<IpAddr>, usize> = HashMap::new();
+    for knock in oldest.iter() {
+        *counts.entry(knock.from).or_default() += 1;
+    }
+    let (crowded, _) = counts.into_iter().max_by_key(|(_, count)| *count)?;
+    let at = oldest.iter().position(|knock| knock.from == crowded)?;
+    oldest.remove(at)
 }
 
 /// More have knocked at once than were let in: said once a second at most.
@@ -123,7 +147,10 @@ async fn shown(actor: &Arc<Actor>, fd: OwnedFd, door: &Door) -> Result<Stream, H
             tcp::prepare(&fd, actor.settings.lost_after)?;
             return tokio::select! {
                 biased; // what has come is not late
-                stream = tls::answer(fd, identity) => Ok(stream?),
+                stream = tls::answer(fd, identity) => stream.map_err(|error| match error.kind() {
+                    io::ErrorKind::UnexpectedEof => HandshakeError::Ended,
+                    _ => error.into(),
+                }),
                 () = actor.clock.sleep(HANDSHAKE_WITHIN) => Err(HandshakeError::Slow),
             };
         }
@@ -137,11 +164,14 @@ async fn shown(actor: &Arc<Actor>, fd: OwnedFd, door: &Door) -> Result<Stream, H
 }
 
 async fn let_in(actor: &Arc<Actor>, fd: OwnedFd, door: &Door) -> Result<(), HandshakeError> {
-    let stream = shown(actor, fd, door).await?;
-    let (hello, rest) = match handshake::hello(&stream, actor.clock.sleep(HANDSHAKE_WITHIN)).await {
-        Ok(hello) => hello,
+    let stream = match shown(actor, fd, door).await {
         // A probe that closes without a word is no event.
         Err(HandshakeError::Ended) => return Ok(()),
+        shown => shown?,
+    };
+    let (hello, rest) = match handshake::hello(&stream, actor.clock.sleep(HANDSHAKE_WITHIN)).await {
+        Ok(hello) => hello,
+        Err(HandshakeError::Ended) => return Ok(()), // the same
         Err(error) => {
             handshake::refuse(&stream, &error.to_string());
             return Err(error);

@@ -35,6 +35,7 @@ struct State {
     end: usize,
     /// The last read has filled less than its room.
     is_socket_empty: bool,
+    has_heard: bool,
 }
 
 /// What a handshake waits for.
@@ -137,7 +138,7 @@ impl State {
     fn new(tls: impl Into<Connection>) -> Self {
         let mut tls = tls.into();
         tls.set_buffer_limit(Some(MAX_WAITING_BYTES));
-        State { tls, input: vec![0; READ_BYTES], start: 0, end: 0, is_socket_empty: false }
+        State { tls, input: vec![0; READ_BYTES], start: 0, end: 0, is_socket_empty: false, has_heard: false }
     }
 
     fn flush(&mut self, fd: BorrowedFd<'_>) -> io::Result<bool> {
@@ -157,6 +158,7 @@ impl State {
         if self.start == self.end {
             (self.start, self.end) = (0, recv_plain(fd, &mut self.input)?);
             self.is_socket_empty = self.end < self.input.len();
+            self.has_heard |= self.end > 0;
         }
         let mut rest = &self.input[self.start..self.end];
         self.start += self.tls.read_tls(&mut rest)?; // nothing left: that is its end
@@ -180,7 +182,11 @@ impl State {
             }
             match self.pull(fd) {
                 Ok(()) if self.start == self.end && self.end == 0 => {
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed in the TLS handshake"));
+                    let (kind, when) = match self.has_heard {
+                        true => (io::ErrorKind::InvalidData, "in the middle of"),
+                        false => (io::ErrorKind::UnexpectedEof, "before"), // no event: see `listener`
+                    };
+                    return Err(io::Error::new(kind, format!("it closed {when} the TLS handshake")));
                 }
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Needs::Read),
