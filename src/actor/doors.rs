@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
+use uuid::Uuid;
 
 use super::{Actor, listener};
 use crate::msg::addr::{Addr, Addrs, Host, HostPort, Transport};
@@ -21,8 +22,8 @@ pub(crate) enum Door {
     Uds,
     /// The same, on the loopback interface.
     Insecure,
-    /// A certificate of the tree's.
-    Tls(Identity),
+    /// A certificate that this actor believes.
+    Tls,
 }
 
 /// A socket that listens already, and that nobody accepts from yet.
@@ -143,8 +144,8 @@ fn bind_to(addr: &Addr, identity: Option<&Identity>) -> io::Result<Bound> {
         Addr::Uds(_) => return Err(io::ErrorKind::InvalidInput.into()), // refused above
         Addr::InsecureTcp(place) => (place, Door::Insecure),
         Addr::Tcp(place) => {
-            let identity = identity.ok_or_else(|| io::Error::other("it has no certificate to show"))?;
-            (place, Door::Tls(identity.clone()))
+            identity.ok_or_else(|| io::Error::other("it has no certificate to show"))?;
+            (place, Door::Tls)
         }
     };
     let (fd, bound) = tcp::bind_to(place)?;
@@ -156,7 +157,7 @@ fn bind_to(addr: &Addr, identity: Option<&Identity>) -> io::Result<Bound> {
     let told = hosts.into_iter().map(|host| HostPort { host, port: bound.port() });
     let addrs = match door {
         Door::Insecure => told.map(Addr::InsecureTcp).collect(),
-        Door::Tls(_) | Door::Uds => told.map(Addr::Tcp).collect(),
+        Door::Tls | Door::Uds => told.map(Addr::Tcp).collect(),
     };
     Ok(Bound { fd, door, addrs })
 }
@@ -166,20 +167,15 @@ fn bind_to(addr: &Addr, identity: Option<&Identity>) -> io::Result<Bound> {
 pub(crate) struct Doors {
     addrs: RwLock<Addrs>,
     listening: Mutex<Vec<tokio::task::AbortHandle>>,
-    identity: OnceLock<Identity>,
-    /// In the root, once a network is used.
+    shown: RwLock<Option<Identity>>,
+    /// In the root, once a network is used, or from its boot if it has an identity.
     authority: OnceLock<Authority>,
 }
 
 impl Doors {
     /// Those of an actor that listens here already.
     pub(crate) fn at(addrs: Addrs, identity: Option<Identity>) -> Self {
-        let doors = Doors { addrs: RwLock::new(addrs), ..Doors::default() };
-        if let Some(identity) = identity {
-            // Nobody else knows of it yet.
-            let _ = doors.identity.set(identity);
-        }
-        doors
+        Doors { addrs: RwLock::new(addrs), shown: RwLock::new(identity), ..Doors::default() }
     }
 
     /// Where others are told to connect, the nearest first.
@@ -187,15 +183,27 @@ impl Doors {
         self.addrs.read().clone()
     }
 
-    pub(crate) fn identity(&self) -> Option<&Identity> {
-        self.identity.get()
+    /// Of which edition of the tree's identity that is what it shows, if it has something to show.
+    pub(crate) fn edition(&self) -> Option<u64> {
+        self.shown.read().as_ref().map(Identity::edition)
     }
 
-    /// What it shows from now on, if it has had nothing.
+    /// What it shows from now on.
     pub(crate) fn show(&self, credentials: &Credentials) -> io::Result<()> {
-        // Another task may have been first: one is enough.
-        let _ = self.identity.set(Identity::new(credentials)?);
+        let identity = Identity::new(credentials)?;
+        *self.shown.write() = Some(identity);
         Ok(())
+    }
+
+    /// What it shows as the actor `own`. A root whose identity folder has changed shows what is in it now.
+    fn identity(&self, own: Uuid) -> Option<Identity> {
+        let shown = self.edition()?;
+        if let Some(authority) = self.authority.get().filter(|authority| authority.edition() != shown)
+            && let Err(error) = authority.issue(own).and_then(|credentials| self.show(&credentials))
+        {
+            tracing::warn!(target: "teamster::identity", %error, "the root goes on with its old certificate");
+        }
+        self.shown.read().clone()
     }
 
     /// The tree's authority, made when it is needed first. In the root alone.
@@ -216,13 +224,18 @@ impl Doors {
 }
 
 /// The doors of a root that is to be booted: what it shows is made here.
-pub(crate) fn of_root(places: &Places, socket: &Path, root: uuid::Uuid) -> io::Result<(Doors, Vec<Bound>)> {
-    let doors = Doors::default();
+pub(crate) fn of_root(
+    places: &Places,
+    socket: &Path,
+    root: Uuid,
+    authority: Option<Authority>,
+) -> io::Result<(Doors, Vec<Bound>)> {
+    let doors = Doors { authority: authority.map(OnceLock::from).unwrap_or_default(), ..Doors::default() };
     if places.transports.contains(&Transport::Tcp) {
         let credentials = doors.authority()?.issue(root)?;
         doors.show(&credentials)?;
     }
-    let (bound, addrs) = bind(places, socket, doors.identity())?;
+    let (bound, addrs) = bind(places, socket, doors.identity(root).as_ref())?;
     *doors.addrs.write() = addrs;
     Ok((doors, bound))
 }
@@ -231,6 +244,11 @@ impl Actor {
     /// Where it listens, the nearest first.
     pub(crate) fn addrs(&self) -> Addrs {
         self.doors.addrs()
+    }
+
+    /// What it shows on networks, and whom it believes.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        self.doors.identity(self.aid.uuid())
     }
 
     /// Accepts from these sockets until the actor ends.
@@ -254,7 +272,7 @@ impl Actor {
         if addrs.as_slice().iter().any(goes_further) {
             return Ok(());
         }
-        let everywhere = |ip: IpAddr| bind_to(&Addr::Tcp(SocketAddr::new(ip, 0).into()), self.doors.identity());
+        let everywhere = |ip: IpAddr| bind_to(&Addr::Tcp(SocketAddr::new(ip, 0).into()), self.identity().as_ref());
         // Of both kinds, where this host has both.
         let bound =
             everywhere(Ipv6Addr::UNSPECIFIED.into()).or_else(|_no_v6| everywhere(Ipv4Addr::UNSPECIFIED.into()))?;
@@ -271,7 +289,7 @@ impl Actor {
         let told = match transport {
             Transport::Uds => vec![Addr::Uds(self.socket())], // it listens there in any case
             Transport::Tcp | Transport::InsecureTcp => {
-                let bound = bind_one(transport, &self.socket(), self.doors.identity())?;
+                let bound = bind_one(transport, &self.socket(), self.identity().as_ref())?;
                 let told = bound.addrs.clone();
                 self.open_doors(vec![bound])?;
                 told

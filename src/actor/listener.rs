@@ -143,11 +143,12 @@ async fn shown(actor: &Arc<Actor>, fd: OwnedFd, door: &Door) -> Result<Stream, H
             tcp::prepare(&fd, actor.settings.lost_after)?;
             tcp::peer_user(fd.as_fd())?
         }
-        Door::Tls(identity) => {
+        Door::Tls => {
             tcp::prepare(&fd, actor.settings.lost_after)?;
+            let identity = actor.identity().ok_or_else(|| io::Error::other("there is no certificate to show"))?;
             return tokio::select! {
                 biased; // what has come is not late
-                stream = tls::answer(fd, identity) => stream.map_err(|error| match error.kind() {
+                stream = tls::answer(fd, &identity) => stream.map_err(|error| match error.kind() {
                     io::ErrorKind::UnexpectedEof => HandshakeError::Ended,
                     _ => error.into(),
                 }),
@@ -189,7 +190,9 @@ async fn let_in(actor: &Arc<Actor>, fd: OwnedFd, door: &Door) -> Result<(), Hand
     }
     match hello.token {
         None if hello.line == LineKind::Data => {
-            let channel = Channel::new(Socket::new(stream)?, peer_parts(actor, hello, Side::Accepting));
+            let is_foreign = stream.is_foreign(actor.identity().as_ref());
+            let parts = Parts { is_foreign, ..peer_parts(actor, hello, Side::Accepting) };
+            let channel = Channel::new(Socket::new(stream)?, parts);
             actor.adopt_peer(&channel);
             channel.wake_driver();
             keep_moving(actor, channel, &rest);
@@ -322,6 +325,7 @@ fn peer_parts(actor: &Actor, hello: Hello, side: Side) -> Parts {
         control: None,
         idle_after: Some(IDLE_AFTER),
         grace: actor.settings.grace,
+        is_foreign: false,
         greeting: welcome(actor, same_build),
     }
 }
@@ -336,6 +340,7 @@ pub(crate) fn dialled_parts(actor: &Actor, welcome: &Welcome) -> Parts {
         control: None,
         idle_after: Some(IDLE_AFTER),
         grace: actor.settings.grace,
+        is_foreign: false,
         greeting: BytesMut::new(),
     }
 }

@@ -71,6 +71,8 @@ pub(crate) struct Settings {
     pub(crate) listen: Vec<Addr>,
     /// How long another host may be silent.
     pub(crate) lost_after: Duration,
+    /// The folder of its tree's identity, in the root. `None`, before that boots: as the environment says.
+    pub(crate) identity: Option<PathBuf>,
 }
 
 /// How long another host may be silent, where nobody says otherwise.
@@ -100,6 +102,7 @@ impl Default for Settings {
             transports: Vec::new(),
             listen: Vec::new(),
             lost_after: LOST_AFTER,
+            identity: None,
         }
     }
 }

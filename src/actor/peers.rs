@@ -1,4 +1,5 @@
 //! How is another actor reached? Lines to peers, dialled when they are needed.
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::listener::{dialled_parts, keep_moving};
 use super::{Actor, DataLine};
 use crate::channel::driver::framed;
 use crate::channel::handshake::{self, HANDSHAKE_WITHIN, HandshakeError};
-use crate::channel::{Channel, LineEnd};
+use crate::channel::{Channel, LineEnd, Parts};
 use crate::error::Error;
 use crate::msg::addr::Addrs;
 use crate::msg::death::{Death, DeathData, ExitKind, Receipt};
@@ -91,7 +92,8 @@ impl Actor {
     async fn dial(self: &Arc<Self>, aid: &Aid, addrs: Option<&Addrs>) -> Result<Arc<DataLine>, Error> {
         let addrs = addrs.map(Addrs::as_slice).unwrap_or_default();
         let unreached = |reason: String| Error::Transport { what: format!("calling {aid}"), reason };
-        let caller = Caller { identity: self.doors.identity(), lost_after: self.settings.lost_after };
+        let identity = self.identity();
+        let caller = Caller { identity: identity.as_ref(), lost_after: self.settings.lost_after };
         let dialled = tokio::select! {
             biased; // what has come is not late
             dialled = caller.dial(aid.uuid(), addrs) => dialled,
@@ -123,6 +125,7 @@ impl Actor {
         stream: Stream,
         broken: impl Fn(String) -> Error,
     ) -> Result<Arc<DataLine>, Error> {
+        let is_foreign = stream.is_foreign(self.identity().as_ref());
         let socket = Socket::new(stream).map_err(|error| broken(error.to_string()))?;
         let hello = Hello {
             protocol: PROTOCOL,
@@ -134,14 +137,19 @@ impl Actor {
             wanted: Some(aid.uuid()),
         };
         let greeting = framed(&Frame::Hello(hello), &[]);
-        // A fresh socket's buffer takes it whole.
-        let sent = socket.try_send(&greeting, &[]).map_err(|error| broken(error.to_string()))?;
-        if sent < greeting.len() {
+        // A fresh socket's buffer takes it whole. Where it is closed, what has come before that may say why.
+        let sent = socket.try_send(&greeting, &[]);
+        if sent.as_ref().is_ok_and(|sent| *sent < greeting.len()) {
             return Err(broken("its socket takes nothing".into()));
         }
         let (welcome, rest) = match handshake::welcome(&socket, self.clock.sleep(HANDSHAKE_WITHIN)).await {
             Ok(welcome) => welcome,
+            // In TLS 1.3 the side that was called looks at our certificate when we believe its own already.
+            Err(HandshakeError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
+                return Err(broken(error.to_string()));
+            }
             Err(HandshakeError::Ended | HandshakeError::Io(_)) => {
+                sent.map_err(|error| broken(error.to_string()))?;
                 return Err(Error::ActorDied(self.death_of(aid).await));
             }
             Err(error) => return Err(broken(error.to_string())),
@@ -149,7 +157,7 @@ impl Actor {
         if welcome.aid != *aid {
             return Err(Error::ActorDied(self.death_of(aid).await));
         }
-        let channel = Channel::new(socket, dialled_parts(self, &welcome));
+        let channel = Channel::new(socket, Parts { is_foreign, ..dialled_parts(self, &welcome) });
         self.add_line(&channel);
         keep_moving(self, Arc::clone(&channel), &rest);
         Ok(channel)

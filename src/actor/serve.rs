@@ -54,6 +54,9 @@ impl Service for Actor {
         let dialog = start.dialog;
         let refuse = |error: WireError| line.end_with(dialog, Last::Error, error.encode().into());
         let registration = match start.endpoint {
+            Resolved::Known(registration) if line.is_foreign && (registration.path)() == CERTIFY => {
+                return refuse(WireError::NotExposed);
+            }
             Resolved::Known(registration) => registration,
             Resolved::NotExposed => return refuse(WireError::NotExposed),
             Resolved::Unknown => return refuse(WireError::NoSuchEndpoint),
@@ -159,6 +162,10 @@ impl Service for Actor {
 
 /// What the names of our own endpoints begin with: they are no user's to hide.
 pub(crate) const OWN_ENDPOINTS: &str = "teamster.";
+
+/// Where a root gives out certificates: to its own tree alone. Another that is believed too could stand in for it
+/// with one, also when it is not believed any more.
+pub(crate) const CERTIFY: &str = "teamster.certify";
 
 /// Log lines that leave in one go, in bytes: little enough that a call never waits long for them.
 const LOG_BATCH_BYTES: usize = 16 * 1024;

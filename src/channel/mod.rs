@@ -172,6 +172,8 @@ pub(crate) struct Channel<S: Service> {
     idle_after: Option<Duration>,
     /// Grace that goes along with a cancel of a dialog.
     grace: Duration,
+    /// The peer has shown that it belongs to another tree.
+    pub(crate) is_foreign: bool,
 }
 
 struct Shared<S: Service> {
@@ -205,6 +207,8 @@ pub(crate) struct Parts {
     pub(crate) control: Option<Arc<dyn CancelLine>>,
     pub(crate) idle_after: Option<Duration>,
     pub(crate) grace: Duration,
+    /// The peer has shown that it belongs to another tree.
+    pub(crate) is_foreign: bool,
     /// Bytes to send first: the handshake's answer, so that it shares a write with the first call.
     pub(crate) greeting: BytesMut,
 }
@@ -235,6 +239,7 @@ impl<S: Service> Channel<S> {
             control: parts.control,
             idle_after: parts.idle_after,
             grace: parts.grace,
+            is_foreign: parts.is_foreign,
         })
     }
 

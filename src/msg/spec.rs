@@ -80,11 +80,18 @@ pub(crate) struct KeepSpec {
 /// What an actor shows to others on a network, and whom it believes: DER.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Credentials {
-    /// The certificate of its tree's authority.
-    pub(crate) authority: Bytes,
-    pub(crate) certificate: Bytes,
+    /// The certificates of the authorities that it believes: of its tree's own, or of those in its tree's identity.
+    pub(crate) authorities: Vec<Bytes>,
+    /// Their lists of what they have revoked.
+    pub(crate) revoked: Vec<Bytes>,
+    /// Its own certificate, and that of its tree's identity, which has signed it.
+    pub(crate) chain: Vec<Bytes>,
     /// Its private key, PKCS #8.
     pub(crate) key: Bytes,
+    /// The name of its tree's identity, if it has one.
+    pub(crate) identity: Option<String>,
+    /// How often the root had read that identity.
+    pub(crate) edition: u64,
 }
 
 impl std::fmt::Debug for Credentials {

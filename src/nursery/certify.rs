@@ -24,7 +24,14 @@ pub(super) async fn prepare(
     }
     let told = |error: io::Error| error.to_string();
     let is_secured = transports.contains(&Transport::Tcp);
-    if is_secured && actor.doors.identity().is_none() {
+    let credentials = match is_secured {
+        true => Some(issue(actor, child).await?),
+        false => None,
+    };
+    // What the child is given is of the newest identity, by which it may not believe what was shown before.
+    if let Some(credentials) = &credentials
+        && actor.doors.edition() != Some(credentials.edition)
+    {
         let own = issue(actor, actor.aid.uuid()).await?;
         actor.doors.show(&own).map_err(told)?;
     }
@@ -35,10 +42,7 @@ pub(super) async fn prepare(
     if !is_reached && let Some(nearest) = transports.first() {
         actor.listen_by(*nearest).map_err(told)?;
     }
-    match is_secured {
-        true => issue(actor, child).await.map(Some),
-        false => Ok(None),
-    }
+    Ok(credentials)
 }
 
 async fn issue(actor: &Arc<Actor>, whom: Uuid) -> Result<Credentials, String> {
@@ -49,7 +53,7 @@ async fn issue(actor: &Arc<Actor>, whom: Uuid) -> Result<Credentials, String> {
     root.run(certify(whom)).await.map_err(|error| format!("asking the root for a certificate: {error}"))
 }
 
-/// Runs in the root. Whoever is let in there may ask: it could start actors as well.
+/// Runs in the root. Who belongs to its tree may ask: it could start actors as well. To others it is not exposed.
 #[rpc(name = "teamster.certify")]
 async fn certify(whom: Uuid) -> io::Result<Credentials> {
     current::actor().map_err(io::Error::other)?.doors.authority()?.issue(whom)

@@ -1,6 +1,7 @@
 //! Where does the tree begin? The root actor: booted by the first nursery, ended with the last.
 use std::collections::HashMap;
 use std::error::Error as StdError;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::msg::addr::{Addr, Addrs, Transport};
 use crate::msg::frame::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
 use crate::transport::folder::{Base, FolderError, RootFolder, socket_path};
+use crate::transport::tls::Authority;
 use crate::transport::uds::bind_at;
 
 /// The roots of this process, by the runtime that each lives on.
@@ -177,6 +179,9 @@ pub(crate) fn finish_roots() {
     }
 }
 
+/// The folder of the identity of roots that are told of none.
+const IDENTITY_VARIABLE: &str = "TEAMSTER_IDENTITY";
+
 fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<Root>, Error> {
     log::install_in_root();
     if settings.log.is_none() {
@@ -209,7 +214,10 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
         listen: settings.listen.clone(),
         ..doors::Places::default()
     };
-    let (doors, bound) = doors::of_root(&places, &socket, aid.uuid())
+    let variable = std::env::var_os(IDENTITY_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let authority = settings.identity.clone().or(variable).map(|folder| Authority::open(&folder));
+    let authority = authority.transpose().map_err(|error| failed("its identity", error))?;
+    let (doors, bound) = doors::of_root(&places, &socket, aid.uuid(), authority)
         .map_err(|error| failed("binding the sockets of its transports", error))?;
     names.set_ready(&aid, doors.addrs());
     let registrar = Registrar::start(&base, folder.path(), Arc::clone(&names), aid.clone())
@@ -481,6 +489,34 @@ impl RootBuilder {
     /// ```
     pub fn lost_after(mut self, time: Duration) -> Self {
         self.settings.lost_after = bounded_silence(time);
+        self
+    }
+
+    /// Has the identity in this folder sign the certificates of this tree's actors, instead of an authority that only this
+    /// tree knows: trees whose identities are of one authority believe each other on networks. Default: what
+    /// `TEAMSTER_IDENTITY` says, if it says anything. It takes the cargo feature `tls`.
+    ///
+    /// The folder is made by `teamster ca issue NAME`, and is read again when it has changed: the root goes by it from its
+    /// next connection on, and so does every actor that is started later. `docs/identity.md` has all of it.
+    ///
+    /// It implies nothing else: lines go over TLS where a [`transport`](RootBuilder::transport) says so.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Transport`], of `open`: a file is missing, the key may be read by others or belongs to another certificate, the
+    /// identity has expired or was revoked. Each says what mends it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> {
+    /// let ended = teamster::root().identity("/no/such/folder").open(async |_an| Ok(())).await;
+    /// assert!(ended.unwrap_err().to_string().contains("its identity"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn identity(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.settings.identity = Some(folder.into());
         self
     }
 

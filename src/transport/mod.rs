@@ -1,6 +1,8 @@
 //! How do bytes move?
 pub(crate) mod dial;
 pub(crate) mod folder;
+#[cfg(feature = "tls")]
+mod identity;
 pub(crate) mod socket;
 pub(crate) mod stream;
 pub(crate) mod tcp;

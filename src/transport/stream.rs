@@ -8,7 +8,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags
 use uuid::Uuid;
 
 use super::tcp;
-use super::tls::Session;
+use super::tls::{Identity, Session};
 
 /// A connected socket that never waits, plain or under TLS. It is used by one thread at a time, or by several.
 #[derive(Debug)]
@@ -59,6 +59,11 @@ impl Stream {
     /// Whether the other side has shown that it is the actor `peer`. `None`: on this connection nobody shows anything.
     pub(crate) fn is_with(&self, peer: Uuid) -> Option<bool> {
         self.tls.as_ref().map(|tls| tls.is_with(peer))
+    }
+
+    /// Whether the other side belongs to another tree than that of `own`, as far as it has shown.
+    pub(crate) fn is_foreign(&self, own: Option<&Identity>) -> bool {
+        self.tls.as_ref().zip(own).is_some_and(|(tls, own)| !tls.is_of(own))
     }
 
     /// Whether TLS is around it: a read that fills less than its room has not taken all that was there then, and what is left

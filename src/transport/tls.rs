@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, Connection, ServerConnection};
 use tokio::io::Interest;
 use uuid::Uuid;
@@ -107,13 +108,22 @@ impl Session {
 
     /// What the peer's certificate was made for: an actor of this id.
     pub(crate) fn is_with(&self, actor: Uuid) -> bool {
+        self.has_shown(&actor_name(actor))
+    }
+
+    /// Whether the peer's certificate was made for the tree of this identity: another may be believed too.
+    pub(crate) fn is_of(&self, identity: &Identity) -> bool {
+        identity.tree.as_ref().is_none_or(|tree| self.has_shown(tree))
+    }
+
+    fn has_shown(&self, name: &ServerName<'_>) -> bool {
         let state = self.state.lock();
         state
             .tls
             .peer_certificates()
             .and_then(<[_]>::first)
             .and_then(|cert| webpki::EndEntityCert::try_from(cert).ok())
-            .is_some_and(|cert| cert.verify_is_valid_for_subject_name(&actor_name(actor)).is_ok())
+            .is_some_and(|cert| cert.verify_is_valid_for_subject_name(name).is_ok())
     }
 
     fn read(
@@ -198,23 +208,38 @@ impl State {
 
 /// An error of TLS in the words of whoever has to mend it.
 fn told(error: &rustls::Error) -> String {
-    use rustls::CertificateError as Certificate;
+    use rustls::{AlertDescription as Alert, CertificateError as Certificate};
     let what = match error {
         rustls::Error::InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature) => {
-            "its certificate is not of this tree's authority: it belongs to another tree, or to none"
+            "its certificate is of no authority that this tree believes: it belongs to another tree, or to none"
+        }
+        rustls::Error::InvalidCertificate(Certificate::Revoked) => {
+            "its certificate, or the identity that has signed it, was revoked"
         }
         rustls::Error::InvalidCertificate(
             Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
         ) => "its certificate was made for another actor",
         rustls::Error::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. }) => {
-            "its certificate has expired: issue a new one, and look at both clocks"
+            "its certificate, or the identity that has signed it, has expired: issue a new one, and look at both clocks"
         }
         rustls::Error::InvalidCertificate(Certificate::NotValidYet | Certificate::NotValidYetContext { .. }) => {
             "its certificate is not valid yet: look at both clocks"
         }
+        rustls::Error::InvalidCertificate(Certificate::Other(other)) => match other.0.downcast_ref() {
+            Some(webpki::Error::NameConstraintViolation) => {
+                "the identity that has signed its certificate may not sign for such names"
+            }
+            Some(webpki::Error::CaUsedAsEndEntity) => {
+                "it has shown an identity, or an authority, instead of a certificate signed by one"
+            }
+            _ => "its certificate is refused",
+        },
         rustls::Error::NoCertificatesPresented => "it has shown no certificate",
         rustls::Error::InvalidMessage(_) => "it does not speak TLS",
         rustls::Error::PeerIncompatible(_) => "it does not speak TLS 1.3",
+        rustls::Error::AlertReceived(Alert::CertificateRevoked) => "it refused us: our identity was revoked",
+        rustls::Error::AlertReceived(Alert::CertificateExpired) => "it refused us: our identity has expired",
+        rustls::Error::AlertReceived(Alert::UnknownCA) => "it refused us: it does not believe our authority",
         rustls::Error::AlertReceived(_) => "it refused us",
         _ => "TLS failed",
     };
