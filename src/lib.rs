@@ -48,6 +48,7 @@
 //! | run tasks side by side | [`tasks`]: nurseries and cancel scopes, with and without actors |
 //! | clean up | [`shield`], [`defer`], [`on_exit`]; [`is_cancelled`] in loops that never await |
 //! | learn what failed | [`Error`], [`RemoteError`], [`Death`], [`Receipt`] |
+//! | let trees believe each other on networks | [`RootBuilder::identity`], `docs/identity.md` |
 //! | find others | [`find_actor`], [`wait_for_actor`], [`list_actors`], [`discovery`] |
 //! | debug one actor of a running tree | [`pause!`], [`ActorBuilder::debug`], [`RootBuilder::debug`], [`post_mortem`], `docs/debugging.md` |
 //! | test | [`test`](macro@test) and [`testing`] |
@@ -58,6 +59,7 @@
 //! |---|---|
 //! | `TEAMSTER_DIR` | the folder of sockets, mode 0700; trees that share it find each other |
 //! | `TEAMSTER_GRACE_MS` | milliseconds that an actor may take to end once it was asked (1000) |
+//! | `TEAMSTER_IDENTITY` | the folder of the tree's identity, by which others believe it on networks: `docs/identity.md` |
 //! | `TEAMSTER_DEBUG` | which actors stop for the debugger, whatever the program says: `1`, `0`, or a list of `panic`, `err`, `pause`, `every-hop` |
 //! | `TEAMSTER_DUMP_DIR` | the folder of the files that dumps are written to (that for temporary files) |
 //! | `TEAMSTER_DEBUG_LISTEN` | a socket's path, where `teamster attach` opens the prompt instead of the root's terminal |
@@ -209,6 +211,11 @@ struct Guide;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/cluster.md")]
 struct SeveralHosts;
+
+/// The page on identities has one.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/identity.md")]
+struct Identities;
 
 /// The program of the README, too.
 #[cfg(doctest)]

@@ -1,4 +1,5 @@
 //! The command line of teamster: what runs on this machine?
+mod ca;
 mod call;
 mod cancel;
 mod doctor;
@@ -52,6 +53,9 @@ enum Command {
     Log(Log),
     /// Shows the running trees live: calls, latencies, queues, memory and CPU of each actor.
     Top(Top),
+    /// Makes, shows and revokes the identities by which trees believe each other on networks.
+    #[command(subcommand)]
+    Ca(ca::Ca),
     /// Looks whether this host, and others, can do what teamster needs; says what mends it where they can't.
     ///
     /// Fails where something does not work at all. Another host is reached by the user's own ssh, and nobody is asked
@@ -130,8 +134,9 @@ struct Completions {
 
 #[derive(Debug, Args)]
 struct Man {
-    /// A command of the tool.
-    command: Option<String>,
+    /// A command of the tool, and one of its own.
+    #[arg(num_args = 0..=2)]
+    command: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -176,6 +181,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             call::call(on.as_deref(), &endpoint, &args)?
         }
         Command::Call(Call { on, .. }) => call::list(on.as_deref())?,
+        Command::Ca(command) => ca::ca(command)?,
         Command::Cancel(Cancel { actor }) => cancel::cancel(&actor)?,
         Command::Log(Log { actor, json, follow: _ }) => {
             log::follow(actor.as_deref(), json)?;
@@ -191,7 +197,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             return Ok(code);
         }
         Command::Completions(Completions { shell }) => pages::completions(Cli::command(), shell),
-        Command::Man(Man { command }) => pages::man(Cli::command(), command.as_deref())?,
+        Command::Man(Man { command }) => pages::man(Cli::command(), &command)?,
         Command::Top(Top { every }) => return top::top(every),
     };
     printed(&text)?;

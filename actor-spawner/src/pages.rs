@@ -12,16 +12,15 @@ pub(crate) fn completions(mut tool: Command, shell: Shell) -> String {
 }
 
 /// The manual's page of the tool, or of one of its commands.
-pub(crate) fn man(tool: Command, of: Option<&str>) -> anyhow::Result<String> {
+pub(crate) fn man(tool: Command, of: &[String]) -> anyhow::Result<String> {
     let mut tool = tool.disable_help_subcommand(true);
     tool.build();
-    let page = match of {
-        None => Man::new(tool),
-        Some(of) => {
-            let command = tool.find_subcommand(of).with_context(|| format!("there is no command {of}"))?;
-            Man::new(command.clone()).title(format!("teamster-{of}"))
-        }
-    };
+    let mut command = &tool;
+    for name in of {
+        command = command.find_subcommand(name).with_context(|| format!("there is no command {}", of.join(" ")))?;
+    }
+    let title = std::iter::once("teamster").chain(of.iter().map(String::as_str)).collect::<Vec<_>>().join("-");
+    let page = Man::new(command.clone()).title(title);
     let mut text = Vec::new();
     page.render(&mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())

@@ -19,7 +19,7 @@ fn bash_completes_commands() {
     std::fs::write(&script, printed(&["completions", "bash"])).expect("a file");
     let ask = r#"source "$1"; COMP_WORDS=(teamster ca); COMP_CWORD=1; _teamster teamster ca teamster; echo "${COMPREPLY[@]}""#;
     let output = Command::new("bash").args(["-c", ask, "bash"]).arg(&script).output().expect("there is a bash");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "call cancel\n", "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "call cancel ca\n", "{output:?}");
 }
 
 #[test]
@@ -34,11 +34,14 @@ fn other_shells_and_no_shell() {
 fn the_manual_has_a_page_for_the_tool_and_for_each_command() {
     let page = printed(&["man"]);
     assert!(page.contains(".TH teamster 1") && page.contains("cancel"), "{page}");
-    for command in ["ps", "tree", "call", "cancel", "dump", "log", "top", "doctor", "attach", "completions", "man"] {
+    for command in
+        ["ps", "tree", "call", "cancel", "ca", "dump", "log", "top", "doctor", "attach", "completions", "man"]
+    {
         assert!(page.contains(&format!("teamster\\-{command}(1)")), "{command}: {page}");
         let own = printed(&["man", command]);
         assert!(own.contains(&format!(".TH teamster-{command} 1")), "{own}");
     }
+    assert!(printed(&["man", "ca", "issue"]).contains(".TH teamster-ca-issue 1"));
     let none = teamster(&["man", "sp"]);
     assert!(
         !none.status.success() && String::from_utf8_lossy(&none.stderr).contains("there is no command sp"),
