@@ -218,6 +218,36 @@ async fn strangers_knock() -> Result<(), Error> {
     .await
 }
 
+/// Nobody fills a log by knocking, and nobody who was refused is left out of it.
+#[test]
+fn those_who_are_refused_in_thousands_are_counted_in_the_log() {
+    let mut command = std::process::Command::new(std::env::current_exe().expect("it runs"));
+    command.args(["--exact", "many_knock", "--nocapture", "--ignored"]).env("TEAMSTER_LOG", "warn");
+    let output = command.output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}");
+    let one_by_one = said.lines().filter(|line| line.contains("a connection was refused from=")).count();
+    let counted = said.lines().filter(|line| line.contains("more connections were refused"));
+    let counted = counted.filter_map(|line| line.rsplit_once("count=")?.1.parse::<usize>().ok()).sum::<usize>();
+    assert_eq!(one_by_one + counted, MANY, "{said}");
+    assert!(one_by_one < MANY / 2, "{said}");
+}
+
+const MANY: usize = 1000;
+
+#[teamster::test]
+#[ignore = "a program that a test starts"]
+async fn many_knock() -> Result<(), Error> {
+    teamster::root()
+        .transport(Transport::Tcp)
+        .open(async |_an| {
+            let addr = place(&teamster::this_actor()?);
+            let knock = move || (0..MANY).for_each(|_| drop(answer_to(addr, b"GET / HTTP/1.1\r\n\r\n")));
+            Ok(tokio::task::spawn_blocking(knock).await?)
+        })
+        .await
+}
+
 /// The first message of a client that knows TLS 1.2, and nothing later: RFC 5246, section 7.4.1.2.
 const OLD_HELLO: &[u8] = b"\x16\x03\x01\x00\x45\x01\x00\x00\x41\x03\x03\
     0123456789abcdef0123456789abcdef\x00\x00\x04\xc0\x2b\xc0\x2f\x01\x00\

@@ -14,6 +14,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::child::{Child, Refusal};
 use super::control::Command;
 use super::doors::Door;
+use super::refusals::Refusals;
 use super::{Actor, DataLine};
 use crate::channel::Inbox;
 use crate::channel::driver::{drive, framed};
@@ -61,25 +62,26 @@ pub(crate) async fn listen(actor: Arc<Actor>, listener: Listener, door: Door) {
     let mut oldest: VecDeque<Knock> = VecDeque::new();
     let mut crowd = Crowd { let_go: 0, told_at: None };
     let room = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let refusals = Arc::new(Refusals::default());
     loop {
-        while handshakes.try_join_next().is_some() {} // how they ended was said there
-        oldest.retain(|knock| !knock.handshake.is_finished());
-        if room.available_permits() == 0
-            && let Some(slow) = slowest(&mut oldest)
-        {
-            slow.handshake.abort();
-            crowd.tell();
-        }
-        // One that was let go holds its descriptor until the runtime has had time to drop it.
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return }; // nobody closes it
         match listener.accept().await {
             Ok(fd) => {
-                let (knocked, door) = (Arc::clone(&actor), door.clone());
+                while handshakes.try_join_next().is_some() {} // how they ended was said there
+                oldest.retain(|knock| !knock.handshake.is_finished());
+                if room.available_permits() == 0
+                    && let Some(slow) = slowest(&mut oldest)
+                {
+                    slow.handshake.abort();
+                    crowd.tell();
+                }
+                // One that was let go holds its descriptor until the runtime has had time to drop it.
+                let Ok(place) = Arc::clone(&room).acquire_owned().await else { return }; // nobody closes it
+                let (knocked, door, refusals) = (Arc::clone(&actor), door.clone(), Arc::clone(&refusals));
                 let from = tcp::peer(fd.as_fd());
                 let handshake = async move {
-                    let (_place, from) = (place, from.map(tracing::field::display));
+                    let _place = place;
                     if let Err(error) = let_in(&knocked, fd, &door).await {
-                        tracing::warn!(target: "teamster::channel", from, %error, "a connection was refused");
+                        refusals.tell(from, &error);
                     }
                 };
                 let handshake = handshakes.spawn_on(handshake, &actor.runtime);

@@ -20,6 +20,7 @@ pub(crate) mod log;
 pub(crate) mod panics;
 pub(crate) mod peers;
 pub(crate) mod process;
+mod refusals;
 pub(crate) mod scope;
 pub(crate) mod serve;
 pub(crate) mod signals;
