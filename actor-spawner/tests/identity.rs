@@ -30,6 +30,15 @@ async fn has_one_call(one: Portal, other: Portal) -> teamster::Result<i64> {
     Ok(one.run(adds_in(other, 1, 2)).await?)
 }
 
+#[rpc]
+async fn holds_a_child() -> teamster::Result<()> {
+    let block = teamster::open_nursery(async |an| {
+        an.start_actor("below").await?;
+        Ok(an.wait().await)
+    });
+    Ok(block.await?)
+}
+
 /// Has a child of its own call an actor.
 #[rpc]
 async fn adds_by_a_child(other: Portal, a: i64, b: i64) -> teamster::Result<i64> {
@@ -40,13 +49,22 @@ async fn adds_by_a_child(other: Portal, a: i64, b: i64) -> teamster::Result<i64>
     Ok(block.await?)
 }
 
-/// What the endpoint says that gives out certificates.
+/// What the endpoints say that give out certificates.
 #[rpc]
-async fn asks_for_a_certificate(root: Portal) -> String {
-    let asked: Result<serde::de::IgnoredAny, Error> =
-        root.run_by_path("teamster.certify", (uuid::Uuid::new_v4(),)).await;
-    asked.map_or_else(|error| error.to_string(), |_| "here it is".to_owned())
+async fn asks_for_certificates(whom: Portal) -> [String; 2] {
+    let told = |asked: Result<serde::de::IgnoredAny, Error>| {
+        asked.map_or_else(|error| error.to_string(), |_| "here it is".to_owned())
+    };
+    let uuid = uuid::Uuid::new_v4();
+    let (one, other) = tokio::join!(
+        whom.run_by_path("teamster.certify", (uuid,)),
+        whom.run_by_path("teamster.renew", (uuid, u64::MAX))
+    );
+    [told(one), told(other)]
 }
+
+/// After this time an actor asks again what its tree's identity is.
+const ASKED_EVERY: Duration = Duration::from_millis(3100);
 
 fn root_of(identity: &Path) -> teamster::RootBuilder {
     teamster::root().identity(identity).transport(Transport::Tcp)
@@ -106,11 +124,13 @@ async fn trees_of_one_authority_call_each_other() -> Result<(), Error> {
                 assert_eq!(to.run(adds_in(teamster::this_actor()?, 5, 6)).await?, 11);
             }
             // Believed is not of the family: nobody gets another tree's certificates.
-            let asked = ours.run(asks_for_a_certificate(theirs.root.clone())).await?;
-            assert!(asked.contains("not exposed"), "{asked}");
-            let asked = theirs.child.run(asks_for_a_certificate(teamster::this_actor()?)).await?;
-            assert!(asked.contains("not exposed"), "{asked}");
-            assert_eq!(ours.run(asks_for_a_certificate(teamster::this_actor()?)).await?, "here it is");
+            let ours_root = teamster::this_actor()?;
+            for (who, whom) in [(&ours, &theirs.root), (&ours, &theirs.child), (&theirs.child, &ours_root)] {
+                for asked in who.run(asks_for_certificates(whom.clone())).await? {
+                    assert!(asked.contains("not exposed"), "{asked}");
+                }
+            }
+            assert_eq!(ours.run(asks_for_certificates(ours_root)).await?, ["here it is"; 2]);
             Ok(())
         })
         .await?;
@@ -166,12 +186,14 @@ async fn who_is_revoked_is_refused_by_a_root_that_runs() -> Result<(), Error> {
     root_of(&anna)
         .open(async |an| {
             let root = teamster::this_actor()?;
+            let early = an.start_actor("early").await?;
             assert_eq!(theirs.child.run(adds_in(root.clone(), 1, 2)).await?, 3);
             ca.does(&["revoke", "bob"]);
             ca.does(&["update", "anna"]);
-            // The root goes by the new list with its next connection, and so does who is started now.
+            // The root goes by the new list with its next connection, so does who is started now, and others do soon.
             let ours = an.start_actor("ours").await?;
-            for to in [&root, &ours] {
+            tokio::time::sleep(ASKED_EVERY).await;
+            for to in [&root, &ours, &early] {
                 let asked = theirs.child.run(has_one_call(theirs.root.clone(), to.clone())).await;
                 let refused = asked.expect_err("it is refused").to_string();
                 assert!(refused.contains("it refused us: our identity was revoked"), "{refused}");
@@ -204,11 +226,7 @@ async fn a_root_that_runs_goes_over_to_a_renewed_identity() -> Result<(), Error>
             assert_eq!(theirs.child.run(adds_in(late.clone(), 1, 2)).await?, 3, "and so do its new actors");
             // The tree itself does not fall apart: both are of its identity.
             assert_eq!(early.run(adds_in(late.clone(), 1, 2)).await?, 3);
-            assert_eq!(early.run(asks_for_a_certificate(root)).await?, "here it is");
-            let refused = refusal(&theirs.child, &early).await;
-            assert!(refused.contains("was revoked"), "it has what it was born with: {refused}");
-            assert_eq!(early.run(adds_by_a_child(theirs.child.clone(), 1, 2)).await?, 3);
-            assert_eq!(theirs.child.run(adds_in(early, 1, 2)).await?, 3, "it has had to renew it for its child");
+            assert_eq!(early.run(adds_by_a_child(theirs.child.clone(), 1, 2)).await?, 3, "its child has the new one");
             theirs.end().await;
             Ok(())
         })
@@ -236,6 +254,39 @@ fn issue_for(ca: &Ca, name: &str, from: i64, to: i64) -> PathBuf {
     fs::write(folder.join("identity.pem"), certificate.pem()).expect("it is ours");
     fs::write(folder.join("identity.key"), key.serialize_pem()).expect("it is ours");
     folder
+}
+
+/// Those who were there before ask for it when they connect, wherever in the tree they are.
+#[teamster::test(exclusive)]
+async fn actors_that_run_go_over_to_a_renewed_identity() -> Result<(), Error> {
+    let ca = Ca::new();
+    let (anna, bob) = (ca.issue("anna"), ca.issue("bob"));
+    root_of(&anna)
+        .open(async |an| {
+            let middle = an.start_actor("middle").await?;
+            let look = async {
+                let below = teamster::wait_for_actor("below").await?;
+                ca.does(&["revoke", "anna"]);
+                ca.does(&["issue", "anna", "--renew"]);
+                ca.does(&["update", "bob"]);
+                let theirs = Tree::grow(&bob).await;
+                tokio::time::sleep(ASKED_EVERY).await;
+                for old in [&middle, &below] {
+                    assert_eq!(theirs.child.run(adds_in(old.clone(), 1, 2)).await?, 3);
+                    assert_eq!(old.run(adds_in(theirs.root.clone(), 1, 2)).await?, 3);
+                    let root = teamster::this_actor()?;
+                    assert_eq!(old.run(asks_for_certificates(root)).await?, ["here it is"; 2]);
+                }
+                theirs.end().await;
+                Ok::<_, Error>(())
+            };
+            tokio::select! {
+                held = middle.run(holds_a_child()) => panic!("nobody ends it: {held:?}"),
+                looked = look => looked?,
+            }
+            Ok(())
+        })
+        .await
 }
 
 #[teamster::test(exclusive)]

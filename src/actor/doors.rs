@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
+use super::renewal::Asked;
 use super::{Actor, listener};
 use crate::msg::addr::{Addr, Addrs, Host, HostPort, Transport};
 use crate::msg::spec::Credentials;
@@ -170,12 +171,14 @@ pub(crate) struct Doors {
     shown: RwLock<Option<Identity>>,
     /// In the root, once a network is used, or from its boot if it has an identity.
     authority: OnceLock<Authority>,
+    pub(super) asked: Asked,
 }
 
 impl Doors {
     /// Those of an actor that listens here already.
     pub(crate) fn at(addrs: Addrs, identity: Option<Identity>) -> Self {
-        Doors { addrs: RwLock::new(addrs), shown: RwLock::new(identity), ..Doors::default() }
+        let (addrs, shown) = (RwLock::new(addrs), RwLock::new(identity));
+        Doors { addrs, shown, asked: Asked::now(), ..Doors::default() }
     }
 
     /// Where others are told to connect, the nearest first.

@@ -147,10 +147,14 @@ async fn shown(actor: &Arc<Actor>, fd: OwnedFd, door: &Door) -> Result<Stream, H
         }
         Door::Tls => {
             tcp::prepare(&fd, actor.settings.lost_after)?;
-            let identity = actor.identity().ok_or_else(|| io::Error::other("there is no certificate to show"))?;
+            let shake_hands = async {
+                let identity = actor.newest_identity().await;
+                let identity = identity.ok_or_else(|| io::Error::other("there is no certificate to show"))?;
+                tls::answer(fd, &identity).await
+            };
             return tokio::select! {
                 biased; // what has come is not late
-                stream = tls::answer(fd, &identity) => stream.map_err(|error| match error.kind() {
+                stream = shake_hands => stream.map_err(|error| match error.kind() {
                     io::ErrorKind::UnexpectedEof => HandshakeError::Ended,
                     _ => error.into(),
                 }),

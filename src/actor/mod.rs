@@ -21,6 +21,7 @@ pub(crate) mod panics;
 pub(crate) mod peers;
 pub(crate) mod process;
 mod refusals;
+pub(crate) mod renewal;
 pub(crate) mod scope;
 pub(crate) mod serve;
 pub(crate) mod signals;

@@ -92,7 +92,7 @@ impl Actor {
     async fn dial(self: &Arc<Self>, aid: &Aid, addrs: Option<&Addrs>) -> Result<Arc<DataLine>, Error> {
         let addrs = addrs.map(Addrs::as_slice).unwrap_or_default();
         let unreached = |reason: String| Error::Transport { what: format!("calling {aid}"), reason };
-        let identity = self.identity();
+        let identity = self.newest_identity().await;
         let caller = Caller { identity: identity.as_ref(), lost_after: self.settings.lost_after };
         let dialled = tokio::select! {
             biased; // what has come is not late

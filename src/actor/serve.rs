@@ -54,7 +54,7 @@ impl Service for Actor {
         let dialog = start.dialog;
         let refuse = |error: WireError| line.end_with(dialog, Last::Error, error.encode().into());
         let registration = match start.endpoint {
-            Resolved::Known(registration) if line.is_foreign && (registration.path)() == CERTIFY => {
+            Resolved::Known(registration) if line.is_foreign && CERTIFYING.contains(&(registration.path)()) => {
                 return refuse(WireError::NotExposed);
             }
             Resolved::Known(registration) => registration,
@@ -163,9 +163,9 @@ impl Service for Actor {
 /// What the names of our own endpoints begin with: they are no user's to hide.
 pub(crate) const OWN_ENDPOINTS: &str = "teamster.";
 
-/// Where a root gives out certificates: to its own tree alone. Another that is believed too could stand in for it
+/// Where certificates are given out: to the own tree alone. Another that is believed too could stand in for it
 /// with one, also when it is not believed any more.
-pub(crate) const CERTIFY: &str = "teamster.certify";
+const CERTIFYING: [&str; 2] = ["teamster.certify", "teamster.renew"];
 
 /// Log lines that leave in one go, in bytes: little enough that a call never waits long for them.
 const LOG_BATCH_BYTES: usize = 16 * 1024;

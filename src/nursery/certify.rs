@@ -6,6 +6,7 @@ use std::sync::Arc;
 use teamster_macros::rpc;
 use uuid::Uuid;
 
+use crate::actor::renewal::{ASKS, Ask};
 use crate::actor::{Actor, current};
 use crate::msg::addr::Transport;
 use crate::msg::spec::Credentials;
@@ -51,6 +52,31 @@ async fn issue(actor: &Arc<Actor>, whom: Uuid) -> Result<Credentials, String> {
     };
     let root = Portal::to(actor.root.clone(), Some(addrs.clone()));
     root.run(certify(whom)).await.map_err(|error| format!("asking the root for a certificate: {error}"))
+}
+
+#[linkme::distributed_slice(ASKS)]
+static ASK: Ask = |actor, known| Box::pin(ask(actor, known));
+
+/// Asks the parent, on the line that is there: what the actor has to show may be of no use for a new one.
+async fn ask(actor: Arc<Actor>, known: u64) -> Result<Option<Credentials>, String> {
+    let parent = actor.parent.as_ref().ok_or("it has no parent")?;
+    let parent = Portal::to(parent.aid.clone(), Some(parent.addrs.clone()));
+    parent.run(renew(actor.aid.uuid(), known)).await.map_err(|error| format!("asking the parent: {error}"))
+}
+
+/// What an actor below is to show, if the root has another edition of the tree's identity than the one it knows.
+#[rpc(name = "teamster.renew")]
+async fn renew(whom: Uuid, known: u64) -> io::Result<Option<Credentials>> {
+    let actor = current::actor().map_err(io::Error::other)?;
+    if let Some(parent) = &actor.parent {
+        let parent = Portal::to(parent.aid.clone(), Some(parent.addrs.clone()));
+        return parent.run(renew(whom, known)).await.map_err(io::Error::other);
+    }
+    let authority = actor.doors.authority()?;
+    match authority.edition() == known {
+        true => Ok(None),
+        false => authority.issue(whom).map(Some),
+    }
 }
 
 /// Runs in the root. Who belongs to its tree may ask: it could start actors as well. To others it is not exposed.

@@ -497,7 +497,7 @@ impl RootBuilder {
     /// `TEAMSTER_IDENTITY` says, if it says anything. It takes the cargo feature `tls`.
     ///
     /// The folder is made by `teamster ca issue NAME`, and is read again when it has changed: the root goes by it from its
-    /// next connection on, and so does every actor that is started later. `docs/identity.md` has all of it.
+    /// next connection on, and its actors 3 s later. `docs/identity.md` has all of it.
     ///
     /// It implies nothing else: lines go over TLS where a [`transport`](RootBuilder::transport) says so.
     ///

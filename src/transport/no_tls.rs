@@ -55,6 +55,10 @@ impl Session {
 pub(crate) struct Identity(());
 
 impl Identity {
+    pub(crate) fn is_of_folder(&self) -> bool {
+        false
+    }
+
     pub(crate) fn edition(&self) -> u64 {
         0
     }

@@ -207,6 +207,11 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
+    /// Whether it is of a folder, which may change.
+    pub(crate) fn is_of_folder(&self) -> bool {
+        self.tree.is_some()
+    }
+
     /// How often the root had read its tree's identity, when this was made.
     pub(crate) fn edition(&self) -> u64 {
         self.edition
