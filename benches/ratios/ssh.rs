@@ -37,7 +37,7 @@ pub(crate) async fn spawn(budget: Budget) -> Result<Measured> {
                 if ended.success() { Ok(vec![took]) } else { Err("ssh here true failed".into()) }
             },
         );
-        Ok(measured.await?)
+        measured.await
     });
     Ok(measured.await?)
 }
