@@ -7,6 +7,8 @@ use teamster::{ActorNursery, Error, ExitKind, Portal, RootBuilder, Rung, SpawnRe
 
 #[path = "support/machines.rs"]
 mod machines;
+#[path = "support/program.rs"]
+mod program;
 use machines::{Machines, ip};
 
 /// How long a host may be silent here.
@@ -310,7 +312,8 @@ async fn a_link_that_goes_down_in_the_middle_of_a_start_fails_that_start() {
     let Err(Error::Spawn { reason, .. }) = ended.await else { panic!("it did not start") };
     assert!(matches!(reason, SpawnReason::BootTimeout { .. }), "{reason}");
     machines.plug(1);
-    machines.is_left_alone(1, GRACE + SOON).await;
+    // The kernel tries again after as long as it was out, to say that ssh has ended.
+    machines.is_left_alone(1, 4 * BOOT_TIMEOUT).await;
     for left in machines.cached(1) {
         assert!(!left.to_string_lossy().contains('.'), "half an executable is left: {left:?}");
     }
@@ -441,4 +444,81 @@ async fn a_look_at_the_tree_shows_all_hosts_and_may_end_an_actor_there() -> Resu
         Ok(())
     });
     ended.await
+}
+
+#[teamster::test]
+#[ignore = "needs root's rights, iproute2 and openssh-server"]
+async fn a_dump_shows_what_actors_on_other_hosts_do() -> Result<(), Error> {
+    let machines = Machines::new(1);
+    let ended = root().open(async |an| {
+        let far = start(an, &machines, 1, "far").await?;
+        let opened = far.open_context(keeps_one(), async |ctx, ()| {
+            let tree = tokio::task::spawn_blocking(teamster::discovery::trees).await??.pop().expect("it runs");
+            let dump = tokio::task::spawn_blocking(move || teamster::debug::dump(&tree.folder, None));
+            let text = dump.await??.expect("it has a root");
+            assert!(text.contains("far@") && text.contains("child@"), "{text}");
+            assert!(!text.contains("did not answer"), "{text}");
+            assert!(text.contains("keeps_one"), "its task is named: {text}");
+            ctx.cancel().await?;
+            Ok(())
+        });
+        Ok(opened.await?)
+    });
+    ended.await
+}
+
+// ---- the prompt
+
+#[rpc]
+async fn fails(prices: Vec<u32>) -> u32 {
+    let at = prices.len();
+    prices[at]
+}
+
+/// A program that the test below starts at a terminal.
+#[test]
+#[ignore = "a program that another test starts"]
+fn program() {
+    let _guard = teamster::init(); // on the other host nothing says which scene it is
+    if program::scene().is_some() {
+        let _status = play();
+    }
+}
+
+#[teamster::main]
+async fn play() -> Result<(), Error> {
+    let config = std::path::PathBuf::from(std::env::var_os(CONFIG).expect("it is set"));
+    teamster::open_nursery(async |an| {
+        let far = an.actor("far").debug(true).launcher(machines::ssh(&config, 1));
+        let far = far.boot_timeout(Duration::from_secs(30)).start().await?;
+        let failed = far.run(fails(vec![1, 2, 3])).await;
+        println!("it came to {}", if failed.is_err() { "an error" } else { "a value" });
+        Ok(())
+    })
+    .await
+}
+
+const CONFIG: &str = "TEAMSTER_TEST_SSH_CONFIG";
+
+/// The actor stands still over there, past the time that its host may be silent, and the tree waits.
+#[teamster::test]
+#[ignore = "needs root's rights, iproute2 and openssh-server"]
+async fn an_actor_on_another_host_is_debugged_in_the_roots_terminal() {
+    let machines = Machines::new(1);
+    let mut terminal = program::Terminal::new();
+    let mut run = terminal.start_with("debug", |command| {
+        command.env(CONFIG, machines.config()).env("TERM", "dumb").stderr(terminal.screen());
+    });
+    let banner = terminal.shown_until(|shown| shown.contains("/far) "));
+    assert!(banner.contains("index out of bounds"), "{banner}");
+    terminal.types("args");
+    let args = terminal.shown_until(|shown| shown.contains("/far) "));
+    assert!(args.contains("[1, 2, 3]") || args.contains("[[1, 2, 3]]"), "{args}");
+    terminal.types("locals");
+    let locals = terminal.shown_until(|shown| shown.contains("/far) "));
+    assert!(locals.contains("it runs on b: there, gdb -p"), "{locals}");
+    terminal.types("c");
+    assert_eq!(run.says("it came to "), "an error");
+    assert!(run.ends_within(Duration::from_secs(20)).status.success());
+    machines.is_left_alone(1, Duration::ZERO).await;
 }

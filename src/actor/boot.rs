@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::control::Control;
+use super::crash::DEBUG_SOCKET;
 use super::doors::{self, Bound, Doors, Places};
 use super::log::LogRing;
 use super::panics::PanicHook;
@@ -204,7 +205,8 @@ fn connect(
     runtime: &mut Option<tokio::runtime::Runtime>,
 ) -> io::Result<Stream> {
     let may_use = |addr: &&Addr| spec.transports.contains(&addr.transport());
-    let mut addrs = spec.parent_addrs.as_slice().iter().filter(may_use).peekable();
+    let ways = host::ways_to(&spec.parent, spec.parent_addrs.as_slice());
+    let mut addrs = ways.into_iter().filter(may_use).peekable();
     if let Some(Addr::Uds(path)) = addrs.peek()
         && let Ok(fd) = uds::dial(path)
     {
@@ -233,14 +235,15 @@ fn failed_at(failures: &[Failure<'_>]) -> io::Error {
 
 fn say_hello(stream: &Stream, spec: &SpawnSpec, line: LineKind, addrs: Addrs) -> io::Result<()> {
     let token = match line {
-        LineKind::Control => spec.control_token,
-        LineKind::Data => spec.data_token,
+        LineKind::Control => Some(spec.control_token),
+        LineKind::Data => Some(spec.data_token),
+        LineKind::Debug => None,
     };
     let hello = Hello {
         protocol: PROTOCOL,
         aid: spec.aid.with_pid(std::process::id()),
         line,
-        token: Some(token),
+        token,
         build: Some(super::build::build_id().to_vec()),
         addrs,
         wanted: Some(spec.parent.uuid()),
@@ -322,6 +325,11 @@ fn serve(prepared: Prepared) -> Result<Never, (&'static str, io::Error)> {
     super::current::set_spawned(&actor);
     super::crash::booted(&actor);
     control.start(Arc::downgrade(&actor), signals, LineInbox::default()).map_err(at("starting its control thread"))?;
+    if spec.is_kept && super::crash::debugger().is_some() {
+        // Where the actors of this host look for the root's debugger. Nobody is stopped without one, either.
+        let bound = uds::bind_at(&spec.folder.join(DEBUG_SOCKET)).and_then(|listener| control.watch_debug(listener));
+        bound.map_err(at("binding its debug socket"))?;
+    }
     let ended = runtime.block_on(live(Arc::clone(&actor), data, bound, up));
     if let Err(error) = ended {
         // The parent went away, or does not want us: nothing is left to serve.

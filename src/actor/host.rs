@@ -1,6 +1,7 @@
 //! Which machine is this, and whose pids mean something here?
 use std::sync::OnceLock;
 
+use crate::msg::addr::{Addr, Transport};
 use crate::msg::ident::Aid;
 
 /// This machine: its name, and behind a `/` its boot and its table of processes. A container with a table of its own is
@@ -26,6 +27,12 @@ pub(super) fn set(host_id: &str) {
 /// Whether an actor's pid is one of ours.
 pub(crate) fn is_here(aid: &Aid) -> bool {
     aid.host_id() == host_id()
+}
+
+/// Those of an actor's addresses that may lead to it: the path of a Unix socket is one of its own host's.
+pub(crate) fn ways_to<'a>(aid: &Aid, addrs: &'a [Addr]) -> Vec<&'a Addr> {
+    let is_here = is_here(aid);
+    addrs.iter().filter(|addr| is_here || addr.transport() != Transport::Uds).collect()
 }
 
 #[cfg(test)]

@@ -248,7 +248,7 @@ const KEPT: &str = "/kept";
 /// The actor's spec with what is known here alone.
 fn at_this_host(mut actor: SpawnSpec, folder: &RootFolder) -> SpawnSpec {
     actor.aid = actor.aid.at(0, host_id());
-    actor.is_host_known = true;
+    (actor.is_host_known, actor.is_kept) = (true, true);
     actor.lineage.push_str(KEPT);
     actor.folder = folder.path().to_owned();
     actor.registrar = None; // it is behind a Unix socket of its own host

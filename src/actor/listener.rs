@@ -13,6 +13,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::child::{Child, Refusal};
 use super::control::Command;
+use super::crash::DEBUG_SOCKET;
 use super::doors::Door;
 use super::refusals::Refusals;
 use super::{Actor, DataLine};
@@ -26,6 +27,7 @@ use crate::msg::spec::Token;
 use crate::proto::connection::Side;
 use crate::transport::socket::{Listener, Socket};
 use crate::transport::stream::Stream;
+use crate::transport::tunnel::carry;
 use crate::transport::{tcp, tls, uds};
 
 /// A child that is to connect, and by which line.
@@ -204,6 +206,14 @@ async fn let_in(actor: &Arc<Actor>, fd: OwnedFd, door: &Door) -> Result<(), Hand
             keep_moving(actor, channel, &rest);
             Ok(())
         }
+        None if hello.line == LineKind::Debug => {
+            let is_shown = stream.is_with(hello.aid.uuid()) == Some(true);
+            let is_ours = is_shown && !stream.is_foreign(actor.identity().as_ref());
+            if !is_ours || !actor.is_root() || super::crash::debugger().is_none() {
+                return Err(refused("there is no debugger for it here"));
+            }
+            debug_line(actor, stream, rest).await
+        }
         None => Err(refused("a control line needs a token")),
         Some(token) => {
             // Taken out at once: a token that is shown twice is shown by a stranger.
@@ -222,6 +232,19 @@ async fn let_in(actor: &Arc<Actor>, fd: OwnedFd, door: &Door) -> Result<(), Hand
             child_line(actor, expected, hello, stream, rest).await
         }
     }
+}
+
+/// An actor on another host of this tree speaks to the debugger: what it says is carried to the socket where others do.
+async fn debug_line(actor: &Arc<Actor>, stream: Stream, rest: BytesMut) -> Result<(), HandshakeError> {
+    let hub = tokio::net::UnixStream::connect(actor.folder.join(DEBUG_SOCKET)).await?;
+    let line = Socket::new(stream)?;
+    // A fresh socket's buffer takes it whole.
+    line.try_send(&welcome(actor, true), &[])?;
+    actor.spawn_driver(async move {
+        // How it ends is seen by whoever speaks on it.
+        let _ = carry(&line, &rest, hub).await;
+    });
+    Ok(())
 }
 
 /// A child whose handshake was refused is of no use: it is ended, and `start_actor` says why.
@@ -247,6 +270,7 @@ async fn child_line(
             let _ = child.control.set(Arc::clone(&line));
             actor.control.attach(&child, line, inbox);
         }
+        LineKind::Debug => return Err(HandshakeError::Unwelcome("no child has a token for that line".to_owned())),
         LineKind::Data => {
             let control: Arc<dyn CancelLine> = tokio::select! {
                 line = child.control.wait() => Arc::clone(line) as Arc<dyn CancelLine>,

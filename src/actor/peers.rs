@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::child::Child;
 use super::control::Command;
-use super::host::is_here;
+use super::host::{is_here, ways_to};
 use super::listener::{dialled_parts, keep_moving};
 use super::{Actor, DataLine};
 use crate::channel::driver::framed;
@@ -90,13 +90,13 @@ impl Actor {
     }
 
     async fn dial(self: &Arc<Self>, aid: &Aid, addrs: Option<&Addrs>) -> Result<Arc<DataLine>, Error> {
-        let addrs = addrs.map(Addrs::as_slice).unwrap_or_default();
+        let ways = ways_to(aid, addrs.map(Addrs::as_slice).unwrap_or_default());
         let unreached = |reason: String| Error::Transport { what: format!("calling {aid}"), reason };
         let identity = self.newest_identity().await;
         let caller = Caller { identity: identity.as_ref(), lost_after: self.settings.lost_after };
         let dialled = tokio::select! {
             biased; // what has come is not late
-            dialled = caller.dial(aid.uuid(), addrs) => dialled,
+            dialled = caller.dial(aid.uuid(), ways) => dialled,
             () = self.clock.sleep(HANDSHAKE_WITHIN) => return Err(unreached(SILENT.to_owned())),
         };
         let failures = match dialled {

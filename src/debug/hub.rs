@@ -27,7 +27,7 @@ use crate::actor::{Actor, Keep};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
 
 /// Connections that are kept: stopped threads, terminals, dumps. One more is closed, and what stopped there goes on.
-const MAX_CONNECTIONS: usize = 512;
+pub(super) const MAX_CONNECTIONS: usize = 512;
 /// Errors whose users have quit, and that may still be on their way up. The oldest is forgotten.
 const MAX_QUITS: usize = 64;
 /// Events that may wait for the hub: then their readers wait.

@@ -17,6 +17,7 @@ mod probe;
 mod report;
 mod session;
 mod stop;
+mod tunnel;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -124,8 +125,9 @@ impl Debugger for Prompt {
         let _ = stop(actor, seen); // it was caught: what becomes of it is the catcher's to say
     }
 
-    fn open(&self, root: &Arc<Actor>, listener: OwnedFd) {
-        if let Err(error) = hub::open(root, listener) {
+    fn open(&self, actor: &Arc<Actor>, listener: OwnedFd) {
+        let opened = if actor.is_root() { hub::open(actor, listener) } else { tunnel::open(actor, listener) };
+        if let Err(error) = opened {
             // Not a word to the log, on this thread: those that wait see their line end, and go on.
             let _no_thread_to_be_had = error;
         }

@@ -11,6 +11,7 @@ use super::hub::{ConnectionId, Shared};
 use super::message::{Command, Frame, Kind, Stop};
 use super::report::{line_of, short};
 use crate::actor::crash::Answer;
+use crate::actor::host::is_here;
 
 /// What the hub does next.
 pub(super) enum Next {
@@ -97,7 +98,9 @@ impl Session {
         gdb: Arc<HiddenGdb>,
         hub: Arc<Shared>,
     ) -> Self {
-        preload(&hub, &gdb, PathBuf::from(&stop.exe));
+        if is_here(&stop.aid) {
+            preload(&hub, &gdb, PathBuf::from(&stop.exe));
+        }
         Session { connection, path, stop, frames: None, at: 0, top: 0, waits: None, gdb, hub }
     }
 
@@ -206,6 +209,7 @@ impl Session {
             "probe" => Next::Do(Command::Probe(rest.to_owned())),
             "tree" => Next::Tree,
             "log" => Next::Log(rest.parse().unwrap_or(20)),
+            "gdb" | "dap" if !is_here(&self.stop.aid) => Next::Show(self.elsewhere()),
             "gdb" => Next::Run(gdb::interactive(&self.place(), Path::new(&self.stop.exe))),
             "dap" => Next::Show(gdb::dap(self.stop.aid.name(), self.stop.aid.pid())),
             other => Next::Show(format!("{other:?} is no command here: help lists them")),
@@ -314,7 +318,17 @@ impl Session {
         }
     }
 
+    /// Where a debugger finds it.
+    fn elsewhere(&self) -> String {
+        let aid = &self.stop.aid;
+        format!("it runs on {}: there, gdb -p {} looks at its variables", aid.host(), aid.pid())
+    }
+
     fn ask(&self, asked: Asked) -> Next {
+        if !is_here(&self.stop.aid) {
+            let ours = if let Asked::Stack(ours) = asked { ours } else { String::new() };
+            return Next::Show(ours + &self.elsewhere());
+        }
         if self.shown().is_empty() {
             return Next::Show("the stack of a returned error is gone: there are no variables to look at".to_owned());
         }

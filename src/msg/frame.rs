@@ -154,6 +154,8 @@ pub(crate) enum LineKind {
     Data,
     /// Cancel requests and process records between a parent and its child.
     Control,
+    /// What somebody on another host says to the root's debugger: no frames follow the Welcome.
+    Debug,
 }
 
 /// The accepting side's word on who it is and what it takes.

@@ -63,6 +63,8 @@ pub(crate) struct SpawnSpec {
     pub(crate) credentials: Option<Credentials>,
     /// `aid` names the host that it runs on; else it finds out.
     pub(crate) is_host_known: bool,
+    /// A keeper beside it has started it.
+    pub(crate) is_kept: bool,
 }
 
 /// What the keeper of an actor is told on another host than its parent's: how to start it, with the keeper's own arguments, and the actor's own message.

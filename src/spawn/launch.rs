@@ -351,6 +351,7 @@ fn spec(actor: &Arc<Actor>, aid: &Aid, options: &Options, credentials: Option<Cr
         root_addrs: actor.root_addrs.clone().unwrap_or_else(|| actor.addrs()),
         credentials,
         is_host_known: options.launcher.is_none(),
+        is_kept: false,
     }
 }
 

@@ -65,7 +65,7 @@ impl Usher {
             let goes_on = || gets_on(&self.actor, &self.child);
             match self.shipments.begin(&self.way, goes_on) {
                 Some(turn) => {
-                    tracing::debug!(target: "teamster::spawn", actor = %self.child.aid, way = turn.way, "this executable is sent");
+                    tracing::debug!(target: "teamster::spawn", actor = %self.child.aid, "this executable is sent");
                     let sent = ship::ship(&mut stdin, goes_on);
                     turn.end(sent.is_ok());
                     sent?;

@@ -10,5 +10,6 @@ pub(crate) mod tcp;
 pub(crate) mod tls;
 #[cfg(feature = "tls")]
 pub(crate) mod trust;
+pub(crate) mod tunnel;
 pub(crate) mod uds;
 pub(crate) mod watched;

@@ -398,6 +398,7 @@ impl<'a> Fields<'_, 'a> {
             line: match self.uint()? {
                 0 => LineKind::Data,
                 1 => LineKind::Control,
+                2 => LineKind::Debug,
                 _ => return None,
             },
             token: self.option(Reader::array_of)?.map(Token),

@@ -68,7 +68,7 @@ fn number() -> impl Strategy<Value = u64> {
 }
 
 fn hello() -> impl Strategy<Value = Hello> {
-    let line = prop_oneof![Just(LineKind::Data), Just(LineKind::Control)];
+    let line = prop_oneof![Just(LineKind::Data), Just(LineKind::Control), Just(LineKind::Debug)];
     let options = (any::<Option<[u8; 16]>>(), any::<Option<Vec<u8>>>(), addrs(), any::<Option<u128>>());
     (any::<(u16, u16)>(), aid(), line, options).prop_map(|(protocol, aid, line, (token, build, addrs, wanted))| Hello {
         protocol,
