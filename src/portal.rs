@@ -410,9 +410,14 @@ impl Portal {
                     line.cancel_actor(grace, asked_by);
                     if !is_here(aid) {
                         line.ended().await; // all that is seen of it
-                        return Ok(());
+                        // One that says goodbye lives.
+                        match line.end() {
+                            Some(LineEnd::Bye(_)) => std::future::pending().await,
+                            _ => return Ok(()),
+                        }
                     }
                 }
+                Err(Error::ActorDied(_)) if !is_here(aid) => return Ok(()),
                 Err(Error::ActorDied(_)) => {}
                 Err(_) if is_here(aid) && peers::is_dead_soon(aid).await => {}
                 Err(error) => return Err(error),

@@ -109,7 +109,7 @@ impl Cluster {
 
     /// Waits until the node is there, and takes all of it.
     fn allocate(&self) -> String {
-        let said = self.run("salloc", &["--no-shell", "--ntasks=2", "--overcommit"]);
+        let said = self.run("salloc", &["--no-shell", "--ntasks=2", "--overcommit", "--immediate=30"]);
         let job = said.split("Granted job allocation ").nth(1).and_then(|rest| rest.split_whitespace().next());
         job.unwrap_or_else(|| panic!("{said}\n{}", self.logs())).to_owned()
     }

@@ -62,6 +62,10 @@ fn keep_one() -> Result<i32, Failed> {
     // Not by way of `io::stdin`, which reads ahead: what follows is read when it is looked for.
     let stdin = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 0).map(File::from);
     let mut stdin = stdin.map_err(|error| ("duplicating its stdin", error.into()))?;
+    let within = Timespec::try_from(TOLD_WITHIN).ok();
+    if !matches!(poll(&mut [PollFd::new(&stdin, PollFlags::IN)], within.as_ref()), Ok(1..)) {
+        return Ok(0); // nobody is at the other end, whatever the network says
+    }
     let Some(spec) = read_spec(&mut stdin).map_err(at("reading what to start"))? else {
         return Ok(0); // whoever wanted it is gone
     };
@@ -81,6 +85,9 @@ fn read_spec(stdin: &mut File) -> io::Result<Option<KeepSpec>> {
     let Some(bytes) = read_message(stdin, MAX_KEEP_BYTES)? else { return Ok(None) };
     codec::decode(&bytes).map(Some).map_err(|error| io::Error::other(error.to_string()))
 }
+
+/// How long a parent may take that was told that a keeper is there.
+const TOLD_WITHIN: Duration = Duration::from_secs(60);
 
 /// Bytes of the largest message: the actor's, and as much for its arguments and its environment.
 pub(crate) const MAX_KEEP_BYTES: usize = 2 * MAX_BOOT_BYTES;

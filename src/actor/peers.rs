@@ -148,9 +148,13 @@ impl Actor {
             Err(HandshakeError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
                 return Err(broken(error.to_string()));
             }
-            Err(HandshakeError::Ended | HandshakeError::Io(_)) => {
+            Err(error @ (HandshakeError::Ended | HandshakeError::Io(_))) => {
                 sent.map_err(|error| broken(error.to_string()))?;
-                return Err(Error::ActorDied(self.death_of(aid).await));
+                return Err(match has_died(self, aid).await {
+                    Some(death) => Error::ActorDied(death),
+                    None if is_here(aid) => Error::ActorDied(died_elsewhere(aid, None)),
+                    None => broken(error.to_string()), // on a network, whatever stands on the way may have done it
+                });
             }
             Err(error) => return Err(broken(error.to_string())),
         };

@@ -18,6 +18,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SetOnce};
 
+use super::output::far::FarOutput;
 use super::output::{ChildOutput, OutputThread};
 use super::usher::{Shipments, Usher};
 use super::{Options, Output};
@@ -167,14 +168,23 @@ fn start(
     let of_launcher = |of_actor: Output| if is_far { Output::Relay } else { of_actor };
     let (stdout, stdout_pipe) = relayed(of_launcher(options.stdout)).map_err(limited)?;
     let (stderr, stderr_pipe) = relayed(of_launcher(options.stderr)).map_err(limited)?;
-    let words = stdout_pipe.as_ref().filter(|_| is_far).map(OwnedFd::try_clone).transpose().map_err(limited)?;
-    let child_output = ChildOutput::new(stdout_pipe, stderr_pipe).map_err(limited)?;
-    if !is_far {
-        output.add(Arc::clone(&child_output)).map_err(limited)?;
-    }
+    let mut far = None;
+    let printed: Arc<dyn StderrTail> = match stdout_pipe {
+        Some(words) if is_far => {
+            rustix::io::ioctl_fionbio(&words, true).map_err(|error| limited(error.into()))?;
+            let printed = FarOutput::new(stderr_pipe, output).map_err(limited)?;
+            far = Some((words, Arc::clone(&printed)));
+            printed
+        }
+        stdout_pipe => {
+            let printed = ChildOutput::new(stdout_pipe, stderr_pipe).map_err(limited)?;
+            output.add(Arc::clone(&printed)).map_err(limited)?;
+            Arc::new(Stderr(printed))
+        }
+    };
     let spec = spec(actor, &aid, &options, credentials);
     let mut command = command(&spec, &options);
-    let way = format!("{command:?}");
+    let way = options.launcher.as_ref().map(|launcher| format!("{:?}", launcher.command())).unwrap_or_default();
     let message = match is_far {
         false => message(&spec, MAX_BOOT_BYTES),
         true => message(&keep_spec(spec.clone(), &options), MAX_KEEP_BYTES),
@@ -223,7 +233,7 @@ fn start(
         itself: std::sync::OnceLock::new(),
         is_shielded,
         socket: socket_path(&actor.folder, aid.uuid()),
-        stderr: Some(Arc::new(Stderr(Arc::clone(&child_output))) as Arc<dyn StderrTail>),
+        stderr: Some(printed),
         listens: std::sync::OnceLock::new(),
         control: SetOnce::new(),
         channel: std::sync::OnceLock::new(),
@@ -246,12 +256,12 @@ fn start(
     if actor.is_cancelled() {
         actor.control.wake(); // the thread has looked at the children it knew
     }
-    let sent = message.and_then(|message| match words {
+    let sent = message.and_then(|message| match far {
         None => send(&message, &boot_pipe),
-        Some(stdout) => {
+        Some((stdout, far_output)) => {
             let (actor, child, output) = (Arc::clone(actor), Arc::clone(&child), Arc::clone(output));
             let (stdin, shipments) = (boot_pipe, Arc::clone(&ushers.shipments));
-            let usher = Usher { actor, child, output, child_output, stdin, stdout, message, way, shipments };
+            let usher = Usher { actor, child, output, far_output, stdin, stdout, message, way, shipments };
             ushers.threads.retain(|usher| !usher.is_finished());
             ushers.threads.push(usher.start()?);
             Ok(())

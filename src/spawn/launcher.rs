@@ -68,7 +68,7 @@ pub trait Launcher: fmt::Debug + Send + Sync {
     ///
     /// It has to end there in this program with `TEAMSTER_BOOT=keep` in its environment, and to carry its stdin, stdout,
     /// stderr and exit status. That process sees to the actor over there. The actor's environment and folder, its keys and all else
-    /// that it is told reach it by stdin, never with the command. A line on stdout, `teamster keeps`, says that it is there; what is printed
+    /// that it is told reach it by stdin, never with the command: what carries that has to keep it to itself. A line on stdout, `teamster keeps`, says that it is there; what is printed
     /// before that is thrown away. Whoever ends the command has ended the actor, after its grace at the latest.
     ///
     /// Such an actor connects by TLS. Its parent listens on all its interfaces for it if it does not listen on a network yet.
@@ -213,7 +213,7 @@ impl Launcher for Command {
 }
 
 /// A path of this executable that others can use too, as long as we run.
-pub(super) fn executable() -> PathBuf {
+fn executable() -> PathBuf {
     match std::env::current_exe() {
         Ok(path) if path.exists() => path,
         _deleted => format!("/proc/{}/exe", process::id()).into(),

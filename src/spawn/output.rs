@@ -13,6 +13,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll};
 use rustix::io::Errno;
 
 mod child;
+pub(super) mod far;
 #[cfg(test)]
 mod tests;
 

@@ -30,31 +30,40 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// shell has no single quote in it, as it stands between two.
 pub(super) fn script() -> String {
     let (key, bytes) = (key(), size().unwrap_or(0));
-    // A login shell of another kind starts one that knows this language.
-    format!(
-        r#"exec sh -c 'umask 077
-d="${{XDG_CACHE_HOME:-$HOME/.cache}}/teamster"; f="$d/{key}"
-while [ ! -x "$f" ]; do
-  printf "\n%s\n" "{NEEDS}$(uname -s -m)"
-  read -r answer || exit 75
-  [ "$answer" = ship ] || continue
-  t="$f.$$"
-  if mkdir -p "$d" && head -c {bytes} > "$t" && [ "$(wc -c < "$t")" -eq {bytes} ] && chmod 700 "$t"; then mv "$t" "$f" || exit 74
-  else rm -f "$t"; echo "teamster: the executable can not be put into $d" >&2; exit 74
-  fi
-  find "$d" -type f -atime +30 -exec rm -f {{}} + 2> /dev/null
-done
-export TEAMSTER_BOOT={KEEP}
-exec "$f" "$@"' teamster"#
-    )
+    let steps = [
+        r#"d="${XDG_CACHE_HOME:-$HOME/.cache}/teamster""#.to_owned(),
+        format!(r#"f="$d/{key}""#),
+        // After a power cut, a file may be there and not all of it.
+        format!(r#"is_there() {{ [ -x "$f" ] && [ "$(wc -c < "$f")" -eq {bytes} ]; }}"#),
+        format!(r#"until is_there; do printf "\n%s\n" "{NEEDS}$(uname -s -m)""#),
+        r#"read -r answer || exit 75"#.to_owned(),
+        r#"[ "$answer" = ship ] || continue"#.to_owned(),
+        r#"t="$f.$(uname -n).$$""#.to_owned(),
+        format!(
+            r#"if (umask 077; mkdir -p "$d" && head -c {bytes} > "$t") && [ "$(wc -c < "$t")" -eq {bytes} ] && chmod 700 "$t" && mv "$t" "$f""#
+        ),
+        r#"then is_there || { echo "teamster: a program in $d can not be run: is it mounted noexec?" >&2"#.to_owned(),
+        r#"exit 74; }"#.to_owned(),
+        r#"else rm -f "$t""#.to_owned(),
+        r#"echo "teamster: the executable can not be put into $d" >&2"#.to_owned(),
+        r#"exit 74"#.to_owned(),
+        r#"fi"#.to_owned(),
+        r#"find "$d" -type f -atime +30 -exec rm -f {} + 2> /dev/null"#.to_owned(),
+        r#"done"#.to_owned(),
+        format!("export TEAMSTER_BOOT={KEEP}"),
+        r#"exec "$f" "$@""#.to_owned(),
+    ];
+    // A login shell of another kind starts one that knows this language. Some know no line break within quotes.
+    format!("exec sh -c '{}' teamster", steps.join("; "))
 }
 
-/// A word as every shell takes it for one.
+/// A word as shells take it for one: those of POSIX and fish, and csh where it has no line break and no `!`.
 pub(super) fn quoted(word: &OsStr) -> OsString {
     let mut quoted = b"'".to_vec();
     for byte in word.as_bytes() {
         match byte {
             b'\'' => quoted.extend_from_slice(b"'\\''"),
+            b'\\' => quoted.extend_from_slice(b"'\\\\'"), // between quotes, fish takes it for more than itself
             byte => quoted.push(*byte),
         }
     }
@@ -125,14 +134,16 @@ mod tests {
         for word in ["", "a b", "it's", "$HOME `id` \"x\" \\", "-n", "*", "a\nb", "''"] {
             let mut line = OsString::from("printf %s ");
             line.push(quoted(OsStr::new(word)));
-            let said = Command::new("sh").arg("-c").arg(&line).output().unwrap();
-            assert_eq!(String::from_utf8(said.stdout).unwrap(), word, "{line:?}");
+            for shell in ["sh", "bash", "dash", "fish", "zsh"] {
+                let Ok(said) = Command::new(shell).arg("-c").arg(&line).output() else { continue };
+                assert_eq!(String::from_utf8(said.stdout).unwrap(), word, "{shell}: {line:?}");
+            }
         }
     }
 
     #[test]
     fn the_script_has_no_quote_of_its_own() {
-        assert_eq!(script().matches('\'').count(), 2);
+        assert_eq!((script().matches('\'').count(), script().lines().count()), (2, 1));
     }
 
     #[test]

@@ -2,7 +2,9 @@
 use std::ffi::{OsStr, OsString};
 use std::process::Command;
 
-use super::launcher::{Launcher, executable};
+use super::launcher::Launcher;
+use crate::actor::boot::BOOT_VARIABLE;
+use crate::actor::keeper::KEEP;
 
 /// On a node of a Slurm allocation, as a job step of its own, by srun(1).
 ///
@@ -11,8 +13,10 @@ use super::launcher::{Launcher, executable};
 /// [`boot_timeout`](crate::ActorBuilder::boot_timeout) lets it. Steps share the allocation's processors (`--overlap`): as many actors
 /// as you like are started at once.
 ///
-/// The nodes have to see this executable at the same path, as they mostly do; `.args(["--bcast"])` has Slurm copy it. The actor
-/// connects back by TCP, with TLS, as with [`Ssh`](super::ssh::Ssh).
+/// The nodes have to see this executable at the same path, as they mostly do; `.args(["--bcast"])` has Slurm copy it. srun has to hand on
+/// its environment, as it does without `--export`. The actor connects back by TCP, with TLS, as with [`Ssh`](super::ssh::Ssh). Its key
+/// comes by srun's stdin: it is as secret as what Slurm sends between its nodes, which is not enciphered unless the
+/// cluster was set up so.
 ///
 /// `scancel`, a time limit or the loss of a node end the actor like any other signal from outside: its parent gets an
 /// [`ActorDied`](crate::Error::ActorDied) that says so. When srun is killed, or the parent, the actor ends too, with all that it has started.
@@ -83,8 +87,10 @@ impl Slurm {
 impl Launcher for Slurm {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(["--nodes=1", "--ntasks=1", "--overlap", "--unbuffered"]).args(&self.args);
-        command.args(["--", "env", "TEAMSTER_BOOT=keep"]).arg(executable());
+        command.args(["--nodes=1", "--ntasks=1", "--overlap", "--unbuffered"]).args(&self.args).arg("--");
+        // By its path, which the node sees too. A file that was deleted here is not there either, as srun says then.
+        command.arg(std::env::current_exe().unwrap_or_default());
+        command.env(BOOT_VARIABLE, KEEP); // srun hands its environment on
         command
     }
 

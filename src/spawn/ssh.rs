@@ -88,8 +88,10 @@ impl Ssh {
 impl Launcher for Ssh {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(["-T", "-o", "BatchMode=yes"]).args(&self.args).arg("--").arg(&self.destination);
-        command.arg(ship::script());
+        command.args(["-T", "-o", "BatchMode=yes"]).args(&self.args);
+        // Its own end of a network that is gone; what was said before, in `args`, counts.
+        command.args(["-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"]);
+        command.arg("--").arg(&self.destination).arg(ship::script());
         command
     }
 

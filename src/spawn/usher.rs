@@ -14,7 +14,8 @@ use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::output::{ChildOutput, OutputThread};
+use super::output::OutputThread;
+use super::output::far::FarOutput;
 use super::ship;
 use crate::actor::Actor;
 use crate::actor::child::Child;
@@ -26,7 +27,7 @@ pub(super) struct Usher {
     pub(super) actor: Arc<Actor>,
     pub(super) child: Arc<Child>,
     pub(super) output: Arc<OutputThread>,
-    pub(super) child_output: Arc<ChildOutput>,
+    pub(super) far_output: Arc<FarOutput>,
     /// The command's stdin, and its stdout as far as nobody relays it yet.
     pub(super) stdin: OwnedFd,
     pub(super) stdout: OwnedFd,
@@ -40,47 +41,60 @@ pub(super) struct Usher {
 impl Usher {
     pub(super) fn start(self) -> io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name("teamster-usher".into()).spawn(move || {
-            // It has ended then, or does as its stdin is closed: its own end says the rest.
-            let _ = self.usher();
+            let child = Arc::clone(&self.child);
+            self.usher().unwrap_or_else(|error| {
+                // A command that has ended says why by itself.
+                if error.kind() != io::ErrorKind::BrokenPipe {
+                    child.story.lock().said.get_or_insert(format!("what it needs did not get there: {error}"));
+                }
+            });
         })
     }
 
     /// # Errors
     ///
-    /// The command takes no more.
+    /// The command takes no more, or what it is to be given is not to be had.
     fn usher(self) -> io::Result<()> {
-        let mut stdin = File::from(self.stdin);
+        let Usher { actor, child, output, far_output, stdin, stdout, message, way, shipments } = self;
+        // Its stdin is closed last: by that the command ends, and all is said then.
+        let mut stdin = File::from(stdin);
+        let is_over = || child.reaped.get().is_some();
+        let goes_on = || gets_on(&actor, &child);
+        let mut turn = None;
         loop {
-            // `None`: it has ended, and says why itself.
-            let Some(line) = next_line(&self.stdout, || self.child.reaped.get().is_some()) else { return Ok(()) };
+            // `None`: it has ended.
+            let Some(line) = next_line(&stdout, is_over) else { return Ok(()) };
             if line == KEEPS {
                 break;
             }
             // Whatever else it is: a login shell may say good morning.
             let Some(machine) = line.strip_prefix(ship::NEEDS) else { continue };
-            if let Some(why) = ship::cannot_run_on(machine) {
-                self.child.story.lock().said.get_or_insert(why); // before its stdin is closed, by which it ends
+            let why_not = ship::cannot_run_on(machine)
+                .or_else(|| turn.is_some().then(|| "this executable was sent there, and is not there".to_owned()));
+            if let Some(why) = why_not {
+                child.story.lock().said.get_or_insert(why);
                 return Ok(());
             }
-            let goes_on = || gets_on(&self.actor, &self.child);
-            match self.shipments.begin(&self.way, goes_on) {
-                Some(turn) => {
-                    tracing::debug!(target: "teamster::spawn", actor = %self.child.aid, "this executable is sent");
-                    let sent = ship::ship(&mut stdin, goes_on);
-                    turn.end(sent.is_ok());
-                    sent?;
+            turn = shipments.begin(&way, goes_on, is_over);
+            match turn {
+                Some(_) => {
+                    tracing::info!(target: "teamster::spawn", actor = %child.aid, "this executable is sent to its host");
+                    ship::ship(&mut stdin, goes_on)?;
                 }
                 None => stdin.write_all(ship::LOOK)?,
             }
         }
-        gets_on(&self.actor, &self.child);
-        self.output.add(self.child_output)?;
-        stdin.write_all(&self.message)?;
+        if let Some(turn) = turn {
+            turn.end(); // others find it now
+        }
+        gets_on(&actor, &child);
+        far_output.takes_stdout(stdout, &output)?;
+        stdin.write_all(&message)?;
         let stdin = OwnedFd::from(stdin);
         rustix::io::ioctl_fionbio(&stdin, true)?; // its words from here on are the control thread's, which never waits
-        let mut leash = self.child.leash.lock();
+        let mut leash = child.leash.lock();
         // Nobody takes it away from one that is reaped already.
-        *leash = Some(stdin).filter(|_| self.child.reaped.get().is_none());
+        *leash = Some(stdin).filter(|_| child.reaped.get().is_none());
         Ok(())
     }
 }
@@ -131,16 +145,17 @@ enum Way {
 struct Turn<'s> {
     shipments: &'s Shipments,
     way: &'s str,
-    is_shipped: bool,
+    has_arrived: bool,
 }
 
 impl Shipments {
-    /// Waits until nobody else sends it this way. `None`: somebody has, meanwhile.
-    fn begin<'s>(&'s self, way: &'s str, waits: impl Fn()) -> Option<Turn<'s>> {
+    /// Waits until nobody else sends it this way. `None`: somebody has, meanwhile, or it `is_over`.
+    fn begin<'s>(&'s self, way: &'s str, waits: impl Fn(), is_over: impl Fn() -> bool) -> Option<Turn<'s>> {
         let mut ways = self.ways.lock();
         let mut has_waited = false;
         loop {
             match ways.get(way) {
+                _ if is_over() => return None,
                 Some(Way::InUse) => {
                     has_waited = true;
                     waits();
@@ -150,7 +165,7 @@ impl Shipments {
                 // Once more, perhaps: somebody may have emptied the cache over there.
                 Some(Way::Shipped) | None => {
                     ways.insert(way.to_owned(), Way::InUse);
-                    return Some(Turn { shipments: self, way, is_shipped: false });
+                    return Some(Turn { shipments: self, way, has_arrived: false });
                 }
             }
         }
@@ -162,15 +177,15 @@ impl Shipments {
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 impl Turn<'_> {
-    fn end(mut self, is_shipped: bool) {
-        self.is_shipped = is_shipped;
+    fn end(mut self) {
+        self.has_arrived = true;
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut ways = self.shipments.ways.lock();
-        match self.is_shipped {
+        match self.has_arrived {
             true => ways.insert(self.way.to_owned(), Way::Shipped),
             false => ways.remove(self.way),
         };

@@ -60,6 +60,8 @@ pub(super) struct Kid {
     pub(super) awaits_names: bool,
     /// Actors that asked for its end and are told of it. No more than there are in the tree.
     pub(super) askers: Vec<Aid>,
+    /// The same of what is below it, and whom they have asked for: it tells them, unless it is lost before. As many.
+    pub(super) askers_below: Vec<(Aid, Aid)>,
     /// Actors that have lost their dialogs with it and are told how it has ended. As many.
     pub(super) mourners: Vec<Aid>,
 }
@@ -129,6 +131,7 @@ impl Kid {
             has_left: false,
             awaits_names: false,
             askers: Vec::new(),
+            askers_below: Vec::new(),
             mourners: Vec::new(),
         }
     }
@@ -302,7 +305,7 @@ impl Kid {
     }
 
     /// SIGKILL for it and whatever it has started besides actors.
-    fn kill_group(&self) {
+    pub(super) fn kill_group(&self) {
         self.kill_helpers();
         kill(&self.pidfd, Signal::KILL); // a launcher may have moved it to another group
     }
@@ -393,6 +396,9 @@ impl Kid {
             Err(_not_ours) => ExitKind::Unknown,
         };
         let exit = if self.child.is_far { exit_there(exit) } else { exit };
+        if self.child.is_far && self.line.is_some() && !self.has_left {
+            self.child.story.lock().said.get_or_insert("what led to its host has ended, before it".to_owned());
+        }
         self.is_reaped = true;
         self.boot_by = None;
         if let Some(silent) = self.pulse.take().and_then(|pulse| pulse.silence(now)) {

@@ -299,6 +299,8 @@ impl Thread {
             }
         }
         if let Some((_, signal)) = self.own.die_at.filter(|(at, _)| *at <= now) {
+            // What leads to other hosts has said over there what it could.
+            self.kids.values().filter(|kid| kid.child.is_far && !kid.is_reaped).for_each(Kid::kill_group);
             crate::actor::signals::die_by(signal);
         }
         if self.own.kill_at.is_some_and(|at| at <= now) {
@@ -636,7 +638,12 @@ impl Thread {
             Received::Dump { .. } => {}             // it only comes from above
             Received::Stood { .. } => {}            // it only comes from above
             Received::End { aid, canceller } => self.end_other(aid, canceller),
-            Received::Ended { to, aid, receipt } => self.tell(Word::Gone, to, aid, receipt, CameFrom::Child(key)),
+            Received::Ended { to, aid, receipt } => {
+                if let Some(kid) = self.kids.get_mut(&key) {
+                    kid.askers_below.retain(|(asker, about)| (asker, about) != (&to, &aid));
+                }
+                self.tell(Word::Gone, to, aid, receipt, CameFrom::Child(key));
+            }
             Received::ObituaryAsked { to, aid } => self.ask_obituary(to, aid, CameFrom::Child(key)),
             Received::Obituary { to, aid, receipt } => {
                 self.tell(Word::Obituary, to, aid, receipt, CameFrom::Child(key));
@@ -771,11 +778,17 @@ impl Thread {
                 }
                 kid.cancel(now, canceller, grace, false);
             }
-            Some(Kid { line: Some((line, _)), .. }) => {
+            Some(Kid { line: Some((line, _)), askers_below, .. }) => {
+                let asked = (canceller.aid.clone(), aid.clone());
+                if !askers_below.contains(&asked) {
+                    askers_below.push(asked);
+                }
                 // A broken line has ended that child, and with it what is below.
                 let _ = line.send(&Frame::End { aid: aid.clone(), canceller: canceller.clone() });
             }
-            Some(_) | None => {}
+            // Nobody is left who could pass it on, and what is below ends with that child.
+            Some(kid) => kid.askers_below.push((canceller.aid.clone(), aid.clone())),
+            None => {}
         }
         true
     }
@@ -1025,7 +1038,7 @@ impl Thread {
         let Some(kid) = self.kids.get_mut(&key) else { return };
         let mourners = std::mem::take(&mut kid.mourners);
         // The last descriptor of it is closed here, before anybody hears of the end.
-        let askers = if is_gone { self.kids.remove(&key).map(|kid| kid.askers) } else { None };
+        let askers = if is_gone { self.kids.remove(&key).map(|kid| (kid.askers, kid.askers_below)) } else { None };
         // Only this thread sets them, once each. Mostly both are set here, in the order in which whoever
         // waits for them wakes once.
         if is_gone {
@@ -1036,16 +1049,20 @@ impl Thread {
             let _ = child.reaped.set(ended);
             drop(child.leash.lock().take()); // after that, nobody sets it
             for mourner in mourners {
-                self.tell(Word::Obituary, mourner, child.aid.clone(), Some(receipt.clone()), CameFrom::Here);
+                let itself = child.known_as().clone();
+                self.tell(Word::Obituary, mourner, itself, Some(receipt.clone()), CameFrom::Here);
             }
             self.obituaries.remember(child.aid.uuid(), Remembered::Child(receipt));
         }
-        let Some(askers) = askers else { return };
+        let Some((askers, askers_below)) = askers else { return };
         self.tell_gone(child.known_as().clone(), true);
         self.control.one_gone();
         let receipt = child.reaped.get().map(|ended| Box::new(ended.receipt.clone()));
         for asker in askers {
-            self.tell(Word::Gone, asker, child.aid.clone(), receipt.clone(), CameFrom::Here);
+            self.tell(Word::Gone, asker, child.known_as().clone(), receipt.clone(), CameFrom::Here);
+        }
+        for (asker, aid) in askers_below {
+            self.tell(Word::Gone, asker, aid, None, CameFrom::Here); // it could not tell them itself
         }
     }
 
