@@ -31,8 +31,9 @@ pub(crate) fn is_here(aid: &Aid) -> bool {
 
 /// Those of an actor's addresses that may lead to it: the path of a Unix socket is one of its own host's.
 pub(crate) fn ways_to<'a>(aid: &Aid, addrs: &'a [Addr]) -> Vec<&'a Addr> {
-    let is_here = is_here(aid);
-    addrs.iter().filter(|addr| is_here || addr.transport() != Transport::Uds).collect()
+    // One that says no more than a name may be here.
+    let is_elsewhere = !is_here(aid) && aid.host_id().contains('/');
+    addrs.iter().filter(|addr| !is_elsewhere || addr.transport() != Transport::Uds).collect()
 }
 
 #[cfg(test)]

@@ -35,8 +35,10 @@ pub struct Load {
     /// Bytes that wait on its lines until the other side takes them.
     pub queued_bytes: u64,
     /// Bytes of memory that its process holds (its resident set).
+    #[serde(default)]
     pub rss_bytes: u64,
     /// The processor time that its process has taken since its start.
+    #[serde(default)]
     pub cpu: Duration,
     /// How long those took that it has served while somebody looked.
     pub latencies: Latencies,

@@ -79,6 +79,8 @@ struct Machine {
     name: String,
     unshared: Unshared,
     sshd: Child,
+    /// Reads what sshd says, as long as it lives.
+    listening: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Drop for Machine {
@@ -88,6 +90,7 @@ impl Drop for Machine {
         let _ = self.unshared.holder.wait();
         let _ = self.sshd.kill(); // what led in there, and may have stopped with it
         let _ = self.sshd.wait();
+        let _ = self.listening.take().map(std::thread::JoinHandle::join);
     }
 }
 
@@ -109,8 +112,8 @@ impl Machines {
             let unshared = Unshared::new(&flags);
             unshared.run(&format!("hostname {name}"));
             all.plug_in(n, &unshared);
-            let sshd = all.start_sshd(n, &name, &unshared);
-            all.machines.push(Machine { name, unshared, sshd });
+            let (sshd, listening) = all.start_sshd(n, &name, &unshared);
+            all.machines.push(Machine { name, unshared, sshd, listening: Some(listening) });
         }
         let namespace = std::fs::File::open(format!("/proc/{}/ns/net", all.network[1].pid));
         move_into_link_name_space(namespace.expect("it lives").as_fd(), Some(LinkNameSpaceType::Network))
@@ -127,7 +130,7 @@ impl Machines {
         to.run("ip link set eth0 up");
     }
 
-    fn start_sshd(&self, n: usize, name: &str, on: &Unshared) -> Child {
+    fn start_sshd(&self, n: usize, name: &str, on: &Unshared) -> (Child, std::thread::JoinHandle<()>) {
         let of = |file: &str| self.folder.path().join(format!("{name}.{file}"));
         make_key(&of("host_key"));
         for folder in ["cache", "sockets"] {
@@ -155,8 +158,10 @@ impl Machines {
             assert!(said.len() > before, "sshd has ended: {said}");
         }
         // It goes on to say who comes: read, so that it is never held up, and thrown away.
-        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
-        sshd
+        let listening = std::thread::spawn(move || {
+            let _ = std::io::copy(&mut stderr, &mut std::io::sink());
+        });
+        (sshd, listening)
     }
 
     fn write_client_config(&self) {
