@@ -1,12 +1,14 @@
 //! How does an actor ask its tree's registrar?
 //!
 //! Each lookup has a connection of its own, so that dropping a future is all it takes to forget it.
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+use tokio::io::BufReader;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
@@ -88,8 +90,10 @@ pub(crate) async fn wait(registrar: &Addr, name: &str) -> Result<Found, Discover
 /// One request and its reply, however long it takes.
 pub(super) async fn ask(path: &Path, request: &Request) -> Result<Reply, DiscoveryError> {
     let mut stream = connect(path).await.map_err(|error| lost(path, error))?;
-    let written = stream.write_all(&wire::opening(request)).await;
+    // Before a runtime watches it, which would have to be waited for: a request fits into an empty socket.
+    let written = stream.write_all(&wire::opening(request));
     let reply = async {
+        let mut stream = BufReader::new(UnixStream::from_std(stream)?);
         wire::receive_greeting(&mut stream).await?;
         wire::receive(&mut stream, REPLY_BYTES).await
     };
@@ -121,14 +125,22 @@ async fn in_time<T>(
     tokio::time::timeout_at(deadline, answer).await.unwrap_or(Err(late))
 }
 
-async fn connect(path: &Path) -> io::Result<UnixStream> {
+async fn connect(path: &Path) -> io::Result<StdStream> {
     loop {
-        match UnixStream::connect(path).await {
+        match try_connect(path) {
             // Its backlog is full, and the kernel has no event for that.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(FULL_PAUSE).await,
             connected => return connected,
         }
     }
+}
+
+/// A Unix socket connects at once, or not.
+fn try_connect(path: &Path) -> io::Result<StdStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&fd, &SocketAddrUnix::new(path)?)?;
+    Ok(fd.into())
 }
 
 async fn pages(registrar: &Addr, name: Option<String>) -> Result<Vec<Found>, DiscoveryError> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -136,12 +136,12 @@ async fn tell(server: &Server, writer: &mut (impl AsyncWrite + Unpin), told: &mu
 /// The leader's side: a member's names are known as long as its connection stands.
 pub(super) async fn grant_lease(
     server: &Arc<Server>,
-    mut stream: UnixStream,
+    mut stream: BufReader<UnixStream>,
     root: &Aid,
     folder: String,
 ) -> io::Result<()> {
     // In another pid namespace its own pid looks different from here.
-    let peer = stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
+    let peer = stream.get_ref().peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
     let pids = if peer == Some(root.pid()) { Pids::Ours } else { Pids::OtherNamespace };
     let lease = Lease { id: server.open_lease(root.uuid(), folder, pids), server };
     loop {

@@ -5,12 +5,15 @@
 use std::io;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use futures::poll;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -190,18 +193,21 @@ async fn refuse(mut stream: UnixStream) {
     let _ = tokio::time::timeout(REPLY_WITHIN, stream.write_all(&bytes)).await;
 }
 
-async fn converse(server: Arc<Server>, mut stream: UnixStream, idle: super::idle::Slot) {
+async fn converse(server: Arc<Server>, stream: UnixStream, idle: super::idle::Slot) {
+    let mut stream = BufReader::new(stream);
     // A client that is gone or speaks nonsense loses its connection, which is all it can be told.
     let _: io::Result<()> = async {
-        stream.write_all(wire::GREETING).await?;
-        wire::receive_greeting(&mut stream).await?;
-        let request = wire::receive(&mut stream, REQUEST_BYTES).await?;
+        let (request, mut bytes) = receive_request(&mut stream).await?;
         drop(idle);
         let reply = match request {
             Request::Join { root, folder } if server.leads() => {
+                stream.write_all(&bytes).await?;
                 return membership::grant_lease(&server, stream, &root, folder).await;
             }
-            Request::Follow => return send_log(&server, stream).await,
+            Request::Follow => {
+                stream.write_all(&bytes).await?;
+                return send_log(&server, stream).await;
+            }
             Request::Join { .. } => Reply::Refused(Refusal::NotLeader),
             request => tokio::select! {
                 biased; // most answers are there at once
@@ -209,14 +215,37 @@ async fn converse(server: Arc<Server>, mut stream: UnixStream, idle: super::idle
                 () = hung_up(&mut stream) => return Ok(()),
             },
         };
-        let reply = async { wire::send(&mut stream, &reply).await };
-        tokio::time::timeout(REPLY_WITHIN, reply).await?
+        wire::append(&mut bytes, &reply);
+        tokio::time::timeout(REPLY_WITHIN, stream.write_all(&bytes)).await?
     }
     .await;
 }
 
+/// The request, and what has to be said before the reply.
+///
+/// Who speaks at once hears our greeting together with the reply: that is one wake-up less on the way of a look-up.
+async fn receive_request(stream: &mut BufReader<UnixStream>) -> io::Result<(Request, Vec<u8>)> {
+    let has_spoken = matches!(poll!(pin!(stream.fill_buf())), Poll::Ready(Ok(bytes)) if !bytes.is_empty());
+    let mut unsaid = wire::GREETING.to_vec();
+    if !has_spoken {
+        stream.write_all(&unsaid).await?;
+        unsaid.clear();
+    }
+    let received = async {
+        wire::receive_greeting(stream).await?;
+        wire::receive(stream, REQUEST_BYTES).await
+    };
+    match received.await {
+        Ok(request) => Ok((request, unsaid)),
+        Err(error) => {
+            stream.write_all(&unsaid).await?; // it hears at least who is here
+            Err(error)
+        }
+    }
+}
+
 /// Sends log lines as they come, to one who may be slow: what he has no room for is dropped before it gets here.
-async fn send_log(server: &Server, mut stream: UnixStream) -> io::Result<()> {
+async fn send_log(server: &Server, mut stream: BufReader<UnixStream>) -> io::Result<()> {
     let Some((follower, directives)) = server.follow().await else { return Ok(()) };
     wire::send(&mut stream, &Reply::Following { directives }).await?;
     loop {
@@ -229,7 +258,7 @@ async fn send_log(server: &Server, mut stream: UnixStream) -> io::Result<()> {
 }
 
 /// A client says nothing after its request, so whatever comes means that it no longer waits.
-async fn hung_up(stream: &mut UnixStream) {
+async fn hung_up(stream: &mut BufReader<UnixStream>) {
     let _ = stream.read(&mut [0]).await;
 }
 
