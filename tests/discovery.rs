@@ -594,6 +594,17 @@ async fn eight_of_one_name_are_cancelled_beside_another_registrar() -> Result<()
     leader_thread.join().expect("it does not panic")
 }
 
+#[cfg(not(feature = "etcd"))]
+#[test]
+fn a_program_that_cannot_speak_to_etcd_says_so() {
+    let mut command = partner::command("pair");
+    let mut pair =
+        partner::start(command.env("MINE", "ann").env("THEIRS", "bob").env("TEAMSTER_ETCD", "http://a:2379"));
+    assert!(!pair.child.wait().expect("it is ours").success());
+    let errors = pair.errors();
+    assert!(errors.contains("TEAMSTER_ETCD is set") && errors.contains("cargo feature `etcd`"), "{errors}");
+}
+
 #[rpc]
 async fn ask_parent() -> teamster::Result<i64> {
     let parent = teamster::parent()?.expect("every child has one");

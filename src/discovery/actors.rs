@@ -8,13 +8,16 @@ use crate::error::Error;
 use crate::msg::addr::Addr;
 use crate::portal::Portal;
 
-/// The newest living actor of this name, in this tree or another one of this user on this host.
+/// The newest living actor of this name, in this tree or another one of this user on this host. With a cluster's etcd as the
+/// registrar: in all trees that name the same one.
 ///
-/// A dead actor is never found.
+/// A dead actor is never found; only one of another tree on another host may be, until its key is deleted there, or its
+/// root's lease has ended.
 ///
 /// # Errors
 ///
-/// [`Error::Usage`] outside of every actor, [`Error::Transport`] if no registrar answers within 1 s.
+/// [`Error::Usage`] outside of every actor, [`Error::Transport`] if no registrar answers within 1 s, or no etcd does and the
+/// own tree has no such name.
 ///
 /// # Cancel safety
 ///
@@ -69,7 +72,7 @@ pub async fn find_actors(name: &str) -> Result<Vec<Portal>, Error> {
     }
 }
 
-/// Every living actor that serves, of this tree and this user's others on this host.
+/// Every living actor that serves, of this tree and this user's others on this host, or of all in the cluster.
 ///
 /// # Errors
 ///

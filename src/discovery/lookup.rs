@@ -11,10 +11,11 @@ use uuid::Uuid;
 
 use super::client;
 use super::election::leader_socket;
+use super::etcd::Cluster;
 use super::idle::Idle;
 use super::names::Names;
 use super::table::{Liveness, NameTable, Place, Record};
-use super::wire::{Refusal, Reply, Request, Scope, loads, page};
+use super::wire::{More, Refusal, Reply, Request, Scope, loads, page, page_of};
 use crate::actor::Actor;
 use crate::actor::control::Command;
 use crate::actor::load::Loads;
@@ -35,6 +36,8 @@ pub(super) struct Server {
     pub(super) root: Aid,
     pub(super) role: watch::Sender<Role>,
     pub(super) idle: Idle,
+    /// Where the names of other trees are looked up, if not among those of this user's on this host.
+    pub(super) cluster: Option<Cluster>,
     /// The names of the other trees, while it leads. Used by the registrar's thread alone.
     leases: Mutex<HashMap<u64, Lease>>,
     next_lease: AtomicU64,
@@ -75,7 +78,7 @@ pub(super) enum Pids {
 }
 
 impl Server {
-    pub(super) fn new(base: Base, folder: PathBuf, names: Arc<Names>, root: Aid) -> Server {
+    pub(super) fn new(base: Base, folder: PathBuf, names: Arc<Names>, root: Aid, cluster: Option<Cluster>) -> Server {
         let role = watch::Sender::new(Role::Standing);
         Server {
             base,
@@ -84,6 +87,7 @@ impl Server {
             root,
             role,
             idle: Idle::default(),
+            cluster,
             leases: Mutex::default(),
             next_lease: AtomicU64::new(0),
             actor: SetOnce::new(),
@@ -102,6 +106,9 @@ impl Server {
 
     pub(super) async fn answer(&self, request: Request) -> Reply {
         let answered = match request {
+            Request::List { name, scope: Scope::Everywhere, after } if self.cluster.is_some() => {
+                self.list_cluster(name, after).await
+            }
             Request::Find { name, scope } => self.find(name, scope).await.map(Reply::Found),
             Request::List { name, scope, after } => self.list(name, scope).await.map(|all| newest_first(all, after)),
             Request::Wait { name, scope } => Ok(Reply::Found(Some(self.wait(name, scope).await))),
@@ -157,6 +164,9 @@ impl Server {
             }
             Scope::Everywhere => Scope::Without(self.root.uuid()),
         };
+        if let Some(cluster) = &self.cluster {
+            return cluster.find(&name).await;
+        }
         let theirs = self.ask_leader(&Request::Find { name: name.clone(), scope: except }).await;
         // Looked up after the wait: what died meanwhile is not found.
         let ours = self.newest(&name, None);
@@ -197,9 +207,21 @@ impl Server {
         Ok(theirs)
     }
 
+    async fn list_cluster(&self, name: Option<String>, after: Option<Place>) -> Result<Reply, Refusal> {
+        let Some(cluster) = &self.cluster else { return Err(self.refusal()) };
+        let (records, has_more) = cluster.list(name.as_deref(), after).await?;
+        Ok(page_of(records, if has_more { More::Yes } else { More::No }))
+    }
+
     async fn wait(&self, name: String, scope: Scope) -> Record {
         if let Scope::Without(tree) = scope {
             return self.wait_known(&name, Some(tree)).await;
+        }
+        if let Some(cluster) = &self.cluster {
+            return tokio::select! {
+                record = self.wait_ours(&name) => record,
+                record = cluster.wait(&name) => record,
+            };
         }
         let mut role = self.role.subscribe();
         loop {
@@ -213,11 +235,19 @@ impl Server {
         }
     }
 
+    async fn wait_ours(&self, name: &str) -> Record {
+        self.wait_until(|| self.names.find(name)).await
+    }
+
     async fn wait_known(&self, name: &str, except: Option<Uuid>) -> Record {
+        self.wait_until(|| self.newest(name, except)).await
+    }
+
+    async fn wait_until(&self, mut find: impl FnMut() -> Option<Record>) -> Record {
         let mut changes = self.names.changes();
         loop {
             changes.borrow_and_update();
-            if let Some(record) = self.newest(name, except) {
+            if let Some(record) = find() {
                 return record;
             }
             // It fails if there are no names any more, and we hold them.

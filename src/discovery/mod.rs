@@ -1,11 +1,16 @@
 //! Which actors are there? Finding them by name, and listing what runs.
 //!
 //! Each root has a registrar, a thread of its own, which knows its tree's names and asks this
-//! user's leading registrar for those of the other trees. A registration is a lease: it ends with
-//! the process, not with a message.
+//! user's leading registrar for those of the other trees, or the cluster's etcd. A registration is a
+//! lease: it ends with the process, not with a message.
 mod actors;
 mod client;
 mod election;
+#[cfg(feature = "etcd")]
+mod etcd;
+#[cfg(not(feature = "etcd"))]
+#[path = "no_etcd.rs"]
+mod etcd;
 mod idle;
 mod lookup;
 mod membership;
@@ -19,6 +24,11 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+#[cfg(feature = "etcd")]
+pub use etcd::Etcd;
+#[cfg(not(feature = "etcd"))]
+pub(crate) use etcd::Etcd;
 
 pub use actors::{find_actor, find_actors, list_actors, wait_for_actor};
 pub(crate) use names::Names;
@@ -74,6 +84,14 @@ pub(crate) enum DiscoveryError {
         /// What its system said.
         reason: String,
     },
+    /// The cluster's etcd did not answer, and the own tree has no such name.
+    #[error("etcd did not answer within {waited:?} ({reason}): is it running there, and has it a leader?")]
+    Cluster {
+        /// How long the lookup waited.
+        waited: Duration,
+        /// What its members said, or their systems.
+        reason: String,
+    },
     /// The registrar could not be reached.
     #[error("could not ask the registrar at {path}", path = .path.display())]
     System {
@@ -90,6 +108,7 @@ impl From<wire::Refusal> for DiscoveryError {
             wire::Refusal::NoLeader { waited } => DiscoveryError::NoAnswer { waited },
             wire::Refusal::Foreign { path } => DiscoveryError::Foreign { path },
             wire::Refusal::Unable { reason } => DiscoveryError::Unable { reason },
+            wire::Refusal::Cluster { waited, reason } => DiscoveryError::Cluster { waited, reason },
             wire::Refusal::Full { limit } => DiscoveryError::Full { limit },
             // It did lead a moment ago.
             wire::Refusal::NotLeader => DiscoveryError::NoAnswer { waited: Duration::ZERO },

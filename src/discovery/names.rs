@@ -64,6 +64,18 @@ impl Names {
         }
     }
 
+    /// As `serving`, of those that are wanted: the others are not looked at.
+    #[cfg(feature = "etcd")]
+    pub(super) fn serving_if(&self, name: Option<&str>, is_wanted: impl Fn(Uuid) -> bool) -> Vec<Record> {
+        self.table.lock().serving_if(name, is_wanted).cloned().collect()
+    }
+
+    /// Whether this one lives and serves.
+    #[cfg(feature = "etcd")]
+    pub(super) fn serves(&self, uuid: Uuid) -> bool {
+        self.table.lock().serves(uuid)
+    }
+
     /// All living actors, those that boot too, in no order.
     pub(crate) fn all(&self) -> Vec<Record> {
         self.table.lock().all().cloned().collect()

@@ -18,6 +18,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::etcd::{Cluster, Etcd};
 use super::lookup::{Role, Server};
 use super::membership;
 use super::names::Names;
@@ -40,20 +41,29 @@ impl Registrar {
     /// Starts to answer for the tree of `root`, whose folder is `folder`.
     ///
     /// Returns when it has joined this user's other registrars, or leads them. If their leader
-    /// is stuck it goes on trying while this root runs, and returns after 100 ms.
+    /// is stuck it goes on trying while this root runs, and returns after 100 ms; if the cluster's `etcd`
+    /// does not answer, after a second.
     ///
     /// # Errors
     ///
     /// If the thread or its sockets can't be made, or if something that is no registrar listens at
-    /// the leader's address (found out within a second).
-    pub(crate) fn start(base: &Base, folder: &Path, names: Arc<Names>, root: Aid) -> io::Result<Registrar> {
+    /// the leader's address (found out within a second). If the settings of `etcd` are wrong, or it refuses us.
+    pub(crate) fn start(
+        base: &Base,
+        folder: &Path,
+        names: Arc<Names>,
+        root: Aid,
+        etcd: Option<&Etcd>,
+    ) -> io::Result<Registrar> {
+        let join = |etcd| Cluster::new(etcd, Arc::clone(&names), root.uuid());
+        let cluster = etcd.map(join).transpose().map_err(io::Error::other)?;
         let socket = registrar_socket(folder);
         let advised = |error: io::Error| io::Error::new(error.kind(), FolderError::system("listen at", &socket, error));
         let listener = StdListener::bind(&socket).map_err(advised)?;
         listener.set_nonblocking(true)?;
         let stop = CancellationToken::new();
         let (started, start) = mpsc::sync_channel(1);
-        let server = Arc::new(Server::new(base.clone(), folder.to_owned(), names, root));
+        let server = Arc::new(Server::new(base.clone(), folder.to_owned(), names, root, cluster));
         let stopped = stop.clone();
         let watched = server.clone();
         let thread = std::thread::Builder::new()
@@ -131,8 +141,22 @@ fn run(
             () = own => {}
             () = announce => {}
             () = membership::take_part(&server) => {}
+            () = register(&server) => {}
+        }
+        if let Some(cluster) = &server.cluster {
+            cluster.leave().await;
         }
     });
+    // A look-up of a host's address may still be on its way, on a thread of its own.
+    runtime.shutdown_timeout(LOOKUP_WITHIN);
+}
+
+/// Keeps the names in the cluster's etcd, if there is one.
+async fn register(server: &Server) {
+    match &server.cluster {
+        Some(cluster) => cluster.take_part().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits until this registrar has its place among the others.
@@ -143,9 +167,12 @@ async fn settled(server: &Server) -> io::Result<()> {
         let joined = await_role(&mut role, |role| !matches!(role, Role::Standing | Role::Joining));
         current = tokio::time::timeout(JOIN_WITHIN, joined).await.unwrap_or(Role::Joining);
     }
-    match current {
-        Role::Trouble(refusal) => Err(io::Error::other(super::DiscoveryError::from(refusal))),
-        Role::Standing | Role::Joining | Role::Member | Role::Settling | Role::Leader => Ok(()),
+    if let Role::Trouble(refusal) = current {
+        return Err(io::Error::other(super::DiscoveryError::from(refusal)));
+    }
+    match &server.cluster {
+        Some(cluster) => cluster.settled().await.map_err(io::Error::other),
+        None => Ok(()),
     }
 }
 
@@ -273,4 +300,6 @@ const IDLE_CONNECTIONS: usize = 256;
 const REPLY_WITHIN: Duration = Duration::from_secs(5);
 /// How long `start` waits for a leader that does not answer.
 const JOIN_WITHIN: Duration = Duration::from_millis(100);
+/// How long the end waits for the address of a member of etcd.
+const LOOKUP_WITHIN: Duration = Duration::from_millis(100);
 const FULL_TABLE_PAUSE: Duration = Duration::from_millis(50);

@@ -43,6 +43,22 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// One of another order.
+    #[cfg(feature = "etcd")]
+    pub(super) fn new(number: u64, uuid: Uuid) -> Place {
+        Place { since_boot_ns: number, uuid }
+    }
+
+    #[cfg(feature = "etcd")]
+    pub(super) fn number(&self) -> u64 {
+        self.since_boot_ns
+    }
+
+    #[cfg(feature = "etcd")]
+    pub(super) fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
     /// The time, since this machine's boot.
     pub(super) fn since_boot(&self) -> Duration {
         Duration::from_nanos(self.since_boot_ns)
@@ -84,7 +100,7 @@ impl Liveness {
         }
     }
 
-    fn is_alive(&self) -> bool {
+    pub(super) fn is_alive(&self) -> bool {
         match self {
             Liveness::Ourselves | Liveness::Lease => true,
             Liveness::Pidfd(pidfd) => {
@@ -184,6 +200,26 @@ impl NameTable {
     /// All living actors, those that boot too, in no order.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Record> {
         self.entries.values().filter_map(Entry::living)
+    }
+
+    /// Those of this name (`None`: of any) that are wanted, live and serve, in no order. The others are not looked at.
+    #[cfg(feature = "etcd")]
+    pub(super) fn serving_if(
+        &self,
+        name: Option<&str>,
+        is_wanted: impl Fn(Uuid) -> bool,
+    ) -> impl Iterator<Item = &Record> {
+        let named = name.map(|name| self.serving.get(name).into_iter().flatten().map(|place| place.uuid));
+        let any = name.is_none().then(|| self.entries.keys().copied());
+        let uuids = named.into_iter().flatten().chain(any.into_iter().flatten());
+        let entries = uuids.filter(move |uuid| is_wanted(*uuid)).filter_map(|uuid| self.entries.get(&uuid));
+        entries.filter(|entry| entry.record.serving.is_some()).filter_map(Entry::living)
+    }
+
+    /// Whether this one lives and serves.
+    #[cfg(feature = "etcd")]
+    pub(super) fn serves(&self, uuid: Uuid) -> bool {
+        self.entries.get(&uuid).and_then(Entry::living).is_some_and(|record| record.serving.is_some())
     }
 
     /// How many it holds, dead ones too.

@@ -38,7 +38,7 @@ impl Root {
         let aid = Aid::new(name, Uuid::new_v4(), std::process::id(), host_id());
         let stat = ProcessStat::read(std::process::id()).unwrap();
         names.insert(aid.clone(), None, stat.start_ticks, None);
-        let registrar = Registrar::start(&base, folder.path(), names.clone(), aid.clone())?;
+        let registrar = Registrar::start(&base, folder.path(), names.clone(), aid.clone(), None)?;
         names.set_ready(&aid, Addr::Uds("/root".into()).into());
         Ok(Root { registrar, names, aid, _folder: folder })
     }

@@ -100,6 +100,8 @@ pub(super) enum Refusal {
     Full { limit: usize },
     /// It was not for this registrar.
     NotLeader,
+    /// The cluster's etcd did not answer.
+    Cluster { waited: Duration, reason: String },
 }
 
 /// The greeting and the request, for one write.
@@ -161,6 +163,18 @@ pub(super) fn next_blocking(mut stream: impl Read) -> io::Result<Reply> {
 
 /// As many records as fit into a reply, and whether some are left.
 pub(super) fn page(records: impl IntoIterator<Item = Record>) -> Reply {
+    page_of(records, More::No)
+}
+
+/// Whether there are more than those that were given.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum More {
+    Yes,
+    No,
+}
+
+/// The same of a part of them.
+pub(super) fn page_of(records: impl IntoIterator<Item = Record>, rest: More) -> Reply {
     let mut page = Vec::new();
     let mut bytes = 0;
     for record in records {
@@ -171,7 +185,7 @@ pub(super) fn page(records: impl IntoIterator<Item = Record>) -> Reply {
         }
         page.push(record);
     }
-    Reply::Page { records: page, more: false }
+    Reply::Page { records: page, more: rest == More::Yes }
 }
 
 /// As many as fit into a reply: of a tree so large that not all do, nobody reads them all.

@@ -19,7 +19,7 @@ use crate::actor::signals::Signals;
 use crate::actor::{Actor, Parts, Settings, boot, bounded, bounded_silence, crash, doors, log};
 use crate::channel::LineEnd;
 use crate::channel::line::LineInbox;
-use crate::discovery::{Names, Record, Registrar};
+use crate::discovery::{Etcd, Names, Record, Registrar};
 use crate::error::{BoxError, Error, SpawnReason};
 use crate::msg::addr::{Addr, Addrs, Transport};
 use crate::msg::frame::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
@@ -49,7 +49,7 @@ struct RootParts {
 
 impl Root {
     /// The root of this runtime, with one more user. `settings` boot it if there is none.
-    fn enter(settings: impl FnOnce() -> Settings, name: &str) -> Result<Arc<Self>, Error> {
+    fn enter(settings: impl FnOnce() -> RootBuilder) -> Result<Arc<Self>, Error> {
         let handle = Handle::try_current()
             .map_err(|_none| Error::Usage("no runtime: open a nursery from within a tokio runtime"))?;
         loop {
@@ -72,7 +72,7 @@ impl Root {
                     if ROOTS.lock().get_or_insert_default().contains_key(&handle.id()) {
                         continue;
                     }
-                    let root = boot_root(settings(), name, handle.clone())?;
+                    let root = boot_root(settings(), handle.clone())?;
                     ROOTS.lock().get_or_insert_default().insert(handle.id(), Arc::clone(&root));
                     return Ok(root);
                 }
@@ -182,7 +182,8 @@ pub(crate) fn finish_roots() {
 /// The folder of the identity of roots that are told of none.
 const IDENTITY_VARIABLE: &str = "TEAMSTER_IDENTITY";
 
-fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<Root>, Error> {
+fn boot_root(builder: RootBuilder, runtime: Handle) -> Result<Arc<Root>, Error> {
+    let RootBuilder { name, mut settings, etcd } = builder;
     log::install_in_root();
     if settings.log.is_none() {
         settings.log = Some(log::default_directives());
@@ -191,11 +192,11 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
         what: format!("booting the root actor: {what}"),
         reason: error.to_string(),
     };
-    let refused = |error: FolderError| Error::Spawn { name: name.to_owned(), reason: no_folder(&error) };
+    let refused = |error: FolderError| Error::Spawn { name: name.clone(), reason: no_folder(&error) };
     let base = Base::open().map_err(refused)?;
     base.sweep();
     let folder = base.make_root().map_err(refused)?;
-    let aid = Aid::new(name, Uuid::new_v4(), std::process::id(), host_id());
+    let aid = Aid::new(name.as_str(), Uuid::new_v4(), std::process::id(), host_id());
     let socket = socket_path(folder.path(), aid.uuid());
     let names = Names::new();
     names.insert(aid.clone(), None, crate::actor::process::start_ticks(aid.pid()).unwrap_or(0), None);
@@ -220,7 +221,13 @@ fn boot_root(mut settings: Settings, name: &str, runtime: Handle) -> Result<Arc<
     let (doors, bound) = doors::of_root(&places, &socket, aid.uuid(), authority)
         .map_err(|error| failed("binding the sockets of its transports", error))?;
     names.set_ready(&aid, doors.addrs());
-    let registrar = Registrar::start(&base, folder.path(), Arc::clone(&names), aid.clone())
+    let etcd = match etcd {
+        Some(etcd) => Some(etcd),
+        None => {
+            Etcd::from_environment().map_err(|error| failed("finding its registrar", std::io::Error::other(error)))?
+        }
+    };
+    let registrar = Registrar::start(&base, folder.path(), Arc::clone(&names), aid.clone(), etcd.as_ref())
         .map_err(|error| failed("starting its registrar", error))?;
     let control = Control::new(None).map_err(|error| failed("setting up its control thread", error))?;
     let signals = Signals::install().map_err(|error| failed("taking SIGINT and SIGTERM", error))?;
@@ -310,6 +317,7 @@ impl NameSink for Sink {
 pub struct RootBuilder {
     name: String,
     settings: Settings,
+    etcd: Option<Etcd>,
 }
 
 /// Begins the settings of a root actor; [`open_nursery`](crate::open_nursery) takes the defaults.
@@ -327,7 +335,7 @@ pub struct RootBuilder {
 /// ```
 pub fn root() -> RootBuilder {
     let debug = crash::settings_of_root();
-    RootBuilder { name: "root".to_owned(), settings: Settings { debug, ..Settings::default() } }
+    RootBuilder { name: "root".to_owned(), settings: Settings { debug, ..Settings::default() }, etcd: None }
 }
 
 impl RootBuilder {
@@ -472,6 +480,24 @@ impl RootBuilder {
         self
     }
 
+    /// Has a cluster's etcd as the registrar: actors are found by name in all trees that name the same one, and not any more in
+    /// this user's other trees on this host. Default: what `TEAMSTER_ETCD` says, URLs with commas between them, else the
+    /// registrar that each root has.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> {
+    /// let etcd = teamster::discovery::Etcd::new(["http://10.0.0.1:2379", "http://10.0.0.2:2379"]);
+    /// teamster::root().registrar(etcd).open(async |_an| Ok(())).await
+    /// # }
+    /// ```
+    #[cfg(feature = "etcd")]
+    pub fn registrar(mut self, etcd: Etcd) -> Self {
+        self.etcd = Some(etcd);
+        self
+    }
+
     /// How long another host may be silent until its actors, or this one over there, count as lost. Default: 5 s; at least
     /// 100 ms. An actor that has lost its parent ends within its grace, and a parent knows after this time and the grace that
     /// a child is gone whose host it has lost.
@@ -578,8 +604,7 @@ impl RootBuilder {
     where
         F: AsyncFnOnce(&ActorNursery) -> Result<T, BoxError>,
     {
-        let RootBuilder { name, settings } = self;
-        let root = Root::enter(|| settings, &name)?;
+        let root = Root::enter(|| self)?;
         let user = User { root: Some(Arc::clone(&root)) };
         let place = root.actor.place();
         let ended = scope::run_catching(place, body).await;
