@@ -2,9 +2,14 @@
 //!
 //! `cargo bench --bench ratios --features tls -- [--quick] [METRIC…]` prints one JSON line a metric. Each side is
 //! a median, the two sides alternate, and both are pinned alike. The raw children are this binary.
+//!
+//! With `--features tls,etcd`, and where there is an `etcd`, a look-up there is measured too.
 
 #[path = "ratios/debug.rs"]
 mod debug;
+#[cfg(feature = "etcd")]
+#[path = "../tests/support/etcd.rs"]
+mod etcd;
 #[path = "ratios/machine.rs"]
 mod machine;
 #[path = "ratios/measure.rs"]
@@ -83,6 +88,11 @@ fn raw_child(role: &str) -> ! {
     machine::exit(0)
 }
 
+fn has_etcd() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join("etcd").is_file())
+}
+
 fn run(arguments: impl Iterator<Item = String>) -> Result<()> {
     let mut budget = Budget::each(Duration::from_secs(10));
     let mut chosen = Vec::new();
@@ -100,7 +110,7 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<()> {
         }
     }
     if chosen.is_empty() {
-        chosen.extend(METRICS);
+        chosen.extend(METRICS.iter().filter(|metric| !metric.name.ends_with("_etcd") || has_etcd()));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for metric in chosen {

@@ -2,6 +2,8 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+#[cfg(feature = "etcd")]
+use crate::measure::micros;
 use crate::measure::{Better, Budget, Measured, alternate};
 use crate::ours::{self, Ours};
 use crate::raw_calls::{Echo, Pipeline};
@@ -45,6 +47,8 @@ pub(crate) const METRICS: &[Metric] = &[
     metric("rpc_rtt_tcp_tls", "us", Better::Less, |budget| Box::pin(tls_round_trips(budget))),
     #[cfg(feature = "tls")]
     metric("bulk_tcp_tls", "MiB/s", Better::More, |budget| Box::pin(tls_bulk(budget))),
+    #[cfg(feature = "etcd")]
+    metric("find_actor_etcd", "us", Better::Less, |budget| Box::pin(etcd_lookups(budget))),
     #[cfg(feature = "tls")]
     metric("spawn_ssh", "us", Better::Less, |budget| Box::pin(ssh::spawn(budget))),
     metric("cancel_under_load", "us", Better::Less, |budget| Box::pin(cancel_under_load(budget))),
@@ -102,6 +106,32 @@ async fn tls_bulk(budget: Budget) -> Result<Measured> {
         let mut raw = RawTls::start(&nest, "tls_bulk", Some(1)).await?;
         alternate(budget, async || Ok(vec![callee.bulk(MESSAGES).await?]), async || Ok(vec![raw.bulk(MESSAGES).await?]))
             .await
+    })
+    .await
+}
+
+/// An actor by its name, against a read of one key. etcd itself is on both processors.
+#[cfg(feature = "etcd")]
+async fn etcd_lookups(budget: Budget) -> Result<Measured> {
+    let etcd = crate::etcd::Cluster::start(1);
+    let mut raw = etcd_client::Client::connect(etcd.endpoints(), None).await?;
+    raw.put("raw", "x".repeat(300), None).await?;
+    ours::open_with_etcd(machine::ONE, etcd.endpoints(), async |ours| {
+        let _callee = ours.callee(None).await?;
+        alternate(
+            budget,
+            async || ours::lookups("callee", LOOKUPS).await,
+            async || {
+                let mut times = Vec::new();
+                for _ in 0..LOOKUPS {
+                    let begin = std::time::Instant::now();
+                    assert_eq!(raw.get("raw", None).await?.kvs().len(), 1);
+                    times.push(micros(begin.elapsed()));
+                }
+                Ok(times)
+            },
+        )
+        .await
     })
     .await
 }
@@ -399,6 +429,8 @@ async fn settle() {
     tokio::time::sleep(Duration::from_millis(300)).await;
 }
 
+#[cfg(feature = "etcd")]
+const LOOKUPS: usize = 50;
 const CHUNK_OF_CALLS: usize = 500;
 /// Of 100 calls each.
 const BATCHES: u32 = 100;

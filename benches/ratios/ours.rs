@@ -59,6 +59,34 @@ pub(crate) async fn open<T>(cpus: &[usize], body: impl AsyncFnOnce(&Ours<'_>) ->
     .await?)
 }
 
+/// The same with etcd as the registrar.
+#[cfg(feature = "etcd")]
+pub(crate) async fn open_with_etcd<T>(
+    cpus: &[usize],
+    endpoints: Vec<String>,
+    body: impl AsyncFnOnce(&Ours<'_>) -> Result<T>,
+) -> Result<T> {
+    let root = teamster::root().registrar(teamster::discovery::Etcd::new(endpoints));
+    Ok(root
+        .open(async |nursery| {
+            machine::pin_process(cpus)?;
+            body(&Ours { nursery }).await
+        })
+        .await?)
+}
+
+/// Each of them finds somebody.
+#[cfg(feature = "etcd")]
+pub(crate) async fn lookups(name: &str, count: usize) -> Result<Vec<f64>> {
+    let mut times = Vec::new();
+    for _ in 0..count {
+        let begin = Instant::now();
+        assert!(teamster::find_actor(name).await?.is_some());
+        times.push(micros(begin.elapsed()));
+    }
+    Ok(times)
+}
+
 impl Ours<'_> {
     pub(crate) async fn callee(&self, cpu: Option<usize>) -> Result<Callee> {
         let portal = self.nursery.start_actor("callee").await?;
