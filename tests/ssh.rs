@@ -485,6 +485,39 @@ async fn typed(command: &str, machines: &Machines, is_far: bool) -> String {
     String::from_utf8(ended.stdout).expect("it is text")
 }
 
+/// After a power cut there may be a file that is not all there, and a shared connection that others use.
+#[teamster::test]
+#[ignore = "needs root's rights, iproute2 and openssh-server"]
+async fn half_an_executable_is_replaced_and_a_shared_connection_is_used() -> Result<(), Error> {
+    let machines = Machines::new(1);
+    let master = |args: [&str; 2]| {
+        let mut client = std::process::Command::new("ssh");
+        client.arg("-F").arg(machines.config()).args(args).args(["-N", "b"]).stdin(std::process::Stdio::null());
+        client.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        assert!(client.status().expect("openssh-client").success());
+    };
+    master(["-M", "-f"]);
+    let ended = root().open(async |an| {
+        let whole = start(an, &machines, 1, "whole").await?;
+        let cached = machines.cached(1);
+        let [executable] = &cached[..] else { panic!("{cached:?}") };
+        let bytes = std::fs::metadata(executable)?.len();
+        let half = machines.folder().join("half");
+        std::fs::write(&half, b"#!/bin/sh\nexit 0\n")?;
+        std::fs::set_permissions(&half, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+        std::fs::rename(&half, executable)?; // the one that runs keeps its own
+        let other = start(an, &machines, 1, "other").await?;
+        assert_eq!(std::fs::metadata(executable)?.len(), bytes);
+        whole.cancel_actor().await?; // and the connection stays, which the other one uses too
+        assert_eq!(other.run(add(1, 2)).await?, 3);
+        Ok(())
+    });
+    ended.await?;
+    master(["-O", "exit"]);
+    machines.is_left_alone(1, Duration::ZERO).await;
+    Ok(())
+}
+
 /// As `teamster tree` and `teamster cancel` do it, from outside.
 #[teamster::test]
 #[ignore = "needs root's rights, iproute2 and openssh-server"]
