@@ -199,7 +199,8 @@ async fn a_tree_grows_in_an_allocation_and_leaves_nothing_there() -> Result<(), 
         assert_eq!(one.aid().host(), "node");
         let opened = other.open_context(keeps_one(), async |ctx, sum| {
             assert_eq!(sum, 3);
-            assert!(teamster::find_actor("child").await?.is_some(), "it is known here");
+            let child = teamster::wait_for_actor("child").await?; // the word on it takes another way than that on the sum
+            assert_eq!(child.aid().host(), "node");
             ctx.cancel().await?;
             Ok(())
         });
