@@ -101,7 +101,9 @@ impl Cluster {
         let node = unshared(&flags, &script);
         let mut cluster = Cluster { folder, node, network, job: String::new() };
         cluster.job = cluster.allocate();
-        let srun = format!("#!/bin/sh\nSLURM_CONF={0}/slurm.conf exec srun \"$@\"\n", cluster.folder.path().display());
+        // Where Slurm kills a keeper itself, the next root there sweeps up its folder: that is the node's own.
+        let path = cluster.folder.path().display();
+        let srun = format!("#!/bin/sh\nSLURM_CONF={path}/slurm.conf TEAMSTER_DIR={path}/sockets exec srun \"$@\"\n");
         std::fs::write(cluster.srun(), srun).expect("it is written");
         assert!(Command::new("chmod").arg("755").arg(cluster.srun()).status().expect("coreutils").success());
         cluster
@@ -154,6 +156,13 @@ impl Cluster {
                     .all(|own| !title.starts_with(own))
             })
             .collect()
+    }
+
+    /// No keeper has left its folder.
+    fn is_swept(&self) {
+        let names = std::fs::read_dir(self.folder.path().join("sockets")).into_iter().flatten().flatten();
+        let left: Vec<_> = names.map(|entry| entry.file_name()).collect();
+        assert!(left.is_empty(), "sockets are left: {left:?}");
     }
 
     /// Waits until nothing else runs on the node.
@@ -211,6 +220,7 @@ async fn a_tree_grows_in_an_allocation_and_leaves_nothing_there() -> Result<(), 
     });
     ended.await?;
     cluster.is_left_alone(Duration::ZERO).await;
+    cluster.is_swept();
     Ok(())
 }
 
@@ -248,6 +258,7 @@ async fn one_that_is_stuck_there_is_killed() -> Result<(), Error> {
         let receipt = receipt?;
         assert_eq!((receipt.rung, receipt.exit), (Some(Rung::Sigkill), ExitKind::Signal(9)));
         cluster.is_left_alone(Duration::ZERO).await;
+        cluster.is_swept();
         Ok(())
     });
     ended.await
