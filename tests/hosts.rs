@@ -7,6 +7,8 @@ use teamster::{ActorNursery, Addr, Error, ExitKind, Portal, RootBuilder, Rung, T
 
 #[path = "support/hosts.rs"]
 mod hosts;
+#[path = "support/namespaces.rs"]
+mod namespaces;
 use hosts::{Hosts, at, ip};
 
 /// How long a host may be silent here.

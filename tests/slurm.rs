@@ -1,15 +1,16 @@
 //! What becomes of a tree in an allocation of Slurm's? A cluster of one node, with Debian's daemons.
-use std::io::{BufRead, BufReader};
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use teamster::launch::Slurm;
 use teamster::{ActorNursery, Error, ExitKind, Portal, Rung, context, rpc};
 use tempfile::TempDir;
+
+#[path = "support/namespaces.rs"]
+mod namespaces;
+use namespaces::{Unshared, is_busy, title};
 
 /// More than a busy machine needs for anything that is to happen at once.
 const SOON: Duration = Duration::from_secs(3);
@@ -50,33 +51,23 @@ async fn keeps_one(ctx: teamster::Context<i64>) -> teamster::Result<()> {
 
 /// A cluster, and an allocation in it.
 struct Cluster {
+    /// Holds the namespaces that its processes are in: they end with it, before their folder.
+    node: Unshared,
+    /// That its daemons, and this test, are on.
+    _network: Unshared,
     folder: TempDir,
-    /// Holds the namespaces that its processes are in: they end with it.
-    node: Child,
-    network: Child,
     job: String,
-}
-
-/// A process that answers once its namespaces are made, and stays as long as its stdin.
-fn unshared(flags: &[&str], script: &str) -> Child {
-    let mut command = Command::new("unshare");
-    command.args(flags).args(["sh", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut holder = command.spawn().expect("unshare, of util-linux, and root's rights");
-    let mut line = String::new();
-    BufReader::new(holder.stdout.as_mut().expect("it is piped")).read_line(&mut line).expect("it is text");
-    assert_eq!(line, "\n", "unshare needs root's rights");
-    holder
 }
 
 impl Cluster {
     /// Starts it in a network of its own, which this thread is in from now on.
     fn new() -> Self {
-        let network = unshared(
-            &["--net"],
-            "ip link set lo up; ip link add eth0 type veth peer name eth1; ip addr add 10.78.0.1/24 dev eth0; ip link set eth0 up; ip link set eth1 up; echo; exec cat",
-        );
-        let namespace = std::fs::File::open(format!("/proc/{}/ns/net", network.id())).expect("it lives");
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("root may");
+        let network = Unshared::new(&["--net"]);
+        network.run("ip link add eth0 type veth peer name eth1");
+        network.run("ip addr add 10.78.0.1/24 dev eth0");
+        network.run("ip link set eth0 up");
+        network.run("ip link set eth1 up");
+        network.enter_network();
         let folder = tempfile::Builder::new().prefix("ts-").tempdir().expect("a folder");
         let path = folder.path().display();
         let config = format!(
@@ -95,11 +86,11 @@ impl Cluster {
             "exec 2> {path}/log\nhostname node\nchmod 755 {path}\nchmod 400 {path}/key\nmkdir {path}/ctld {path}/d\nexport SLURM_CONF={path}/slurm.conf\n\
              munged --force --key-file={path}/key --socket={path}/munge.s --pid-file={path}/munge.pid \
              --log-file={path}/munge.log --seed-file={path}/munge.seed\n\
-             slurmctld -i -L {path}/ctld.log; slurmd -N node -L {path}/d.log\necho; exec cat"
+             slurmctld -i -L {path}/ctld.log; slurmd -N node -L {path}/d.log"
         );
         let flags = ["--pid", "--mount", "--uts", "--fork", "--kill-child", "--mount-proc"];
-        let node = unshared(&flags, &script);
-        let mut cluster = Cluster { folder, node, network, job: String::new() };
+        let node = Unshared::with(&flags, &script);
+        let mut cluster = Cluster { folder, node, _network: network, job: String::new() };
         cluster.job = cluster.allocate();
         // Where Slurm kills a keeper itself, the next root there sweeps up its folder: that is the node's own.
         let path = cluster.folder.path().display();
@@ -141,14 +132,8 @@ impl Cluster {
 
     /// What runs on the node besides Slurm itself, by their pids here.
     fn processes(&self) -> Vec<(Pid, String)> {
-        let children = format!("/proc/{0}/task/{0}/children", self.node.id());
-        let first = std::fs::read_to_string(children).expect("it lives");
-        let table = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-        let ours = table(first.trim());
-        let entries = std::fs::read_dir("/proc").expect("there is a /proc").flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let there = names.filter(|name| name.parse::<u32>().is_ok() && ours.is_some() && table(name) == ours);
-        let titles = there.filter_map(|name| Some((Pid::from_raw(name.parse().ok()?)?, title(Path::new(&name))?)));
+        let titles = self.node.processes().into_iter().filter_map(|pid| Some((pid, title(pid)?)));
+        let titles = titles.map(|(pid, title)| (pid, title.trim_start_matches("/usr/sbin/").to_owned()));
         titles
             .filter(|(_, title)| {
                 ["cat", "munged", "slurmctld", "slurmd", "slurmstepd", ": slurmscriptd"]
@@ -177,21 +162,6 @@ impl Cluster {
             tokio::time::sleep(Duration::from_millis(5)).await; // another machine's processes have no event here
         }
     }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for holder in [&mut self.node, &mut self.network] {
-            drop(holder.stdin.take());
-            let _ = holder.wait(); // it has nothing to say
-        }
-    }
-}
-
-fn title(pid: &Path) -> Option<String> {
-    let bytes = std::fs::read(Path::new("/proc").join(pid).join("cmdline")).ok()?;
-    let title = String::from_utf8_lossy(&bytes).replace('\0', " ").trim().to_owned();
-    Some(title.trim_start_matches("/usr/sbin/").to_owned()).filter(|title| !title.is_empty())
 }
 
 async fn start(an: &ActorNursery, cluster: &Cluster, name: &str) -> Result<Portal, Error> {
@@ -259,7 +229,7 @@ async fn one_that_is_stuck_there_is_killed() -> Result<(), Error> {
         let far = start(an, &cluster, "far").await?;
         let stuck = far.clone();
         let (called, receipt) = tokio::join!(stuck.run(spins()), async {
-            while !is_busy(&cluster) {
+            while !is_busy(&cluster.processes(), "far") {
                 tokio::time::sleep(Duration::from_millis(5)).await; // another machine's processes have no event here
             }
             far.cancel_actor().await
@@ -272,15 +242,6 @@ async fn one_that_is_stuck_there_is_killed() -> Result<(), Error> {
         Ok(())
     });
     ended.await
-}
-
-/// Whether the actor over there has taken some processor time.
-fn is_busy(cluster: &Cluster) -> bool {
-    cluster.processes().iter().any(|(pid, title)| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let ticks = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(11)?.parse::<u64>().ok());
-        title.starts_with("teamster:far") && ticks.is_some_and(|ticks| ticks > 20)
-    })
 }
 
 #[teamster::test]

@@ -7,9 +7,12 @@ use teamster::{ActorNursery, Error, ExitKind, Portal, RootBuilder, Rung, SpawnRe
 
 #[path = "support/machines.rs"]
 mod machines;
+#[path = "support/namespaces.rs"]
+mod namespaces;
 #[path = "support/program.rs"]
 mod program;
 use machines::{Machines, ip};
+use namespaces::is_busy;
 
 /// How long a host may be silent here.
 const LOST_AFTER: Duration = Duration::from_secs(1);
@@ -269,7 +272,7 @@ async fn one_that_is_stuck_is_killed_over_there() -> Result<(), Error> {
         let far = start(an, &machines, 1, "far").await?;
         let stuck = far.clone();
         let (called, receipt) = tokio::join!(stuck.run(spins()), async {
-            while !is_busy(&machines) {
+            while !is_busy(&machines.processes(1), "far") {
                 tokio::time::sleep(Duration::from_millis(5)).await; // another machine's processes have no event here
             }
             far.cancel_actor().await
@@ -282,15 +285,6 @@ async fn one_that_is_stuck_is_killed_over_there() -> Result<(), Error> {
         Ok(())
     });
     ended.await
-}
-
-/// Whether something on the first machine has taken some processor time.
-fn is_busy(machines: &Machines) -> bool {
-    machines.processes(1).iter().any(|(pid, title)| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let ticks = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(11)?.parse::<u64>().ok());
-        title.starts_with("teamster:far") && ticks.is_some_and(|ticks| ticks > 20)
-    })
 }
 
 #[teamster::test]

@@ -2,6 +2,9 @@
 #![allow(unsafe_code, reason = "the boot variable is removed, and fd 0 replaced, before anything else runs")]
 use std::ffi::{CString, OsStr};
 use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -38,6 +41,31 @@ pub(crate) const BOOT_VARIABLE: &str = "TEAMSTER_BOOT";
 /// Set in the environment of an actor's process to [`SpawnSpec::lineage`]: so its ancestors find it when nobody
 /// is left who has told them of it. The process takes it out, and its helpers have none.
 pub(crate) const LINEAGE_VARIABLE: &str = "TEAMSTER_LINEAGE";
+
+/// What the process of an actor is to find around it, and a group of its own: the terminal's ctrl-c reaches the root alone, and
+/// a kill takes its helpers.
+pub(crate) fn surround<'e>(
+    command: &mut Command,
+    env_clear: bool,
+    env: impl IntoIterator<Item = (&'e OsStr, Option<&'e OsStr>)>,
+    current_dir: Option<&Path>,
+    lineage: &str,
+) {
+    if env_clear {
+        command.env_clear();
+    }
+    for (key, value) in env {
+        match value {
+            Some(value) => command.env(key, value),
+            None => command.env_remove(key),
+        };
+    }
+    command.env(BOOT_VARIABLE, "1").env(LINEAGE_VARIABLE, lineage);
+    if let Some(folder) = current_dir {
+        command.current_dir(folder);
+    }
+    command.process_group(0);
+}
 
 /// Bytes of the largest boot message: it must fit a pipe's buffer, so that nobody waits for it.
 pub(crate) const MAX_BOOT_BYTES: usize = 60 * 1024;

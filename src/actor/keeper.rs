@@ -3,12 +3,12 @@
 //! What a parent does for a child on its own host, with pidfds and signals, this does over there: it gives the actor its boot
 //! message and a folder for sockets, hands on signals, waits for it and for all that it has started, and ends with its
 //! status. Its stdin leads to the parent: when that ends, the actor has its grace to end as well.
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,9 +17,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
-use super::boot::{BOOT_FAILED, BOOT_VARIABLE, LINEAGE_VARIABLE, MAX_BOOT_BYTES};
+use super::boot::{BOOT_FAILED, MAX_BOOT_BYTES, surround};
 use super::control::orphans;
 use super::host::host_id;
+use super::process::has_ended;
 use super::signals::{self, Signals};
 use super::stdin::{message, read_message};
 use crate::msg::addr::{Addr, Addrs, Host, HostPort};
@@ -108,22 +109,10 @@ impl Kept {
         let mut command = Command::new("/proc/self/exe");
         command.arg0(format!("teamster:{}", actor.aid.name()));
         command.args(std::env::args_os().skip(1));
-        if env_clear {
-            command.env_clear();
-        }
-        for (key, value) in env {
-            let key = OsString::from_vec(key.into());
-            match value {
-                Some(value) => command.env(key, OsString::from_vec(value.into())),
-                None => command.env_remove(key),
-            };
-        }
-        command.env(BOOT_VARIABLE, "1").env(LINEAGE_VARIABLE, &actor.lineage);
-        if let Some(folder) = current_dir {
-            command.current_dir(folder);
-        }
+        let env = env.iter().map(|(key, value)| (OsStr::from_bytes(key), value.as_deref().map(OsStr::from_bytes)));
+        surround(&mut command, env_clear, env, current_dir.as_deref(), &actor.lineage);
         let relayed = |is_relayed: bool| if is_relayed { Stdio::inherit() } else { Stdio::null() };
-        command.stdin(stdin).stdout(relayed(relays[0])).stderr(relayed(relays[1])).process_group(0);
+        command.stdin(stdin).stdout(relayed(relays[0])).stderr(relayed(relays[1]));
         let (lineage, grace) = (actor.lineage.clone(), Duration::from_millis(actor.grace_ms));
         let message = message(&actor, MAX_BOOT_BYTES)?;
         let process = command.spawn()?;
@@ -139,7 +128,7 @@ impl Kept {
         let mut until: Option<Instant> = None;
         let mut is_led = true;
         loop {
-            if self.has_ended() {
+            if has_ended(self.pidfd.as_fd()) {
                 return self.end();
             }
             if until.is_some_and(|until| until <= Instant::now()) {
@@ -192,9 +181,7 @@ impl Kept {
 
     /// It, its helpers, and whatever actors it has started.
     fn kill_all(&self) {
-        for pidfd in orphans::below(&self.lineage) {
-            let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
-        }
+        kill_each(&orphans::below(&self.lineage));
         self.kill_group();
         self.signal(Signal::KILL);
     }
@@ -202,11 +189,6 @@ impl Kept {
     fn kill_group(&self) {
         // Its leader has not been reaped: the group's number is its own.
         let _ = rustix::process::kill_process_group(Pid::from_child(&self.process), Signal::KILL);
-    }
-
-    fn has_ended(&self) -> bool {
-        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        !matches!(rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), look), Ok(None))
     }
 
     /// Its helpers end with it; actors that it has left see its end, and have their grace.
@@ -220,7 +202,7 @@ impl Kept {
             let Some(first) = left.first() else { break };
             let rest = until.saturating_duration_since(Instant::now());
             if rest.is_zero() {
-                self.kill_all_of(&left);
+                kill_each(&left);
             }
             let rest = if rest.is_zero() { KILLED_WITHIN } else { rest };
             let within = Timespec::try_from(rest).ok();
@@ -232,11 +214,12 @@ impl Kept {
             status.code().or_else(|| status.signal().map(|signal| SIGNALLED + signal)).unwrap_or(BOOT_FAILED)
         })
     }
+}
 
-    fn kill_all_of(&self, pidfds: &[OwnedFd]) {
-        for pidfd in pidfds {
-            let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
-        }
+fn kill_each(pidfds: &[OwnedFd]) {
+    for pidfd in pidfds {
+        // Gone already is as good.
+        let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
     }
 }
 

@@ -1,7 +1,9 @@
 //! What does the kernel say about a process?
+use std::os::fd::BorrowedFd;
 use std::process::Child;
 use std::time::Duration;
 
+use rustix::process::{WaitId, WaitIdOptions};
 use rustix::time::ClockId;
 
 /// What we ask for of `/proc/<pid>/stat`: proc(5).
@@ -62,6 +64,13 @@ impl ProcessStat {
     pub(crate) fn is_stopped(&self) -> bool {
         self.state == 'T'
     }
+}
+
+/// Whether a child of ours has ended, reaped or not.
+pub(super) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    // An error: somebody else has reaped it.
+    !matches!(rustix::process::waitid(WaitId::PidFd(pidfd), look), Ok(None))
 }
 
 /// When a process started, in clock ticks since boot.

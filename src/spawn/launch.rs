@@ -22,7 +22,7 @@ use super::output::far::FarOutput;
 use super::output::{ChildOutput, OutputThread};
 use super::usher::{Shipments, Usher};
 use super::{Options, Output};
-use crate::actor::boot::{BOOT_VARIABLE, LINEAGE_VARIABLE, MAX_BOOT_BYTES};
+use crate::actor::boot::{LINEAGE_VARIABLE, MAX_BOOT_BYTES, surround};
 use crate::actor::child::{Child, StderrTail};
 use crate::actor::keeper::MAX_KEEP_BYTES;
 use crate::actor::process::when_started;
@@ -184,7 +184,6 @@ fn start(
     };
     let spec = spec(actor, &aid, &options, credentials);
     let mut command = command(&spec, &options);
-    let way = options.launcher.as_ref().map(|launcher| format!("{:?}", launcher.command())).unwrap_or_default();
     let message = match is_far {
         false => message(&spec, MAX_BOOT_BYTES),
         true => message(&keep_spec(spec.clone(), &options), MAX_KEEP_BYTES),
@@ -261,6 +260,7 @@ fn start(
         Some((stdout, far_output)) => {
             let (actor, child, output) = (Arc::clone(actor), Arc::clone(&child), Arc::clone(output));
             let (stdin, shipments) = (boot_pipe, Arc::clone(&ushers.shipments));
+            let way = options.launcher.as_ref().map(|launcher| format!("{:?}", launcher.command())).unwrap_or_default();
             let usher = Usher { actor, child, output, far_output, stdin, stdout, message, way, shipments };
             ushers.threads.retain(|usher| !usher.is_finished());
             ushers.threads.push(usher.start()?);
@@ -313,21 +313,8 @@ fn command(spec: &SpawnSpec, options: &Options) -> Command {
         command.env(LINEAGE_VARIABLE, &spec.lineage).process_group(0);
         return command;
     }
-    if options.env_clear {
-        command.env_clear();
-    }
-    for (key, value) in &options.env {
-        match value {
-            Some(value) => command.env(key, value),
-            None => command.env_remove(key),
-        };
-    }
-    command.env(BOOT_VARIABLE, "1").env(LINEAGE_VARIABLE, &spec.lineage);
-    if let Some(folder) = &options.current_dir {
-        command.current_dir(folder);
-    }
-    // Its own group: the terminal's ctrl-c reaches the root alone, and a kill takes its helpers.
-    command.process_group(0);
+    let env = options.env.iter().map(|(key, value)| (key.as_os_str(), value.as_deref()));
+    surround(&mut command, options.env_clear, env, options.current_dir.as_deref(), &spec.lineage);
     command
 }
 

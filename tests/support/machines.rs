@@ -2,77 +2,21 @@
 //! each. All of them are gone with the test's process, however that ends.
 #![allow(dead_code, reason = "not every file uses all of it")]
 use std::io::{BufRead, BufReader};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use teamster::launch::Ssh;
 use tempfile::TempDir;
+
+use crate::namespaces::{Unshared, title};
 
 /// Some machines, `b`, `c` and so on, on a network with this one, whose address there is [`ip`]`(0)`.
 pub(crate) struct Machines {
     folder: TempDir,
     machines: Vec<Machine>,
     network: Vec<Unshared>,
-}
-
-/// Namespaces that live as long as a process in them, and that as long as we hold its stdin.
-struct Unshared {
-    holder: Child,
-    /// The process in them, as it is seen from here.
-    pid: u32,
-}
-
-impl Unshared {
-    /// `flags`: of unshare(1). Its first process answers once the namespaces are made.
-    fn new(flags: &[&str]) -> Self {
-        let mut command = Command::new("unshare");
-        command.args(flags).args(["sh", "-c", "echo; exec cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut holder = command.spawn().expect("unshare, of util-linux, and root's rights");
-        let mut line = String::new();
-        BufReader::new(holder.stdout.as_mut().expect("it is piped")).read_line(&mut line).expect("it is text");
-        assert_eq!(line, "\n", "unshare needs root's rights");
-        let children = format!("/proc/{0}/task/{0}/children", holder.id());
-        let children = std::fs::read_to_string(children).expect("it lives");
-        // With `--fork` it is a child of unshare, else unshare itself.
-        let pid = children.split_ascii_whitespace().next().map_or(holder.id(), |pid| pid.parse().expect("a pid"));
-        let unshared = Unshared { holder, pid };
-        unshared.run("ip link set lo up");
-        unshared
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["-t", &self.pid.to_string(), "-n", "-p", "-m", "-u", "--", program]);
-        command
-    }
-
-    #[track_caller]
-    fn run(&self, line: &str) {
-        let (program, args) = line.split_once(' ').expect("it has arguments");
-        let ended = self.command(program).args(args.split(' ')).output().expect("nsenter, of util-linux");
-        assert!(ended.status.success(), "{line}: {}", String::from_utf8_lossy(&ended.stderr));
-    }
-
-    /// The processes in them, as they are seen from here.
-    fn processes(&self) -> Vec<Pid> {
-        let table = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-        let Some(ours) = table(&self.pid.to_string()) else { return Vec::new() };
-        let entries = std::fs::read_dir("/proc").expect("there is a /proc").flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let pids = names.filter(|name| name.parse::<u32>().is_ok() && table(name).as_ref() == Some(&ours));
-        pids.filter_map(|name| Pid::from_raw(name.parse().ok()?)).collect()
-    }
-}
-
-impl Drop for Unshared {
-    fn drop(&mut self) {
-        drop(self.holder.stdin.take());
-        let _ = self.holder.wait(); // it has nothing to say
-    }
 }
 
 struct Machine {
@@ -115,9 +59,7 @@ impl Machines {
             let (sshd, listening) = all.start_sshd(n, &name, &unshared);
             all.machines.push(Machine { name, unshared, sshd, listening: Some(listening) });
         }
-        let namespace = std::fs::File::open(format!("/proc/{}/ns/net", all.network[1].pid));
-        move_into_link_name_space(namespace.expect("it lives").as_fd(), Some(LinkNameSpaceType::Network))
-            .expect("root may");
+        all.network[1].enter_network();
         all.write_client_config();
         all
     }
@@ -282,13 +224,6 @@ pub(crate) fn ssh(config: &Path, n: usize) -> Ssh {
 /// A machine's address.
 pub(crate) fn ip(n: usize) -> String {
     format!("10.77.0.{}", n + 1)
-}
-
-fn title(pid: Pid) -> Option<String> {
-    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let title = String::from_utf8_lossy(&bytes).replace('\0', " ").trim().to_owned();
-    // A zombie has none, and is its parent's matter.
-    Some(title).filter(|title| !title.is_empty())
 }
 
 fn make_key(path: &Path) {

@@ -198,9 +198,7 @@ impl Kid {
 
     /// Whether its process has ended, reaped or not.
     pub(super) fn has_ended(&self) -> bool {
-        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        // An error: somebody else has reaped it.
-        !matches!(rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), look), Ok(None))
+        process::has_ended(self.pidfd.as_fd())
     }
 
     /// End it, and let its death count as one that nobody asked for.
