@@ -1,10 +1,13 @@
 //! How far is teamster from hand-written code on the same machine, in the same minute?
 //!
-//! `cargo bench --bench ratios --features tls -- [--quick] [METRIC…]` prints one JSON line a metric. Each side is
+//! `cargo bench --bench ratios --features quic -- [--quick] [METRIC…]` prints one JSON line a metric. Each side is
 //! a median, the two sides alternate, and both are pinned alike. The raw children are this binary.
 //!
-//! With `--features tls,etcd`, and where there is an `etcd`, a look-up there is measured too.
+//! With `--features quic,etcd`, and where there is an `etcd`, a look-up there is measured too; with `asyncio`, hops to Python's tasks.
 
+#[cfg(feature = "asyncio")]
+#[path = "ratios/asyncio.rs"]
+mod asyncio;
 #[path = "ratios/debug.rs"]
 mod debug;
 #[cfg(feature = "etcd")]
@@ -12,16 +15,27 @@ mod debug;
 mod etcd;
 #[path = "ratios/machine.rs"]
 mod machine;
+#[path = "../examples/guest_loop/main_loop.rs"]
+mod main_loop;
 #[path = "ratios/measure.rs"]
 mod measure;
 #[path = "ratios/metrics.rs"]
 mod metrics;
 #[path = "ratios/ours.rs"]
 mod ours;
+#[path = "ratios/pools.rs"]
+mod pools;
+#[path = "ratios/python.rs"]
+mod python;
 #[path = "ratios/raw_calls.rs"]
 mod raw_calls;
+#[path = "ratios/raw_memory.rs"]
+mod raw_memory;
 #[path = "ratios/raw_processes.rs"]
 mod raw_processes;
+#[cfg(feature = "quic")]
+#[path = "ratios/raw_quic.rs"]
+mod raw_quic;
 #[path = "ratios/raw_streams.rs"]
 mod raw_streams;
 #[cfg(feature = "tls")]
@@ -66,6 +80,10 @@ fn crash_at_a_terminal() -> u8 {
 
 #[cfg(feature = "tls")]
 fn tls_child(role: &str) -> Option<Result<()>> {
+    #[cfg(feature = "quic")]
+    if let Some(ended) = raw_quic::child(role) {
+        return Some(ended);
+    }
     raw_tls::child(role)
 }
 
@@ -79,6 +97,7 @@ fn raw_child(role: &str) -> ! {
     if let Err(error) = raw_calls::child(role)
         .or_else(|| raw_processes::child(role))
         .or_else(|| raw_streams::child(role))
+        .or_else(|| raw_memory::child(role))
         .or_else(|| tls_child(role))
         .unwrap_or_else(|| Err(format!("no raw child is called {role}").into()))
     {

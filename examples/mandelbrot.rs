@@ -1,14 +1,14 @@
 //! A picture of the Mandelbrot set, its tiles computed by actors here or on several hosts.
 //!
-//! `cargo run --release --example mandelbrot -- OUT.png [--size WIDTHxHEIGHT] [--actors N] [--hosts A,B,C]` writes a PNG. The tiles are
+//! `cargo run --release --example mandelbrot -- OUT.png [--size WIDTHxHEIGHT] [--actors N] [--hosts A,B,C | --agents A,B,C]` writes a PNG. The tiles are
 //! given out one by one, so that a slow host holds up nobody: the picture is the same, whoever has computed it.
 //!
 //! With `--hosts`, N actors (else one) are started by ssh on each of these, which need nothing but sshd. `--ssh-config FILE` has the
-//! client read another configuration than `~/.ssh/config`.
+//! client read another configuration than `~/.ssh/config`. With `--agents` they are started by the agents of these hosts (`teamster serve`).
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bytes::Bytes;
@@ -72,15 +72,25 @@ struct Wanted {
     size: Size,
     /// None: here.
     hosts: Vec<String>,
+    way: Way,
     /// On each of them.
     actors: usize,
     ssh_config: Option<PathBuf>,
 }
 
+/// What starts actors on another host.
+#[derive(Clone, Copy)]
+enum Way {
+    Ssh,
+    Agent,
+}
+
 #[teamster::main]
 async fn main() -> ExitCode {
     let Some(wanted) = arguments() else {
-        eprintln!("usage: mandelbrot OUT.png [--size WIDTHxHEIGHT] [--actors N] [--hosts A,B,C [--ssh-config FILE]]");
+        eprintln!(
+            "usage: mandelbrot OUT.png [--size WIDTHxHEIGHT] [--actors N] [--hosts A,B,C [--ssh-config FILE] | --agents A,B,C]"
+        );
         return ExitCode::from(2);
     };
     let drawn = draw(&wanted).await.map_err(|failure| format!("{failure:#}"));
@@ -98,7 +108,8 @@ async fn main() -> ExitCode {
 fn arguments() -> Option<Wanted> {
     let (mut path, mut actors) = (None, None);
     let size = Size { width: 1024, height: 768 };
-    let mut wanted = Wanted { path: PathBuf::new(), size, hosts: Vec::new(), actors: 1, ssh_config: None };
+    let mut wanted =
+        Wanted { path: PathBuf::new(), size, hosts: Vec::new(), way: Way::Ssh, actors: 1, ssh_config: None };
     let mut rest = std::env::args_os().skip(1);
     while let Some(argument) = rest.next() {
         match argument.to_str() {
@@ -108,7 +119,10 @@ fn arguments() -> Option<Wanted> {
                 wanted.size = Size { width: width.parse().ok()?, height: height.parse().ok()? };
             }
             Some("--actors") => actors = Some(rest.next()?.to_str()?.parse().ok().filter(|&actors| actors > 0)?),
-            Some("--hosts") => wanted.hosts = rest.next()?.to_str()?.split(',').map(str::to_owned).collect(),
+            Some(option @ ("--hosts" | "--agents")) => {
+                wanted.hosts = rest.next()?.to_str()?.split(',').map(str::to_owned).collect();
+                wanted.way = if option == "--agents" { Way::Agent } else { Way::Ssh };
+            }
             Some("--ssh-config") => wanted.ssh_config = Some(rest.next()?.into()),
             Some(option) if option.starts_with('-') => return None,
             _ if path.is_some() => return None,
@@ -133,7 +147,7 @@ async fn draw(wanted: &Wanted) -> Result<Vec<u8>, teamster::Error> {
             [] => vec![None; wanted.actors],
             names => names.iter().flat_map(|name| vec![Some(name.as_str()); wanted.actors]).collect(),
         };
-        let starts = places.into_iter().enumerate().map(|(n, host)| start(an, n, host, wanted.ssh_config.as_deref()));
+        let starts = places.into_iter().enumerate().map(|(n, host)| start(an, n, host, wanted));
         let painters = try_join_all(starts).await?;
         let tiles = tiles(size);
         let bar = progress(tiles.len());
@@ -164,12 +178,18 @@ async fn start(
     an: &ActorNursery,
     number: usize,
     host: Option<&str>,
-    ssh_config: Option<&Path>,
+    wanted: &Wanted,
 ) -> Result<Portal, teamster::Error> {
     let name = format!("painter-{number}");
     let Some(host) = host else { return an.start_actor(&name).await };
-    let config = ssh_config.into_iter().flat_map(|config| [OsStr::new("-F"), config.as_os_str()]);
-    an.actor(&name).launcher(Ssh::new(host).args(config)).start().await
+    let painter = match wanted.way {
+        Way::Agent => an.actor(&name).on(host),
+        Way::Ssh => {
+            let config = wanted.ssh_config.iter().flat_map(|config| [OsStr::new("-F"), config.as_os_str()]);
+            an.actor(&name).launcher(Ssh::new(host).args(config))
+        }
+    };
+    painter.start().await
 }
 
 fn tiles(of: Size) -> Vec<Tile> {

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::msg::broken_worker::{BrokenWorker, WorkerHook};
 pub use crate::msg::codec_error::{CodecError, CodecStep};
 use crate::msg::death::Death;
 use crate::msg::ident::{Aid, Canceller};
 use crate::msg::printed;
+pub use crate::msg::program::ProgramFailure;
 pub use crate::msg::remote_error::RemoteError;
 pub use crate::msg::spawn_reason::SpawnReason;
 use crate::msg::text::as_ours;
@@ -168,6 +170,19 @@ pub enum Error {
         /// Why, and the way out.
         reason: SpawnReason,
     },
+    /// A worker process ended in the middle of a job.
+    BrokenWorker(BrokenWorker),
+    /// A pool's own function failed in a worker.
+    WorkerHook {
+        /// Which one.
+        hook: WorkerHook,
+        /// The worker.
+        aid: Aid,
+        /// What it failed with.
+        error: Arc<Error>,
+    },
+    /// A plain program could not be started, or ended otherwise than with status 0, and nobody of the tree had asked for that.
+    Program(ProgramFailure),
     /// Several things failed in one nursery.
     Group(Group),
     /// The call makes no sense here; the text says what to do.
@@ -225,7 +240,10 @@ impl Error {
             Error::Body(body) => body.id(),
             Error::ActorDied(death) => death.id(),
             Error::Codec(codec) => codec.id(),
+            Error::Program(failure) => failure.id(),
             Error::Group(group) => group.primary().id(),
+            Error::BrokenWorker(broken) => broken.death().id(),
+            Error::WorkerHook { error, .. } => error.id(),
             Error::Spawn { reason: SpawnReason::DiedBooting(death), .. } => death.id(),
             _ => self.id_of_contents(),
         }
@@ -267,6 +285,7 @@ impl Error {
             Error::Remote(remote) => remote.downcast_ref(),
             Error::Body(body) => body.downcast_ref(),
             Error::Group(group) => group.primary().downcast_ref(),
+            Error::WorkerHook { error, .. } => error.downcast_ref(),
             _ => None,
         }
     }
@@ -332,6 +351,9 @@ impl Error {
             Error::Spawn { name, reason } => {
                 write!(f, "actor {name} could not be started: {reason}")
             }
+            Error::BrokenWorker(broken) => write!(f, "{broken}"),
+            Error::WorkerHook { hook, aid, .. } => write!(f, "{hook} of the worker {aid} failed"),
+            Error::Program(failure) => write!(f, "{failure}"),
             Error::Group(group) => write!(f, "{group}"),
             Error::Usage(text) => f.write_str(text),
         }
@@ -363,6 +385,7 @@ impl std::error::Error for Error {
             Error::Remote(remote) => remote.source(),
             Error::Body(body) => body.source(),
             Error::Group(group) => group.source(),
+            Error::WorkerHook { error, .. } => Some(&**error),
             _ => None,
         }
     }

@@ -40,15 +40,19 @@
 //! | make a function callable | [`rpc`], and [`error`](macro@error) for errors that cross as themselves |
 //! | start actors | [`open_nursery`], [`ActorNursery`], [`ActorBuilder`] for everything about one |
 //! | boot | [`main`](macro@main), or [`init`] with a runtime of your own; [`root`] for settings |
+//! | run plain programs | [`ActorNursery::run_process`], [`ActorNursery::process`] |
 //! | call | [`Portal::run`], [`ActorNursery::run_in_actor`], [`ActorBuilder::call`] |
 //! | link tasks across actors | [`context`](macro@context), [`Portal::open_context`], [`Portal::context`] |
 //! | stream between them | [`MsgStream`], [`Portal::stream`]; [`MsgStream::subscribe`] for several readers |
 //! | publish by topic | [`tasks::Topics`] |
 //! | end things | [`Portal::cancel_actor`], [`ActorNursery::cancel`], [`deadline`], or drop the future |
+//! | run CPU work in worker processes | [`work`](macro@work), [`run_sync`], [`open_worker_context`], [`pool`] |
+//! | live in a loop of another library | [`guest`], [`host_loop`](macro@host_loop), [`ActorBuilder::infect`], [`RootBuilder::open_as_guest`] |
 //! | run tasks side by side | [`tasks`]: nurseries and cancel scopes, with and without actors |
 //! | clean up | [`shield`], [`defer`], [`on_exit`]; [`is_cancelled`] in loops that never await |
 //! | learn what failed | [`Error`], [`RemoteError`], [`Death`], [`Receipt`] |
 //! | let trees believe each other on networks | [`RootBuilder::identity`], `docs/identity.md` |
+//! | start actors on other hosts | [`ActorBuilder::on`], [`launch`], `docs/cluster.md` |
 //! | find others | [`find_actor`], [`wait_for_actor`], [`list_actors`], [`discovery`] |
 //! | debug one actor of a running tree | [`pause!`], [`ActorBuilder::debug`], [`RootBuilder::debug`], [`post_mortem`], `docs/debugging.md` |
 //! | test | [`test`](macro@test) and [`testing`] |
@@ -59,7 +63,11 @@
 //! |---|---|
 //! | `TEAMSTER_DIR` | the folder of sockets, mode 0700; trees that share it find each other |
 //! | `TEAMSTER_GRACE_MS` | milliseconds that an actor may take to end once it was asked (1000) |
+//! | `TEAMSTER_TRANSPORT` | what a tree's lines go over, if its root says nothing: `uds` (the default), `tcp`, `quic`, `insecure`, or several with commas |
+//! | `TEAMSTER_LISTEN` | addresses at which the root listens for other hosts: `/ip4/0.0.0.0/tcp/0`, or several with commas |
 //! | `TEAMSTER_IDENTITY` | the folder of the tree's identity, by which others believe it on networks: `docs/identity.md` |
+//! | `TEAMSTER_HOSTS` | where hosts' agents listen, for [`ActorBuilder::on`]: `b=/dns/b.example/tcp/7117,c=/ip4/10.0.0.3/tcp/7117` |
+//! | `TEAMSTER_WORKERS` | how many workers a pool has that is told of no limit (as many as there are processors) |
 //! | `TEAMSTER_DEBUG` | which actors stop for the debugger, whatever the program says: `1`, `0`, or a list of `panic`, `err`, `pause`, `every-hop` |
 //! | `TEAMSTER_DUMP_DIR` | the folder of the files that dumps are written to (that for temporary files) |
 //! | `TEAMSTER_DEBUG_LISTEN` | a socket's path, where `teamster attach` opens the prompt instead of the root's terminal |
@@ -74,6 +82,10 @@
 extern crate self as teamster; // the macros' paths, in here too
 
 mod actor;
+#[cfg(feature = "tls")]
+pub mod agent;
+#[cfg(feature = "asyncio")]
+pub mod asyncio;
 mod broadcast;
 mod channel;
 mod context;
@@ -81,8 +93,10 @@ mod context;
 pub mod debug;
 pub mod discovery;
 mod error;
+pub mod guest;
 mod msg;
 mod nursery;
+pub mod pool;
 mod portal;
 mod proto;
 mod report;
@@ -101,22 +115,28 @@ pub use context::{
     Context, ContextCall, ContextEndpoint, ContextHandle, CurrentContext, Outcome, PortalContext, current_context,
 };
 pub use discovery::{find_actor, find_actors, list_actors, wait_for_actor};
-pub use error::{BodyError, BoxError, CodecError, CodecStep, Error, Group, RemoteError, SpawnReason};
+pub use error::{BodyError, BoxError, CodecError, CodecStep, Error, Group, ProgramFailure, RemoteError, SpawnReason};
 pub use msg::addr::{Addr, AddrError, Host, HostPort, Transport};
 pub use msg::death::{Death, ExitKind, Receipt, Rung};
 pub use msg::ident::{Aid, CancelRequest, Canceller};
 pub use nursery::entry::MainOutcome;
-pub use nursery::{ActorBuilder, ActorNursery, Cluster, Guard, OneShot, RootBuilder, init, open_nursery, root};
+pub use nursery::{
+    ActorBuilder, ActorNursery, Cluster, Guard, OneShot, ProcessBuilder, ProcessExit, ProcessHandle, RootBuilder, init,
+    open_nursery, root,
+};
+pub use pool::{Blob, BrokenWorker, WorkerConfig, WorkerPool, blocking, open_worker_context, run_sync};
 pub use portal::{Portal, cancel_self, is_root, parent, this_actor};
 pub use report::{Report, Result};
 pub use spawn::{Output, Resource};
 pub use stream::calls::{ItemStream, StreamCall, StreamEndpoint};
 pub use stream::{MsgStream, RecvHalf, SendHalf, TrySendError};
-pub use teamster_macros::{context, error, main, rpc, test};
+pub use teamster_macros::{context, error, host_loop, main, rpc, test, work};
 
 pub mod launch {
     //! How does a child's process come to be?
-    pub use crate::spawn::launcher::{Command, Launcher, Local, Program};
+    pub use crate::spawn::agent::Agent;
+    pub use crate::spawn::launcher::{AtOnce, Command, Launcher, Local, Program};
+    pub use crate::spawn::python::Python;
     pub use crate::spawn::slurm::Slurm;
     pub use crate::spawn::ssh::Ssh;
 }
@@ -126,10 +146,11 @@ pub mod __private {
     //! What the macros' code stands on. Not for use by hand.
     pub use crate::actor::crash::{Shown, ViaDebug, ViaOpaque, pause, pause_is_on};
     pub use crate::actor::endpoint::{Arg, ENDPOINTS, Layouts, Registration, encodes, register, travels};
-    pub use crate::actor::failure::{ExactKind, Failure, StdKind, TextKind, probe};
+    pub use crate::actor::failure::{ExactKind, Failure, StdKind, TextKind, elsewhere, probe};
     pub use crate::actor::hold::hold_this_actor;
     pub use crate::actor::traces::traced_alone;
     pub use crate::context::{ContextTypes, register_context};
+    pub use crate::guest::{HOST_LOOPS, Registration as HostLoopRegistration, named as host_loop};
     pub use crate::msg::error_value::{ERRORS, ErrorRegistration, register_error};
     pub use crate::nursery::entry::{MainOptions, main};
     pub use crate::stream::calls::feed;

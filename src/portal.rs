@@ -60,6 +60,11 @@ struct Inner {
     child: Option<(Arc<Actor>, Arc<Child>)>,
 }
 
+/// A path that was not known when the program was built, as errors hold it.
+pub(crate) fn kept(path: &str) -> &'static str {
+    Endpoints::of_program().kept(path)
+}
+
 /// How often a call goes to a new line, after the old one closed before it had started.
 pub(crate) const FRESH_LINES: usize = 4;
 
@@ -188,22 +193,26 @@ impl Portal {
         A: Serialize + Send,
         T: DeserializeOwned,
     {
-        let actor = self.actor()?;
-        let path = Endpoints::of_program().kept(path);
         let mut encoded = Vec::new();
         codec::encode_into(&args, Encoding::Named, &mut encoded)
-            .map_err(|failure| Error::Codec(CodecError::encoding(path, "the arguments", failure)))?;
-        let bytes = if actor.aid == self.inner.aid {
-            actor.run_here(path, &encoded).await?
-        } else {
-            if self.run(catalog::is_context(path.to_owned())).await? {
-                return Err(Error::Usage(CONTEXT_BY_PATH));
-            }
-            let line = self.line(&actor).await?;
-            let prepared = Prepared::of_bytes(path, encoded, Encoding::Named, line.limit())?;
-            self.exchange(&actor, line, &prepared).await?
-        };
-        codec::decode(&bytes).map_err(|failure| Error::Codec(CodecError::decoding(path, "the result", failure)))
+            .map_err(|failure| Error::Codec(CodecError::encoding(kept(path), "the arguments", failure)))?;
+        let bytes = self.run_encoded(path, encoded).await?;
+        codec::decode(&bytes).map_err(|failure| Error::Codec(CodecError::decoding(kept(path), "the result", failure)))
+    }
+
+    /// The same with arguments and result as bytes, with names for what has names.
+    pub(crate) async fn run_encoded(&self, path: &str, args: Vec<u8>) -> Result<Vec<u8>, Error> {
+        let actor = self.actor()?;
+        let path = kept(path);
+        if actor.aid == self.inner.aid {
+            return actor.run_here(path, &args).await;
+        }
+        if self.run(catalog::is_context(path.to_owned())).await? {
+            return Err(Error::Usage(CONTEXT_BY_PATH));
+        }
+        let line = self.line(&actor).await?;
+        let prepared = Prepared::of_bytes(path, args, Encoding::Named, line.limit())?;
+        self.exchange(&actor, line, &prepared).await
     }
 
     /// What may be called in the other actor, by path.
@@ -237,6 +246,16 @@ impl Portal {
         self.exchange(&actor, line, call).await
     }
 
+    /// The same, with what is known of its start where the child has ended first.
+    pub(crate) async fn run_knowing(&self, call: &Prepared) -> (Result<Vec<u8>, Error>, Option<Left>) {
+        let ran = async {
+            let actor = self.actor()?;
+            let line = self.line(&actor).await?;
+            Ok(self.exchange_knowing(&actor, line, call).await)
+        };
+        ran.await.unwrap_or_else(|error| (Err(error), Some(Left::No)))
+    }
+
     /// The actor that this portal is used by.
     pub(crate) fn actor(&self) -> Result<Arc<Actor>, Error> {
         match &self.inner.child {
@@ -247,14 +266,28 @@ impl Portal {
 
     /// Sends an encoded call and waits for the bytes of its result.
     async fn exchange(&self, actor: &Arc<Actor>, line: Arc<DataLine>, call: &Prepared) -> Result<Vec<u8>, Error> {
+        self.exchange_knowing(actor, line, call).await.0
+    }
+
+    async fn exchange_knowing(
+        &self,
+        actor: &Arc<Actor>,
+        line: Arc<DataLine>,
+        call: &Prepared,
+    ) -> (Result<Vec<u8>, Error>, Option<Left>) {
         let mut line = line;
         for _ in 0..FRESH_LINES {
             match self.once(actor, &line, call).await {
-                Once::Done(result) => return result,
-                Once::Again => line = self.line(actor).await?,
+                Once::Done(result) => return (result, None),
+                Once::Lost(error, left) => return (Err(error), Some(left)),
+                Once::Again => match self.line(actor).await {
+                    Ok(fresh) => line = fresh,
+                    Err(error) => return (Err(error), Some(Left::No)),
+                },
             }
         }
-        Err(self.not_started(call, "its line closed each time before the call could leave".into()))
+        let reason = "its line closed each time before the call could leave".into();
+        (Err(self.not_started(call, reason)), Some(Left::No))
     }
 
     pub(crate) async fn line(&self, actor: &Arc<Actor>) -> Result<Arc<DataLine>, Error> {
@@ -282,10 +315,7 @@ impl Portal {
         open.dialog = None;
         match outcome {
             Outcome::Returned(bytes) => Once::Done(Ok(bytes)),
-            Outcome::Failed(bytes) => Once::Done(Err(match WireError::decode(&bytes) {
-                Ok(error) => error.into_error(call.path, &self.inner.aid),
-                Err(failure) => Error::Codec(CodecError::decoding(call.path, "the error", failure)),
-            })),
+            Outcome::Failed(bytes) => Once::Done(Err(wire_error(&bytes, call.path, &self.inner.aid))),
             Outcome::Lost(left, end) => self.lost(actor, call, left, end).await,
         }
     }
@@ -294,7 +324,7 @@ impl Portal {
     async fn lost(&self, actor: &Actor, call: &Prepared, left: Left, end: LineEnd) -> Once {
         match peers::lost(actor, self.child(), &self.inner.aid, call.path, left, &end).await {
             Lost::Again => Once::Again,
-            Lost::Failed(error) => Once::Done(Err(error)),
+            Lost::Failed(error) => Once::Lost(error, left),
         }
     }
 
@@ -456,8 +486,18 @@ async fn cancel_child(actor: &Arc<Actor>, child: &Arc<Child>, grace: Duration) -
 
 enum Once {
     Done(Result<Vec<u8>, Error>),
+    /// The line was lost first.
+    Lost(Error, Left),
     /// The line closed before the call had begun: it is safe to make it again.
     Again,
+}
+
+/// The error that `aid` has sent as the outcome of a call.
+pub(crate) fn wire_error(bytes: &[u8], path: &str, aid: &Aid) -> Error {
+    match WireError::decode(bytes) {
+        Ok(error) => error.into_error(path, aid),
+        Err(failure) => Error::Codec(CodecError::decoding(kept(path), "the error", failure)),
+    }
 }
 
 /// A dialog that we have open: dropped, it is cancelled.
@@ -475,6 +515,14 @@ impl Drop for Open<'_> {
     }
 }
 
+/// What a child runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Runs {
+    /// The program of its parent, which is asked of it when it connects.
+    OwnBuild,
+    Another,
+}
+
 /// A call with its arguments encoded.
 pub(crate) struct Prepared {
     key: usize,
@@ -484,9 +532,13 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    /// For a child of `parent`, which is of our own build.
-    pub(crate) fn for_child<E: Endpoint>(parent: &Actor, call: &Call<E>) -> Result<Self, Error> {
-        Prepared::new::<E>(&call.args, Encoding::Positional, parent.settings.max_frame_bytes)
+    /// For a child of `parent`.
+    pub(crate) fn for_child<E: Endpoint>(parent: &Actor, call: &Call<E>, program: Runs) -> Result<Self, Error> {
+        let encoding = match program {
+            Runs::OwnBuild => Encoding::Positional,
+            Runs::Another => Encoding::Named,
+        };
+        Prepared::new::<E>(&call.args, encoding, parent.settings.max_frame_bytes)
     }
 
     pub(crate) fn new<E: Function>(args_of_call: &E::Args, want: Encoding, limit: u32) -> Result<Self, Error> {
@@ -496,7 +548,7 @@ impl Prepared {
         Prepared::of_bytes(path, args, encoding, limit)
     }
 
-    fn of_bytes(path: &'static str, args: Vec<u8>, encoding: Encoding, limit: u32) -> Result<Self, Error> {
+    pub(crate) fn of_bytes(path: &'static str, args: Vec<u8>, encoding: Encoding, limit: u32) -> Result<Self, Error> {
         if !frame::fits(path, args.len(), limit) {
             return Err(Error::Codec(CodecError::too_long(path, "the arguments", args.len(), limit)));
         }

@@ -448,6 +448,26 @@ async fn a_full_descriptor_table_is_named_and_survived() -> Result<(), Error> {
     .await
 }
 
+/// Its socket is full again and again, and no descriptor is left to watch it by.
+#[teamster::test]
+async fn a_long_result_comes_though_no_descriptor_is_left() -> Result<(), Error> {
+    const LONG: usize = 8 << 20;
+    #[rpc]
+    async fn without_descriptors() -> bytes::Bytes {
+        let usual = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum: usual.maximum }).expect("lower is allowed");
+        vec![7; LONG].into()
+    }
+    open_nursery(async |an| {
+        let frank = an.start_actor("frank").await?;
+        assert_eq!(frank.run(add(1, 2)).await?, 3);
+        let long = tokio::time::timeout(Duration::from_secs(20), frank.run(without_descriptors()));
+        assert_eq!(long.await.expect("it comes")?.len(), LONG);
+        Ok(())
+    })
+    .await
+}
+
 // ---- programs
 
 #[test]

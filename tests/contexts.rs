@@ -22,13 +22,20 @@ use teamster::{
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+#[path = "support/starved.rs"]
+mod starved;
+use starved::Moment;
+
 #[path = "support/board.rs"]
 mod board;
+#[path = "support/callee.rs"]
+mod callee;
 #[path = "support/prompt.rs"]
 mod prompt;
 use board::{
     AT_ONCE, Guard, are_our_tables_empty, at_once, heard, hears, is_empty, running, runs, say, say_here, wipe,
 };
+use callee::{callee, is_python};
 use prompt::promptly;
 
 const AN_HOUR: Duration = Duration::from_secs(3600);
@@ -122,7 +129,7 @@ async fn with_one(test: impl AsyncFnOnce(&Portal) -> Result<(), BoxError>) {
 
 async fn with_threads(threads: u32, test: impl AsyncFnOnce(&Portal) -> Result<(), BoxError>) {
     let ended = patient().open(async |an| {
-        let frank = an.actor("frank").threads(threads).start().await?;
+        let frank = callee(an, "frank").threads(threads).start().await?;
         test(&frank).await?;
         is_empty(&frank).await?;
         are_our_tables_empty().await
@@ -133,7 +140,7 @@ async fn with_threads(threads: u32, test: impl AsyncFnOnce(&Portal) -> Result<()
 /// The same with a second actor.
 async fn with_two(test: impl AsyncFnOnce(&Portal, &Portal) -> Result<(), BoxError>) {
     let ended = patient().open(async |an| {
-        let (frank, third) = tokio::try_join!(an.start_actor("frank"), an.start_actor("third"))?;
+        let (frank, third) = tokio::try_join!(callee(an, "frank").start(), an.start_actor("third"))?;
         test(&frank, &third).await?;
         is_empty(&frank).await?;
         is_empty(&third).await?;
@@ -349,7 +356,8 @@ async fn each_misuse_is_told_at_the_callees_own_line() {
             assert!(remote.message().contains(text), "{steps:?}: {error}");
             assert_eq!(remote.actor(), frank.aid());
             let line = remote.location().expect("it is known");
-            assert!(line.contains("tests/contexts.rs:"), "{steps:?}: {line}");
+            let file = if is_python() { "tests/python/partner.py:" } else { "tests/contexts.rs:" };
+            assert!(line.contains(file), "{steps:?}: {line}");
         }
         Ok(())
     })
@@ -1041,10 +1049,10 @@ async fn gets_stuck(ctx: Context<ContextHandle>) -> teamster::Result<()> {
 async fn a_stuck_task_is_said_not_to_have_stopped() {
     let ended = teamster::open_nursery(async |an| {
         let frank = an.start_actor("frank").await?;
-        let mut asked = Instant::now();
+        let mut asked = Moment::now();
         let block = frank.open_context(gets_stuck(), async |ctx, _| {
             heard("stuck").await;
-            asked = Instant::now();
+            asked = Moment::now();
             let cancelled = ctx.cancel().await;
             assert!(matches!(&cancelled, Err(Error::NotStopped { .. })), "{cancelled:?}");
             Ok(())
@@ -2139,8 +2147,10 @@ async fn exercise(frank: &Portal, third: &Portal) -> Result<(), BoxError> {
                 }
                 1 => ends_in_one_of_four_ways(&frank, number / 5).await,
                 2 => {
-                    let block = frank.open_context(plays(vec![Start, Open, Stream]), async |ctx, _| {
+                    // The first item says that our stream is open: whoever sends for long before that is told off.
+                    let block = frank.open_context(plays(vec![Start, Open, Receive, Stream]), async |ctx, _| {
                         let mut stream = ctx.open_stream().await?;
+                        stream.send(1).await?;
                         for item in 0..100 {
                             assert_eq!(stream.recv().await?, Some(item));
                         }

@@ -1,14 +1,17 @@
 //! Who is found by which name, when, and by whom?
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use futures::future::{join, join_all, try_join_all};
 use futures::poll;
 use rustix::process::{Pid, Signal, kill_process};
+use teamster::testing::LeakCheck;
 use teamster::{Error, Portal, find_actor, find_actors, list_actors, open_nursery, rpc, wait_for_actor};
 use tokio::sync::{Semaphore, watch};
 
@@ -229,6 +232,119 @@ fn sockets() -> usize {
     let entries = std::fs::read_dir("/proc/self/fd").expect("we may look at ourselves").flatten();
     let files = entries.filter_map(|entry| std::fs::read_link(entry.path()).ok());
     files.filter(|file| file.to_string_lossy().starts_with("socket:")).count()
+}
+
+/// Where this process's root answers its tree.
+fn own_registrar() -> PathBuf {
+    let trees = teamster::discovery::trees().expect("the folder is ours");
+    let own = trees.into_iter().find(|tree| tree.pid == std::process::id()).expect("it runs");
+    own.folder.join("registrar.s")
+}
+
+/// The registrar's ends of its connections, by their inodes.
+fn accepted(socket: &Path) -> BTreeSet<u64> {
+    let sockets = std::fs::read_to_string("/proc/net/unix").expect("the kernel tells");
+    let at_path = sockets.lines().filter(|line| line.ends_with(socket.to_str().expect("ours is text")));
+    let words = at_path.map(|line| line.split_whitespace().collect::<Vec<_>>());
+    words.filter(|words| words[5] == CONNECTED).map(|words| words[6].parse().expect("a number")).collect()
+}
+
+/// In `/proc/net/unix`.
+const CONNECTED: &str = "03";
+
+#[teamster::test]
+async fn the_lookups_of_an_actor_take_one_connection() -> Result<(), Error> {
+    open_nursery(async |an| {
+        let [ann, bob] = [an.start_actor("ann").await?, an.start_actor("bob").await?];
+        let registrar = own_registrar();
+        until("nobody asks", || accepted(&registrar).is_empty()).await;
+        assert!(ann.run(find("bob".into())).await?.is_some());
+        let anns = accepted(&registrar);
+        assert_eq!(anns.len(), 1);
+        for _ in 0..5 {
+            assert!(ann.run(find("bob".into())).await?.is_some());
+            assert!(ann.run(find("nobody".into())).await?.is_none());
+            assert_eq!(ann.run(meet("bob".into())).await?, 21);
+            assert_eq!(accepted(&registrar), anns);
+        }
+        assert!(bob.run(find("ann".into())).await?.is_some());
+        let both = accepted(&registrar);
+        assert!(both.is_superset(&anns) && both.len() == 2, "{anns:?}, {both:?}");
+        ann.cancel_actor().await?;
+        until("it is gone with its actor", || accepted(&registrar).len() == 1).await;
+        Ok(())
+    })
+    .await
+}
+
+/// A registrar that passes on what one client says, until it is told to end with the connection.
+struct StandIn {
+    end: UnixStream,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl StandIn {
+    fn start(socket: &Path, real: PathBuf) -> StandIn {
+        let listener = UnixListener::bind(socket).expect("the real one has moved");
+        let (end, ended) = UnixStream::pair().expect("there is room");
+        let thread = std::thread::spawn(move || {
+            let (client, _) = listener.accept().expect("it listens");
+            let registrar = UnixStream::connect(real).expect("it listens too");
+            std::thread::scope(|scope| {
+                scope.spawn(|| std::io::copy(&mut &client, &mut &registrar));
+                scope.spawn(|| std::io::copy(&mut &registrar, &mut &client));
+                (&ended).read_exact(&mut [0]).expect("it is told");
+                for stream in [&client, &registrar] {
+                    stream.shutdown(Shutdown::Both).expect("it is connected");
+                }
+            });
+        });
+        StandIn { end, thread }
+    }
+
+    fn end(mut self) {
+        self.end.write_all(&[0]).expect("it listens");
+        self.thread.join().expect("it does not panic");
+    }
+}
+
+#[teamster::test]
+async fn a_registrar_that_was_replaced_between_lookups_is_found() -> Result<(), Error> {
+    open_nursery(async |an| {
+        let registrar = own_registrar();
+        let real = registrar.with_file_name("real.s");
+        std::fs::rename(&registrar, &real).expect("it is ours");
+        let stand_in = StandIn::start(&registrar, real.clone());
+        let ann = an.start_actor("ann").await?;
+        // It accepts once: all of them by one connection.
+        for _ in 0..3 {
+            assert_eq!(ann.run(find("ann".into())).await?.as_ref(), Some(&ann));
+        }
+        stand_in.end();
+        std::fs::rename(&real, &registrar).expect("it is ours");
+        assert_eq!(ann.run(find("ann".into())).await?.as_ref(), Some(&ann));
+        assert_eq!(ann.run(meet("ann".into())).await?, 21);
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test]
+async fn a_root_that_has_looked_up_leaves_nothing() -> Result<(), Error> {
+    let check = LeakCheck::new();
+    for _ in 0..3 {
+        open_nursery(async |an| {
+            let ann = an.start_actor("ann").await?;
+            assert_eq!(find_actor("ann").await?.as_ref(), Some(&ann));
+            assert_eq!(ann.run(find("ann".into())).await?.as_ref(), Some(&ann));
+            let registrar = own_registrar(); // by connections of its own
+            until("both have kept theirs", || accepted(&registrar).len() == 2).await;
+            Ok(())
+        })
+        .await?;
+        check.assert_clean();
+    }
+    Ok(())
 }
 
 #[teamster::test]

@@ -117,7 +117,12 @@ fn ready() -> (Program, tempfile::TempDir, Pid) {
         is_ready |= line == "ready";
         stuck = stuck.or_else(|| line.strip_prefix("stuck ")?.parse().ok().and_then(Pid::from_raw));
     }
-    (program, folder, stuck.expect("it was waited for"))
+    let stuck = stuck.expect("it was waited for");
+    // What it has printed is read before it is back from printing it.
+    while !program::sleeps(stuck) {
+        std::thread::yield_now();
+    }
+    (program, folder, stuck)
 }
 
 fn dump(program: &Program) -> String {

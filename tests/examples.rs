@@ -4,15 +4,17 @@ use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown, symlink};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use image::ImageEncoder;
+use image::codecs::jpeg::JpegEncoder;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, inotify, mkfifoat};
-use rustix::process::{Pid, Signal, geteuid, kill_process};
+use rustix::process::{Pid, Signal, geteuid, kill_process, kill_process_group};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -35,6 +37,12 @@ nothing is left
 }
 
 #[test]
+fn guest_loop() {
+    let said = check("guest_loop", &[]);
+    assert_eq!(said, "the loop's timer has beaten five times and more: true\nnothing is left\n");
+}
+
+#[test]
 fn nested_tree() {
     let said = check("nested_tree", &[]);
     for leaf in ["green", "fresh", "young"] {
@@ -46,6 +54,13 @@ fn nested_tree() {
     }
     assert!(!heard.contains("cancelled"), "a cancelled branch is no failure: {heard}");
     assert!(heard.ends_with("\nnothing is left\n"), "{heard}");
+}
+
+#[test]
+#[ignore = "needs Python 3.11 with numpy"]
+fn py_worker() {
+    let said = check("py_worker", &[]);
+    assert_eq!(said, "16777216 bytes there, 16777216 back: the tone has 440 cycles\n");
 }
 
 #[test]
@@ -103,6 +118,13 @@ cleo heard: anna likes amber, ben likes blue
 #[test]
 fn primes() {
     let said = check("primes", &["100000"]);
+    assert_eq!(said.matches(": 9592 primes").count(), 2, "{said}");
+    assert!(said.contains("\nspeed-up: "), "{said}");
+}
+
+#[test]
+fn primes_pool() {
+    let said = check("primes_pool", &["100000"]);
     assert_eq!(said.matches(": 9592 primes").count(), 2, "{said}");
     assert!(said.contains("\nspeed-up: "), "{said}");
 }
@@ -339,6 +361,204 @@ fn a_killed_counter_ends_logstats_with_an_error_that_names_it() {
     let said = text(&run.output.stderr);
     assert!(said.contains("counter-1") && said.contains("SIGKILL"), "{said}");
     assert_eq!(text(&run.output.stdout), "");
+}
+
+#[test]
+fn thumbnails_are_small_and_those_of_one_process() {
+    let (folder, out) = (album(), tempfile::tempdir().expect("a folder"));
+    let out = out.path().join("made/here");
+    let said = check_thumbnails(folder.path(), &out);
+    assert!(said.starts_with("8 thumbnails in "), "{said}");
+    assert!(said.contains("\nchecked by one process in "), "{said}");
+    let wanted = [
+        ("far/far/away/wide.png", (128, 32)),
+        ("far/line.png", (128, 1)),
+        ("odd\u{fffd}name.png", (64, 128)),
+        ("photo.JPG", (128, 64)),
+        ("photo.png", (128, 64)),
+        ("really a png.jpeg", (128, 128)),
+        ("small.png", (5, 7)),
+        ("upright.jpg", (64, 128)),
+    ];
+    let made = files_below(&out);
+    assert_eq!(made.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>(), wanted.map(|(name, _)| name));
+    for (path, (_, size)) in made.iter().zip(wanted) {
+        let made = image::ImageReader::open(out.join(path)).and_then(image::ImageReader::with_guessed_format);
+        assert_eq!(made.expect("it can be read").into_dimensions().expect("a picture"), size, "{path:?}");
+    }
+    // Again, over those that are there.
+    assert_eq!(check_thumbnails(folder.path(), &out)[..14], said[..14]);
+    assert_eq!(files_below(&out), made);
+}
+
+#[test]
+fn what_lies_in_out_is_no_picture_to_make_smaller() {
+    let folder = album();
+    let out = folder.path().join("far/small ones");
+    for _ in 0..2 {
+        assert!(check_thumbnails(folder.path(), &out).starts_with("8 thumbnails in "));
+        assert_eq!(files_below(&out).len(), 8);
+    }
+    // The other way round, they would take the places of their own pictures.
+    for (pictures, out) in [(folder.path(), folder.path()), (&folder.path().join("far"), folder.path())] {
+        let before = files_below(folder.path());
+        let run = Run::start(Run::example("thumbnails").arg(pictures).arg(out)).end();
+        assert_eq!(run.output.status.code(), Some(2), "{run:?}");
+        assert!(text(&run.output.stderr).contains("its own pictures would be replaced"), "{run:?}");
+        assert_eq!(files_below(folder.path()), before);
+    }
+}
+
+#[test]
+fn thumbnails_goes_on_after_a_broken_picture() {
+    let (folder, out) = (album(), tempfile::tempdir().expect("a folder"));
+    let whole = fs::read(folder.path().join("photo.png")).expect("it is there");
+    for (name, content) in [("cut.png", &whole[..whole.len() / 2]), ("text.jpg", b"no picture"), ("empty.png", b"")] {
+        fs::write(folder.path().join(name), content).expect("a file");
+    }
+    let run = Run::start(Run::example("thumbnails").arg(folder.path()).arg(out.path()).arg("--check")).end();
+    assert_eq!(run.output.status.code(), Some(1), "{run:?}");
+    assert!(text(&run.output.stdout).starts_with("8 thumbnails in "), "{run:?}");
+    let complaints = text(&run.output.stderr);
+    assert_eq!(complaints.lines().count(), 3, "{complaints}");
+    for name in ["cut.png", "text.jpg", "empty.png"] {
+        assert!(complaints.contains(&format!("{}: ", folder.path().join(name).display())), "{complaints}");
+        assert!(!out.path().join(name).exists(), "{name}");
+    }
+}
+
+#[test]
+fn thumbnails_of_nothing_are_nothing() {
+    let (folder, out) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    assert!(check_thumbnails(folder.path(), out.path()).starts_with("0 thumbnails in "));
+    assert_eq!(files_below(out.path()), Vec::<PathBuf>::new());
+
+    let out = out.path().join("out");
+    let run = Run::start(Run::example("thumbnails").arg("/does/not/exist").arg(&out)).end();
+    assert_eq!(run.output.status.code(), Some(1), "{run:?}");
+    assert!(text(&run.output.stderr).contains("/does/not/exist: No such file"), "{run:?}");
+    assert!(!out.exists());
+    for arguments in [&[] as &[&str], &["a"], &["a", "b", "c"], &["a", "b", "--chek"]] {
+        let run = Run::start(Run::example("thumbnails").args(arguments)).end();
+        assert_eq!(run.output.status.code(), Some(2), "{run:?}");
+        assert!(text(&run.output.stderr).starts_with("usage: "), "{run:?}");
+    }
+}
+
+#[test]
+fn a_killed_worker_costs_thumbnails_its_own_picture() {
+    let (folder, out) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    many_big_pictures(folder.path(), 6);
+    let run = Run::start(Run::example("thumbnails").arg(folder.path()).arg(out.path()).env("TEAMSTER_WORKERS", "1"));
+    first_in(out.path());
+    let worker = run.processes().into_iter().find(|pid| {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| text(&line).starts_with("teamster:(worker)"))
+    });
+    kill_process(worker.and_then(Pid::from_raw).expect("there is a worker"), Signal::KILL).expect("it runs");
+    let run = run.end();
+    assert_eq!(run.output.status.code(), Some(1), "{run:?}");
+    let said = text(&run.output.stderr);
+    assert!(said.contains("SIGKILL") && said.contains(".png: its worker did not get to the end of it"), "{said}");
+    assert!(text(&run.output.stdout).starts_with("5 thumbnails in "), "{run:?}");
+    assert_eq!(files_below(out.path()).len(), 5);
+}
+
+#[test]
+fn ctrl_c_leaves_whole_thumbnails_and_nothing_else() {
+    let (folder, out) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    many_big_pictures(folder.path(), 400);
+    let mut command = Run::example("thumbnails");
+    let run = Run::start(command.arg(folder.path()).arg(out.path()).process_group(0));
+    first_in(out.path());
+    kill_process_group(Pid::from_child(&run.child), Signal::INT).expect("it runs"); // as a terminal does
+    let run = run.end();
+    assert_eq!(run.output.status.signal(), Some(libc::SIGINT), "{run:?}");
+    assert_eq!((text(&run.output.stdout), text(&run.output.stderr)), (String::new(), String::new()));
+    let made = files_below(out.path());
+    assert!((1..400).contains(&made.len()), "{} were made", made.len());
+    let first = fs::read(out.path().join(&made[0])).expect("it is there");
+    image::load_from_memory(&first).expect("it is a picture");
+    for path in made {
+        assert!(path.to_string_lossy().starts_with("big"), "{path:?}");
+        assert!(fs::read(out.path().join(&path)).expect("it is there") == first, "{path:?} is not whole");
+    }
+}
+
+#[test]
+fn thumbnails_shows_its_progress_on_a_terminal() {
+    let (folder, out) = (album(), tempfile::tempdir().expect("a folder"));
+    let sockets = tempfile::tempdir().expect("a folder");
+    let terminal = Terminal::new();
+    let mut command = Run::example("thumbnails");
+    command.arg(folder.path()).arg(out.path()).env("TERM", "xterm").env("XDG_RUNTIME_DIR", sockets.path());
+    let output = command.stderr(terminal.screen()).output().expect("it starts");
+    drop(command); // and its descriptor of the terminal
+    let shown = terminal.shown();
+    assert!(output.status.success(), "{shown}");
+    assert!(shown.contains("/8 pictures"), "{shown:?}");
+}
+
+/// Makes thumbnails that one process alone makes alike.
+fn check_thumbnails(folder: &Path, out: &Path) -> String {
+    let run = Run::start(Run::example("thumbnails").arg(folder).arg(out).arg("--check")).end();
+    run.assert_success();
+    text(&run.output.stdout)
+}
+
+/// Eight pictures: large and small, in both formats and several folders; one by a camera that was held upright, one whose name
+/// lies about its format, one whose name is not UTF-8; and what is no picture.
+fn album() -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    fs::create_dir_all(root.join("far/far/away")).expect("a folder");
+    fs::create_dir(root.join("a folder.png")).expect("a folder");
+    let picture =
+        |width, height| image::RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8]));
+    let photo = picture(600, 300);
+    photo.save(root.join("photo.png")).expect("a picture");
+    photo.save(root.join("photo.JPG")).expect("a picture");
+    let mut upright = JpegEncoder::new(File::create(root.join("upright.jpg")).expect("a file"));
+    upright.set_exif_metadata(TURNED.to_vec()).expect("it takes them");
+    upright.encode_image(&photo).expect("a picture");
+    picture(300, 300).save_with_format(root.join("really a png.jpeg"), image::ImageFormat::Png).expect("a picture");
+    picture(5, 7).save(root.join("small.png")).expect("a picture");
+    picture(400, 1).save(root.join("far/line.png")).expect("a picture");
+    let clear = image::RgbaImage::from_fn(400, 100, |x, y| image::Rgba([x as u8, y as u8, 7, x as u8]));
+    clear.save(root.join("far/far/away/wide.png")).expect("a picture");
+    let grey = image::ImageBuffer::from_fn(150, 300, |x, y| image::Luma([(x * y) as u16]));
+    grey.save(root.join(OsStr::from_bytes(b"odd\xffname.png"))).expect("a picture");
+    fs::write(root.join("notes.txt"), "no picture").expect("a file");
+    symlink("photo.png", root.join("link.png")).expect("a link");
+    folder
+}
+
+/// Metadata of a camera: one entry, the orientation, which says that right is up.
+const TURNED: &[u8] = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+
+/// Each takes a while to read, and no room beyond that of the first.
+fn many_big_pictures(folder: &Path, count: usize) {
+    let first = folder.join("big-0.png");
+    image::GrayImage::from_fn(3000, 3000, |x, y| image::Luma([(x / 7 * y) as u8])).save(&first).expect("a picture");
+    for number in 1..count {
+        fs::hard_link(&first, folder.join(format!("big-{number}.png"))).expect("a link");
+    }
+}
+
+/// Waits until a file has come to its place there.
+fn first_in(folder: &Path) {
+    let came = inotify::init(inotify::CreateFlags::CLOEXEC).expect("an inotify descriptor");
+    inotify::add_watch(&came, folder, inotify::WatchFlags::MOVED_TO).expect("a watch");
+    if !files_below(folder).iter().any(|path| path.to_string_lossy().starts_with("big")) {
+        let limit = Timespec { tv_sec: 60, tv_nsec: 0 };
+        assert_eq!(poll(&mut [PollFd::new(&came, PollFlags::IN)], Some(&limit)), Ok(1), "nothing after a minute");
+    }
+}
+
+/// All files, by their paths from there.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let found = walkdir::WalkDir::new(folder).sort_by_file_name().into_iter().map(|entry| entry.expect("it is there"));
+    let files = found.filter(|entry| entry.file_type().is_file());
+    files.map(|entry| entry.path().strip_prefix(folder).expect("it lies there").to_owned()).collect()
 }
 
 /// Runs an example that should end well, and gives what it printed.

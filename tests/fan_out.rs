@@ -5,6 +5,8 @@ use futures::future::{join_all, try_join, try_join_all};
 use teamster::tasks::{Lag, RecvError, Subscriber};
 use teamster::{BoxError, Context, Error, MsgStream, PortalContext, context};
 
+#[path = "support/callee.rs"]
+mod callee;
 #[path = "support/one.rs"]
 mod one;
 use one::{Guard, IN_TIME, with_one};
@@ -127,7 +129,7 @@ async fn one_is_cancelled_one_is_late_and_the_others_miss_nothing() {
         assert!(own.into_iter().eq(0..20));
         // After the end there is nothing to wait for.
         let after = tokio::time::timeout(IN_TIME, rest(stream.subscribe())).await?;
-        assert_eq!(after?, []);
+        assert_eq!(after?, Vec::<u64>::new());
         Ok(())
     })
     .await;

@@ -10,12 +10,13 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("protocol", &["proto/"]),
     ("transport", &["transport/"]),
     ("channel", &["channel/"]),
+    ("guest", &["guest/"]),
     ("actor", &["actor/"]),
     ("call", &["portal.rs", "context.rs", "context/", "stream.rs", "stream/", "broadcast.rs", "broadcast/"]),
     ("finding", &["discovery/"]),
     ("spawn", &["spawn/"]),
     ("nursery", &["nursery/"]),
-    (AROUND, &["debug/", "tasks/", "testing/", "__fuzz.rs"]),
+    (AROUND, &["agent/", "asyncio/", "debug/", "pool/", "tasks/", "testing/", "__fuzz.rs"]),
 ];
 
 /// Its members are neighbours: each uses the house, none needs another.

@@ -165,6 +165,50 @@ async fn a_link_that_carries_only_one_way_ends_both_sides() {
     }
 }
 
+/// In the middle of a stream, which is full of items both ways: none is missing before its end, and that is an error.
+#[teamster::test]
+#[ignore = "needs root's rights and iproute2"]
+async fn a_stream_ends_with_a_link_that_carries_only_one_way() {
+    for (from, to) in [(1, 0), (0, 1)] {
+        let hosts = Hosts::new(2);
+        let (mut cut_at, mut failed) = (None, None);
+        let ended = root().open(async |an| {
+            let b = start(an, &hosts, 1, "b").await?;
+            let opened = b.open_context(echoes(), async |ctx, ()| {
+                let (mut sending, mut receiving) = ctx.open_stream().await?.split();
+                let send = async {
+                    for n in 0.. {
+                        sending.send(n).await?;
+                    }
+                    Ok(())
+                };
+                let receive = async {
+                    for n in 0.. {
+                        assert_eq!(receiving.recv().await?, Some(n), "it has not ended well, and nothing is missing");
+                        if n == 10_000 {
+                            hosts.lose(from, to);
+                            cut_at = Some(Instant::now());
+                        }
+                    }
+                    Ok::<(), Error>(())
+                };
+                // The loss would cut off this body.
+                teamster::shield(async { failed = Some(tokio::join!(send, receive)) }).await;
+                Ok(())
+            });
+            Ok(opened.await?)
+        });
+        let Err(Error::ActorDied(death)) = ended.await else { panic!("{from} to {to}: it has died") };
+        let took = cut_at.expect("it was cut").elapsed();
+        assert!(took < 2 * LOST_AFTER + SOON, "{from} to {to}: {took:?}, {death}");
+        assert_eq!(death.exit(), ExitKind::Status(0), "{from} to {to}: {death}");
+        let (sent, received) = failed.expect("the shield runs to its end");
+        for error in [sent.expect_err("nobody takes them"), received.expect_err("no more come")] {
+            assert!(matches!(error, Error::ActorDied(_) | Error::Unknown { .. }), "{from} to {to}: {error:?}");
+        }
+    }
+}
+
 #[teamster::test]
 #[ignore = "needs root's rights and iproute2"]
 async fn a_host_that_is_frozen_for_a_moment_is_late_and_not_lost() -> Result<(), Error> {

@@ -74,6 +74,13 @@ async fn be_stubborn() {
     }
 }
 
+/// Returns, and runs nothing else any more.
+#[rpc]
+#[expect(clippy::disallowed_methods, reason = "nobody waits for it, and nothing ends it: that is what stuck means")]
+async fn get_stuck() {
+    tokio::spawn(async { std::thread::sleep(Duration::from_secs(60)) });
+}
+
 #[rpc]
 async fn hold() {
     println!("stuck");
@@ -178,6 +185,8 @@ fn the_next_root_ends_orphans_that_stand_still() {
     }
     program.signal(Signal::KILL);
     program.ends_within(KERNEL);
+    // One that leaves at once, and is stopped when it has put away its socket already, nobody finds.
+    program.gone_named("teamster:idle", GRACE + KERNEL);
     program.stop_below();
     let next = Program::start_with("short", |command| {
         command.env("TEAMSTER_DIR", program.sockets());
@@ -264,9 +273,12 @@ async fn a_killed_middle_is_heard_of_and_leaves_no_leaf() {
 
 /// Starts a process as an actor of ours is, down to its environment, and dies before any ancestor hears of it.
 #[rpc]
-async fn die_before_the_record(levels: usize, heir: Portal) -> Result<(), Error> {
+async fn die_before_the_record(levels: usize, is_stubborn: bool, heir: Portal) -> Result<(), Error> {
     teamster::open_nursery(async |an| {
-        an.start_actor("sibling").await?;
+        let sibling = an.start_actor("sibling").await?;
+        if is_stubborn {
+            sibling.run(get_stuck()).await?;
+        }
         let environment = std::fs::read("/proc/self/environ")?;
         let environment = String::from_utf8_lossy(&environment);
         let own = environment.split('\0').find_map(|entry| entry.strip_prefix("TEAMSTER_LINEAGE="));
@@ -283,11 +295,12 @@ async fn die_before_the_record(levels: usize, heir: Portal) -> Result<(), Error>
 
 #[teamster::test(exclusive)]
 async fn what_a_killed_actor_had_no_time_to_record_is_found() {
-    for levels in [0, 1, 2] {
+    // A sibling that takes all of its time leaves none for who is found behind it.
+    for (levels, is_stubborn) in [(0, false), (1, false), (2, false), (1, true)] {
         TOLD.send_replace(Vec::new());
         let ended: Result<(), Error> = teamster::open_nursery(async |an| {
             let mid = an.start_actor("mid").await?;
-            mid.run(die_before_the_record(levels, teamster::this_actor()?)).await?;
+            mid.run(die_before_the_record(levels, is_stubborn, teamster::this_actor()?)).await?;
             Ok(())
         })
         .await;
@@ -375,7 +388,7 @@ async fn a_process_that_is_stopped_before_its_exec_holds_nothing_up() {
         loop {
             tokio::select! {
                 biased;
-                stopped = &mut hunt => break stopped.map(|()| Instant::now()).map_err(Into::into),
+                stopped = &mut hunt => break stopped.map(|()| program::Moment::now()).map_err(Into::into),
                 started = an.start_actor("one") => drop(started?.cancel_actor().await),
             }
         }

@@ -121,6 +121,31 @@ async fn each_actor_says_what_it_was_asked_to_and_the_variable_wins() {
     .unwrap();
 }
 
+#[rpc(name = "callee::logs")]
+async fn logs(text: String);
+
+#[teamster::test]
+#[ignore = "needs Python 3.11"]
+async fn a_python_program_logs_as_others_do() {
+    let mut lines = collect();
+    teamster::open_nursery(async |an| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/callee.py");
+        let loud = an.actor("loud").python(&*script).log("off,callee::part=warn").start().await?;
+        loud.run(logs("hay".into())).await?;
+        let line = loop {
+            let line = lines.recv().await.expect("the subscriber is there for ever");
+            if line.actor == "loud" {
+                break line;
+            }
+        };
+        assert_eq!((line.target.as_str(), line.message.as_str()), ("callee::part", "it says hay"));
+        assert_eq!(line.pid, u64::from(loud.aid().pid()));
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
 /// A payload that nobody can print.
 struct Bomb;
 

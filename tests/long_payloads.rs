@@ -5,6 +5,8 @@ use bytes::Bytes;
 use futures::future::try_join;
 use teamster::{BoxError, Context, Error, Portal, context, rpc};
 
+#[path = "support/callee.rs"]
+mod callee;
 #[path = "support/one.rs"]
 mod one;
 use one::{Guard, IN_TIME, guards, is_idle, resident, resident_here, until, with_one};

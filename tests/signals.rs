@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use teamster::testing::{KillAtRandom, rounds, seed};
@@ -417,7 +417,7 @@ fn a_second_sigint_leaves_no_time() {
         command.env("TEAMSTER_GRACE_MS", "60000");
     });
     program.says("ready");
-    let asked = Instant::now();
+    let asked = program::Moment::now();
     program.signal(Signal::INT);
     program.says("heard"); // the kernel makes one of two that wait
     program.signal(Signal::INT);

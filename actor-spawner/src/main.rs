@@ -9,6 +9,7 @@ mod log;
 mod look;
 mod pages;
 mod pick;
+mod serve;
 mod text;
 mod top;
 
@@ -56,6 +57,11 @@ enum Command {
     /// Makes, shows and revokes the identities by which trees believe each other on networks.
     #[command(subcommand)]
     Ca(ca::Ca),
+    /// Serves this host: starts actors here for roots on others, as `.on("this-host")` there asks for.
+    ///
+    /// Who shows an identity that this one's authorities have issued is let in, and may run any program as this user. What runs
+    /// goes on while the agent is restarted, and ends with the root that it was started for. docs/cluster.md has all of it.
+    Serve(serve::Serve),
     /// Looks whether this host, and others, can do what teamster needs; says what mends it where they can't.
     ///
     /// Fails where something does not work at all. Another host is reached by the user's own ssh, and nobody is asked
@@ -196,6 +202,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             printed(&text)?;
             return Ok(code);
         }
+        Command::Serve(serve) => serve::serve(serve)?,
         Command::Completions(Completions { shell }) => pages::completions(Cli::command(), shell),
         Command::Man(Man { command }) => pages::man(Cli::command(), &command)?,
         Command::Top(Top { every }) => return top::top(every),

@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use teamster::{Context, Error, Portal, context, open_nursery, rpc};
 
+#[path = "../../tests/support/hosts.rs"]
+mod hosts;
+#[path = "../../tests/support/namespaces.rs"]
+mod namespaces;
 #[path = "support/tool.rs"]
 mod tool;
 use tool::{printed, refused};
@@ -169,3 +173,50 @@ async fn a_program_may_call_by_path_too() -> Result<(), Error> {
     })
     .await
 }
+
+/// One that listens on the network alone has its socket here all the same.
+#[teamster::test]
+async fn an_actor_that_listens_by_tls_is_called() -> Result<(), Error> {
+    teamster::root()
+        .transport(teamster::Transport::Tcp)
+        .open(async |an| {
+            an.start_actor("frank").await?;
+            assert_eq!(called("call::add", json!([1, 2])).await, json!(3));
+            assert_eq!(printed(["call", "whoami"]).await, "\"root\"\n");
+            Ok(())
+        })
+        .await
+}
+
+/// The tool has no certificate, and no way to that host: the root has both.
+#[teamster::test]
+#[ignore = "needs root's rights and iproute2"]
+async fn an_actor_on_another_host_is_called_by_its_root() -> Result<(), Error> {
+    let hosts = hosts::Hosts::new(2);
+    let prefix = hosts.prefix(1).into_iter().chain(RENAMED.map(str::to_owned));
+    let launcher = teamster::launch::Command::new(prefix);
+    teamster::root()
+        .transport(teamster::Transport::Tcp)
+        .listen(hosts::at(0))
+        .open(async |an| {
+            let frank = an.actor("frank").launcher(launcher).expose(["call"]).start().await?;
+            assert_eq!(frank.aid().host(), "b");
+            assert_eq!(called("call::add", json!([1, 2])).await, json!(3));
+            let full = json!({ "item": "hay", "count": 3, "notes": ["dry"] });
+            assert_eq!(called("call::order", full.clone()).await, full, "fields have their names");
+            let listed = printed(["call", "--list", "--on", "frank"]).await;
+            assert!(listed.contains("call::add(a: i64, b: i64) -> i64\n"), "{listed}");
+            let said = refused(["call", "--on", "frank", "read", "[\"/nowhere/at/all\"]"]).await;
+            assert!(said.contains("No such file or directory") && said.contains("frank@"), "{said}");
+            assert!(said.contains("root@"), "by whom it came: {said}");
+            let said = refused(["call", "--on", "frank", "add", "[1, \"two\"]"]).await;
+            assert!(said.contains("the argument `b` of call::add could not be decoded as `i64`"), "{said}");
+            let said = refused(["call", "--on", "frank", "chat"]).await;
+            assert!(said.contains("call::chat is a context"), "{said}");
+            Ok(())
+        })
+        .await
+}
+
+/// What has another name is another host.
+const RENAMED: [&str; 5] = ["unshare", "--uts", "sh", "-c", r#"hostname b; exec "$0" "$@""#];

@@ -60,7 +60,7 @@ fn without_an_ssh_no_host_is_looked_at() {
 }
 
 #[test]
-fn a_host_is_asked_for_its_clock_and_ssh_for_its_settings() {
+fn a_host_is_asked_for_its_clock_and_for_datagrams_and_ssh_for_its_settings() {
     let programs = tempfile::tempdir().expect("a folder");
     // Its last arguments are `-- HOST date +%s.%N`, or `-G -- HOST`.
     let ssh = r#"
@@ -69,6 +69,11 @@ case "$*" in
   "-G -- right") echo "controlmaster auto"; echo "controlpath /tmp/mux" ;;
   -G*) echo "controlmaster false" ;;
   "-o BatchMode=yes -o ConnectTimeout=5 -- right date +%s.%N") exec /bin/date +%s.%N ;;
+  *"-- right bash -c "*)
+    for script; do :; done
+    export PATH=/usr/bin:/bin SSH_CONNECTION="127.0.0.1 5 127.0.0.1 22"
+    exec /bin/sh -c "$script" ;;
+  *"-- wrong bash -c "*) echo "from 10.0.0.2 to 10.0.0.1" ;;
   *"-- wrong date +%s.%N") echo 1000000000.5 ;;
   *) echo "me@moon: Permission denied (publickey)." >&2; exit 255 ;;
 esac"#;
@@ -84,7 +89,10 @@ esac"#;
     let right = of("right");
     assert!(!right.contains("warn") && !right.contains("fail"), "{right}");
     assert!(right.contains("connections are shared, at /tmp/mux") && right.contains("clock skew"), "{right}");
+    assert!(right.contains("datagrams of 1200 bytes get from 127.0.0.1 to 127.0.0.1 and back"), "{right}");
     let wrong = of("wrong");
+    assert!(wrong.contains("no datagram of 1200 bytes gets from 10.0.0.2 to 10.0.0.1"), "{wrong}");
+    assert!(wrong.contains("mend it: sudo ufw allow proto udp from 10.0.0.2"), "{wrong}");
     assert!(
         wrong.contains(" s behind: ") && wrong.contains("mend it: ssh wrong sudo timedatectl set-ntp true"),
         "{wrong}"

@@ -13,6 +13,9 @@ use time::OffsetDateTime;
 #[path = "support/authority.rs"]
 mod authority;
 use authority::Ca;
+#[path = "../../tests/support/wall_clock.rs"]
+mod wall_clock;
+use wall_clock::WallClock;
 
 #[rpc]
 async fn add(a: i64, b: i64) -> i64 {
@@ -51,16 +54,17 @@ async fn adds_by_a_child(other: Portal, a: i64, b: i64) -> teamster::Result<i64>
 
 /// What the endpoints say that give out certificates.
 #[rpc]
-async fn asks_for_certificates(whom: Portal) -> [String; 2] {
+async fn asks_for_certificates(whom: Portal) -> [String; 3] {
     let told = |asked: Result<serde::de::IgnoredAny, Error>| {
         asked.map_or_else(|error| error.to_string(), |_| "here it is".to_owned())
     };
     let uuid = uuid::Uuid::new_v4();
-    let (one, other) = tokio::join!(
+    let (one, other, way) = tokio::join!(
         whom.run_by_path("teamster.certify", (uuid,)),
-        whom.run_by_path("teamster.renew", (uuid, u64::MAX))
+        whom.run_by_path("teamster.renew", (uuid, u64::MAX)),
+        whom.run_by_path("teamster.way", ("b", None::<Addr>))
     );
-    [told(one), told(other)]
+    [told(one), told(other), told(way)]
 }
 
 /// After this time an actor asks again what its tree's identity is.
@@ -130,7 +134,7 @@ async fn trees_of_one_authority_call_each_other() -> Result<(), Error> {
                     assert!(asked.contains("not exposed"), "{asked}");
                 }
             }
-            assert_eq!(ours.run(asks_for_certificates(ours_root)).await?, ["here it is"; 2]);
+            assert_eq!(ours.run(asks_for_certificates(ours_root)).await?, ["here it is"; 3]);
             Ok(())
         })
         .await?;
@@ -275,7 +279,7 @@ async fn actors_that_run_go_over_to_a_renewed_identity() -> Result<(), Error> {
                     assert_eq!(theirs.child.run(adds_in(old.clone(), 1, 2)).await?, 3);
                     assert_eq!(old.run(adds_in(theirs.root.clone(), 1, 2)).await?, 3);
                     let root = teamster::this_actor()?;
-                    assert_eq!(old.run(asks_for_certificates(root)).await?, ["here it is"; 2]);
+                    assert_eq!(old.run(asks_for_certificates(root)).await?, ["here it is"; 3]);
                 }
                 theirs.end().await;
                 Ok::<_, Error>(())
@@ -303,7 +307,7 @@ async fn an_identity_that_expires_while_its_tree_runs_is_refused() -> Result<(),
             assert!(made.elapsed() < valid, "this machine is too slow for this test");
             tokio::time::sleep(valid + Duration::from_secs(1)).await;
             let refused = refusal(&theirs.child, &later).await;
-            assert!(refused.contains("it refused us: our identity has expired"), "{refused}");
+            assert!(refused.contains("it refused us: by its clock our identity has expired"), "{refused}");
             let refused = refusal(&later, &theirs.root).await;
             assert!(refused.contains("has expired: issue a new one"), "{refused}");
             assert_eq!(theirs.child.run(adds_in(ours, 1, 2)).await?, 3, "a line that is there stays");
@@ -676,4 +680,29 @@ fn knock(stranger: &Stranger, to: SocketAddr, name: &str) {
     for arguments in refused {
         assert!(stranger.says(to, arguments, &hello, 1).is_empty(), "{arguments:?}");
     }
+}
+
+/// What it shows and what it is shown counts by each side's own clock, and only where a line is made.
+#[teamster::test]
+#[ignore = "needs faketime"]
+async fn a_clock_that_jumps_out_of_an_identitys_time_makes_no_new_lines() -> Result<(), Error> {
+    let (ca, clock) = (Ca::new(), WallClock::new());
+    root_of(&ca.issue("anna"))
+        .open(async |an| {
+            let skewed = clock.of(an.actor("skewed")).start().await?;
+            for (offset, said) in [("+2y", "has expired"), ("-2y", "is not valid yet")] {
+                clock.jumps(offset);
+                assert_eq!(skewed.run(add(1, 2)).await?, 3, "{offset}: the line that is there stays");
+                let fresh = an.start_actor("fresh").await?;
+                let refused = refusal(&skewed, &fresh).await;
+                assert!(refused.contains(said), "{offset}: {refused}");
+                let refused = refusal(&fresh, &skewed).await;
+                assert!(refused.contains("by its clock our identity has expired"), "{offset}: {refused}");
+                clock.jumps("+0");
+                assert_eq!(skewed.run(adds_in(fresh.clone(), 1, 2)).await?, 3, "its clock is right again");
+                fresh.cancel_actor().await?;
+            }
+            Ok(())
+        })
+        .await
 }

@@ -35,7 +35,7 @@ fn the_manual_has_a_page_for_the_tool_and_for_each_command() {
     let page = printed(&["man"]);
     assert!(page.contains(".TH teamster 1") && page.contains("cancel"), "{page}");
     for command in
-        ["ps", "tree", "call", "cancel", "ca", "dump", "log", "top", "doctor", "attach", "completions", "man"]
+        ["ps", "tree", "call", "cancel", "ca", "dump", "log", "top", "serve", "doctor", "attach", "completions", "man"]
     {
         assert!(page.contains(&format!("teamster\\-{command}(1)")), "{command}: {page}");
         let own = printed(&["man", command]);

@@ -8,12 +8,15 @@ use crate::measure::{Better, Budget, Measured, alternate};
 use crate::ours::{self, Ours};
 use crate::raw_calls::{Echo, Pipeline};
 use crate::raw_processes::Nest;
+#[cfg(feature = "quic")]
+use crate::raw_quic::RawQuic;
 use crate::raw_streams::Raw;
 #[cfg(feature = "tls")]
 use crate::raw_tls::RawTls;
 #[cfg(feature = "tls")]
 use crate::ssh;
 use crate::{Result, debug, machine};
+use crate::{pools, python};
 
 pub(crate) struct Metric {
     pub(crate) name: &'static str,
@@ -28,12 +31,20 @@ pub(crate) type Run = Pin<Box<dyn Future<Output = Result<Measured>>>>;
 pub(crate) const METRICS: &[Metric] = &[
     metric("rpc_rtt", "us", Better::Less, |budget| Box::pin(round_trips(budget, None))),
     metric("rpc_rtt_2cpu", "us", Better::Less, |budget| Box::pin(round_trips(budget, Some(1)))),
+    metric("guest_overhead", "us", Better::Less, |budget| Box::pin(guest_overhead(budget, None))),
+    metric("guest_overhead_2cpu", "us", Better::Less, |budget| Box::pin(guest_overhead(budget, Some(1)))),
+    #[cfg(feature = "asyncio")]
+    metric("asyncio_rtt", "us", Better::Less, |budget| Box::pin(crate::asyncio::round_trips(budget))),
     metric("rpc_tput", "calls/s", Better::More, |budget| Box::pin(throughput(budget))),
     metric("spawn", "us", Better::Less, |budget| Box::pin(spawn(budget))),
     metric("spawn_50", "us", Better::Less, |budget| Box::pin(spawn_many(budget))),
     metric("cancel_actor", "us", Better::Less, |budget| Box::pin(cancel(budget))),
     metric("cancel_ack_busy", "us", Better::Less, |budget| Box::pin(acknowledge(budget))),
     metric("teardown_tree", "us", Better::Less, |budget| Box::pin(teardown(budget))),
+    metric("pool_rtt", "us", Better::Less, |budget| Box::pin(pools::round_trips(budget))),
+    metric("pool_spawn", "us", Better::Less, |budget| Box::pin(pools::spawn(budget))),
+    metric("pool_tput", "jobs/s", Better::More, |budget| Box::pin(pools::throughput(budget))),
+    metric("pool_bulk", "us", Better::Less, |budget| Box::pin(pools::bulk(budget))),
     metric("ctx_rtt", "us", Better::Less, |budget| Box::pin(contexts(budget, None))),
     metric("ctx_rtt_2cpu", "us", Better::Less, |budget| Box::pin(contexts(budget, Some(1)))),
     metric("stream_pingpong", "us", Better::Less, |budget| Box::pin(ping_pong(budget, None))),
@@ -43,10 +54,15 @@ pub(crate) const METRICS: &[Metric] = &[
     metric("stream_bulk", "MiB/s", Better::More, |budget| Box::pin(bulk(budget))),
     metric("stream_2way", "MiB/s", Better::More, |budget| Box::pin(bulk_both_ways(budget))),
     metric("stream_merge", "us", Better::Less, |budget| Box::pin(merge(budget))),
+    metric("py_rpc_rtt", "us", Better::Less, |budget| Box::pin(python::round_trips(budget))),
     #[cfg(feature = "tls")]
     metric("rpc_rtt_tcp_tls", "us", Better::Less, |budget| Box::pin(tls_round_trips(budget))),
     #[cfg(feature = "tls")]
     metric("bulk_tcp_tls", "MiB/s", Better::More, |budget| Box::pin(tls_bulk(budget))),
+    #[cfg(feature = "quic")]
+    metric("rpc_rtt_quic", "us", Better::Less, |budget| Box::pin(quic_round_trips(budget))),
+    #[cfg(feature = "quic")]
+    metric("bulk_quic", "MiB/s", Better::More, |budget| Box::pin(quic_bulk(budget))),
     #[cfg(feature = "etcd")]
     metric("find_actor_etcd", "us", Better::Less, |budget| Box::pin(etcd_lookups(budget))),
     #[cfg(feature = "tls")]
@@ -82,11 +98,25 @@ async fn round_trips(budget: Budget, cpu: Option<usize>) -> Result<Measured> {
     .await
 }
 
+/// Sequential calls of an actor that is a guest of a loop. The raw side is ours too: the same of a plain one.
+async fn guest_overhead(budget: Budget, cpu: Option<usize>) -> Result<Measured> {
+    ours::open(machine::ONE, async |ours| {
+        let (guest, plain) = (ours.guest(cpu).await?, ours.callee(cpu).await?);
+        alternate(
+            budget,
+            async || guest.round_trips(CHUNK_OF_CALLS).await,
+            async || plain.round_trips(CHUNK_OF_CALLS).await,
+        )
+        .await
+    })
+    .await
+}
+
 #[cfg(feature = "tls")]
 async fn tls_round_trips(budget: Budget) -> Result<Measured> {
     ours::open(machine::ONE, async |ours| {
         let nest = Nest::new()?;
-        let callee = ours.tls_callee(None).await?;
+        let callee = ours.callee_by(teamster::Transport::Tcp, None).await?;
         let mut echo = RawTls::start(&nest, "tls_echo", None).await?;
         alternate(
             budget,
@@ -102,8 +132,36 @@ async fn tls_round_trips(budget: Budget) -> Result<Measured> {
 async fn tls_bulk(budget: Budget) -> Result<Measured> {
     ours::open(machine::ONE, async |ours| {
         let nest = Nest::new()?;
-        let callee = ours.tls_callee(Some(1)).await?;
+        let callee = ours.callee_by(teamster::Transport::Tcp, Some(1)).await?;
         let mut raw = RawTls::start(&nest, "tls_bulk", Some(1)).await?;
+        alternate(budget, async || Ok(vec![callee.bulk(MESSAGES).await?]), async || Ok(vec![raw.bulk(MESSAGES).await?]))
+            .await
+    })
+    .await
+}
+
+#[cfg(feature = "quic")]
+async fn quic_round_trips(budget: Budget) -> Result<Measured> {
+    ours::open(machine::ONE, async |ours| {
+        let nest = Nest::new()?;
+        let callee = ours.callee_by(teamster::Transport::Quic, None).await?;
+        let mut echo = RawQuic::start(&nest, "quic_echo", None).await?;
+        alternate(
+            budget,
+            async || callee.round_trips(CHUNK_OF_CALLS).await,
+            async || echo.round_trips(CHUNK_OF_CALLS).await,
+        )
+        .await
+    })
+    .await
+}
+
+#[cfg(feature = "quic")]
+async fn quic_bulk(budget: Budget) -> Result<Measured> {
+    ours::open(machine::ONE, async |ours| {
+        let nest = Nest::new()?;
+        let callee = ours.callee_by(teamster::Transport::Quic, Some(1)).await?;
+        let mut raw = RawQuic::start(&nest, "quic_bulk", Some(1)).await?;
         alternate(budget, async || Ok(vec![callee.bulk(MESSAGES).await?]), async || Ok(vec![raw.bulk(MESSAGES).await?]))
             .await
     })

@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use futures::future::{join_all, try_join_all};
 use futures::stream::FuturesUnordered;
+use teamster::guest::Guest;
 use teamster::{ActorNursery, Portal, rpc};
 use tokio::net::UnixDatagram;
 use tokio::sync::Notify;
 
+use crate::main_loop::MainLoop;
 use crate::measure::micros;
 use crate::raw_calls::IN_FLIGHT;
 use crate::raw_processes::{BRANCHES, LEAVES};
@@ -87,6 +89,15 @@ pub(crate) async fn lookups(name: &str, count: usize) -> Result<Vec<f64>> {
     Ok(times)
 }
 
+/// A loop that has hardly anything of its own to do.
+#[teamster::host_loop]
+fn rest(guest: Guest) {
+    let main = MainLoop::default();
+    let (soon, quit) = (main.clone(), main.clone());
+    guest.start(move |slice| soon.call_soon(|| slice.run()), move || quit.quit());
+    main.run(Duration::from_secs(3600), |_late| {});
+}
+
 impl Ours<'_> {
     pub(crate) async fn callee(&self, cpu: Option<usize>) -> Result<Callee> {
         let portal = self.nursery.start_actor("callee").await?;
@@ -96,10 +107,19 @@ impl Ours<'_> {
         Ok(Callee { portal })
     }
 
-    /// The same behind TLS.
+    /// The same as a guest of a loop.
+    pub(crate) async fn guest(&self, cpu: Option<usize>) -> Result<Callee> {
+        let portal = self.nursery.actor("guest").infect(rest()).start().await?;
+        if let Some(cpu) = cpu {
+            portal.run(pin(cpu)).await?;
+        }
+        Ok(Callee { portal })
+    }
+
+    /// The same over a network.
     #[cfg(feature = "tls")]
-    pub(crate) async fn tls_callee(&self, cpu: Option<usize>) -> Result<Callee> {
-        let portal = self.nursery.actor("callee").transport(teamster::Transport::Tcp).start().await?;
+    pub(crate) async fn callee_by(&self, transport: teamster::Transport, cpu: Option<usize>) -> Result<Callee> {
+        let portal = self.nursery.actor("callee").transport(transport).start().await?;
         if let Some(cpu) = cpu {
             portal.run(pin(cpu)).await?;
         }

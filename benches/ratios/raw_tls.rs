@@ -15,8 +15,8 @@ use crate::raw_processes::{Nest, RawChild};
 use crate::{Result, streams::BULK_BYTES};
 
 /// Bytes of one echo, as over a Unix socket.
-const ECHO_BYTES: usize = 16;
-const NAME: &str = "raw.teamster";
+pub(crate) const ECHO_BYTES: usize = 16;
+pub(crate) const NAME: &str = "raw.teamster";
 
 /// A child behind TLS.
 pub(crate) struct RawTls {

@@ -6,6 +6,7 @@ use proc_macro::TokenStream;
 
 mod entry;
 mod error_type;
+mod host_loop;
 mod misuse;
 mod rpc;
 
@@ -78,6 +79,73 @@ pub fn rpc(options: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn context(options: TokenStream, item: TokenStream) -> TokenStream {
     done(rpc::expand(rpc::Asked::Context, options.into(), item.into()))
+}
+
+/// Makes a function a job for worker processes: it may take its processor for as long as it likes.
+///
+/// `thumbnail(image)` is then a `Call`: `teamster::run_sync(thumbnail(image))` runs it in a worker process,
+/// `pool.map(images.map(thumbnail))` many of them. Arguments, results and errors travel as those of [`macro@rpc`] do, and
+/// the options are the same. It may be async, too.
+///
+/// Awaited, or called in an ordinary actor, a job that is not async runs right there, and holds up the other tasks of that
+/// thread as any code does that never awaits.
+///
+/// # Examples
+///
+/// ```
+/// #[teamster::work]
+/// fn is_prime(n: u64) -> bool {
+///     n > 1 && (2..).take_while(|d| d * d <= n).all(|d| n % d != 0)
+/// }
+///
+/// #[teamster::main]
+/// async fn main() -> Result<(), teamster::Error> {
+///     assert!(teamster::run_sync(is_prime(97)).await?);
+///     Ok(())
+/// }
+/// ```
+#[proc_macro_attribute]
+pub fn work(options: TokenStream, item: TokenStream) -> TokenStream {
+    done(rpc::expand(rpc::Asked::Work, options.into(), item.into()))
+}
+
+/// Makes a function the loop of a host, which a child runs on its main thread with its actor as a guest.
+///
+/// Its first argument is the guest, `teamster::guest::Guest`, which it starts before it runs its loop; it returns when it
+/// is told that the guest is over. It returns nothing, or a `Result` whose error ends the process. Its other arguments
+/// travel by serde: `an.actor("clock").infect(frames(60))` starts an actor with it.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::mpsc;
+/// use teamster::guest::{Guest, Slice};
+///
+/// /// A loop that does nothing of its own.
+/// #[teamster::host_loop]
+/// fn queue(guest: Guest, name: String) -> Result<(), std::num::ParseIntError> {
+///     let (soon, slices) = mpsc::channel::<Option<Slice>>();
+///     let over = soon.clone();
+///     guest.start(move |slice| drop(soon.send(Some(slice))), move || drop(over.send(None)));
+///     while let Ok(Some(slice)) = slices.recv() {
+///         slice.run();
+///     }
+///     println!("{name} is over");
+///     Ok(())
+/// }
+///
+/// #[teamster::main]
+/// async fn main() -> Result<(), teamster::Error> {
+///     teamster::open_nursery(async |an| {
+///         an.actor("clock").infect(queue("the loop".into())).start().await?;
+///         Ok(())
+///     })
+///     .await
+/// }
+/// ```
+#[proc_macro_attribute]
+pub fn host_loop(options: TokenStream, item: TokenStream) -> TokenStream {
+    done(host_loop::expand(options.into(), item.into()))
 }
 
 /// Lets an error type cross between actors as a value: `error.downcast_ref::<MyError>()`.

@@ -30,6 +30,11 @@ pub(crate) fn check_function(what: &str, signature: &Signature, mistakes: &mut M
         let name = &signature.ident;
         mistakes.at(signature.fn_token, format!("{what} has to be async: write `async fn {name}`"));
     }
+    check_signature(what, signature, mistakes);
+}
+
+/// The same for what may be async or not.
+pub(crate) fn check_signature(what: &str, signature: &Signature, mistakes: &mut Mistakes) {
     if let Some(unsafety) = &signature.unsafety {
         mistakes.at(unsafety, format!("{what} can't be unsafe: nobody can keep its conditions from far away"));
     }
@@ -61,6 +66,8 @@ pub(crate) enum Role {
     Context,
     /// The result is a stream, which does not travel itself.
     Stream,
+    /// A host's loop: the first argument is its guest, and the result stays where it is.
+    Host,
 }
 
 /// Types that can't travel, as far as the tokens show it.
@@ -68,6 +75,7 @@ pub(crate) fn check_types(function: &ItemFn, role: Role, mistakes: &mut Mistakes
     for (index, input) in function.sig.inputs.iter().enumerate() {
         match input {
             syn::FnArg::Typed(own) if role == Role::Context && index == 0 => check_own_side(&own.ty, mistakes),
+            syn::FnArg::Typed(_guest) if role == Role::Host && index == 0 => {}
             syn::FnArg::Receiver(receiver) => mistakes.at(
                 receiver,
                 "an endpoint is a free function: in another process there is no `self`; pass what it needs as arguments",
@@ -76,7 +84,7 @@ pub(crate) fn check_types(function: &ItemFn, role: Role, mistakes: &mut Mistakes
         }
     }
     if let ReturnType::Type(_, ty) = &function.sig.output
-        && role != Role::Stream
+        && !matches!(role, Role::Stream | Role::Host)
     {
         check_type(ty, Place::Result, mistakes);
     }

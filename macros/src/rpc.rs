@@ -11,6 +11,8 @@ use crate::misuse::{self, Mistakes, Role};
 pub(crate) enum Asked {
     Rpc,
     Context,
+    /// A job for worker processes: it may be sync.
+    Work,
 }
 
 /// What a dialog with the function is.
@@ -24,13 +26,21 @@ enum Kind {
 }
 
 pub(crate) fn expand(asked: Asked, options: TokenStream, item: TokenStream) -> syn::Result<TokenStream> {
-    let mut function: ItemFn = syn::parse2(item)?;
+    let (mut function, place) = read(asked, item)?;
     let mut mistakes = Mistakes::default();
     let name = path_option(options).unwrap_or_else(|error| {
         mistakes.add(error);
         None
     });
-    misuse::check_function("an endpoint", &function.sig, &mut mistakes);
+    if place == Place::Elsewhere && name.is_none() {
+        let text = "a function without a body stands for one of another program: say what it is called there, \
+                    `name = \"module::function\"`";
+        mistakes.at(&function.sig, text);
+    }
+    match asked {
+        Asked::Work => misuse::check_signature("a job", &function.sig, &mut mistakes),
+        Asked::Rpc | Asked::Context => misuse::check_function("an endpoint", &function.sig, &mut mistakes),
+    }
     let kind = kind_of(asked, &function, &mut mistakes);
     let role = match kind {
         Kind::Rpc => Role::Call,
@@ -53,7 +63,7 @@ pub(crate) fn expand(asked: Asked, options: TokenStream, item: TokenStream) -> s
     let conditions = &attributes.conditions;
     let call_args = args.iter().map(|Argument { name, ty, .. }| quote!(#name: #ty));
     let names: Vec<&Ident> = args.iter().map(|argument| &argument.name).collect();
-    let endpoint = endpoint(&kind, &function, &args, name, attributes.of_body);
+    let endpoint = endpoint(&kind, place, &function, &args, name, attributes.of_body);
     let call = match kind {
         Kind::Rpc => quote!(::teamster::Call),
         Kind::Context(_) => quote!(::teamster::ContextCall),
@@ -77,12 +87,35 @@ pub(crate) fn expand(asked: Asked, options: TokenStream, item: TokenStream) -> s
     })
 }
 
+/// Where the function is.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    Here,
+    /// It has no body: another program has.
+    Elsewhere,
+}
+
+fn read(asked: Asked, item: TokenStream) -> syn::Result<(ItemFn, Place)> {
+    let failed = match syn::parse2(item.clone()) {
+        Ok(function) => return Ok((function, Place::Here)),
+        Err(failed) => failed,
+    };
+    match syn::parse2::<syn::ForeignItemFn>(item) {
+        Ok(declared) if asked != Asked::Work => {
+            let syn::ForeignItemFn { attrs, vis, sig, .. } = declared;
+            Ok((ItemFn { attrs, vis, sig, block: syn::parse_quote!({}) }, Place::Elsewhere))
+        }
+        _ => Err(failed),
+    }
+}
+
 fn kind_of(asked: Asked, function: &ItemFn, mistakes: &mut Mistakes) -> Kind {
     match asked {
         Asked::Rpc => match streamed(function) {
             Some(item) => Kind::Stream(Box::new(item)),
             None => Kind::Rpc,
         },
+        Asked::Work => Kind::Rpc,
         Asked::Context => match function.sig.inputs.first() {
             Some(FnArg::Typed(first)) => Kind::Context(first.ty.clone()),
             Some(FnArg::Receiver(_)) => Kind::Rpc, // that mistake is told already
@@ -214,6 +247,7 @@ fn argument(index: usize, typed: &PatType) -> Argument {
 /// What nobody but the runtime sees: the trait, the function itself, the registration.
 fn endpoint(
     kind: &Kind,
+    place: Place,
     function: &ItemFn,
     args: &[Argument],
     name: Option<LitStr>,
@@ -238,9 +272,17 @@ fn endpoint(
             let ctx = quote_spanned!(ctx.span()=> __teamster_ctx);
             quote!(#body_name(#ctx, #(#places),*).await)
         }
+        Kind::Rpc if function.sig.asyncness.is_none() => quote!(#body_name(#(#places),*)),
         Kind::Rpc | Kind::Stream(_) => quote!(#body_name(#(#places),*).await),
     };
-    let (output, run) = if matches!(kind, Kind::Stream(_)) {
+    let (output, run) = if place == Place::Elsewhere {
+        let output = match kind {
+            Kind::Stream(_) => quote!(()),
+            _ if is_result(&declared) => quote_spanned!(at=> <#declared as ::teamster::Fallible>::Ok),
+            _ => quote!(#declared),
+        };
+        (output, quote!(::core::result::Result::Err(::teamster::__private::elsewhere())))
+    } else if matches!(kind, Kind::Stream(_)) {
         let feed = quote!(::teamster::__private::feed(__teamster_ctx, #call).await);
         (quote!(()), quote!(#feed.map_err(::teamster::__private::Failure::from_stream)))
     } else if is_result(&declared) {
@@ -261,7 +303,7 @@ fn endpoint(
     } else {
         (quote!(#declared), quote!(::core::result::Result::Ok(#call)))
     };
-    let body = body(function, attributes);
+    let body = (place == Place::Here).then(|| body(function, attributes));
     // Asked of each type by itself, at the user's own tokens.
     let own: Vec<(Span, TokenStream)> = match kind {
         Kind::Rpc => vec![],
@@ -283,7 +325,10 @@ fn endpoint(
             Output = ::core::result::Result<Self::Output, ::teamster::__private::Failure>,
         > + ::core::marker::Send
     };
-    let taken = quote!(let (#(#places,)*) = __teamster_args;);
+    let taken = match place {
+        Place::Here => quote!(let (#(#places,)*) = __teamster_args;),
+        Place::Elsewhere => quote!(::core::mem::drop(__teamster_args);),
+    };
     let (invoke, register) = match kind {
         Kind::Rpc => (
             quote! {
@@ -335,6 +380,20 @@ fn endpoint(
             quote!(register_context),
         ),
     };
+    // Its bounds are the user's own tokens, whoever has the body.
+    let streams = (place == Place::Elsewhere && matches!(kind, Kind::Stream(_))).then(|| {
+        quote! {
+            #[allow(dead_code, reason = "it is for the compiler's eyes")]
+            fn __teamster_streams(_: #declared) {}
+        }
+    });
+    let registered = (place == Place::Here).then(|| {
+        quote! {
+            #[::teamster::__private::linkme::distributed_slice(::teamster::__private::ENDPOINTS)]
+            #[linkme(crate = ::teamster::__private::linkme)]
+            static __TEAMSTER_ENTRY: ::teamster::__private::Registration = ::teamster::__private::#register::<#ident>();
+        }
+    });
     quote! {
         #[allow(clippy::unused_unit, clippy::ignored_unit_patterns, reason = "the types are the user's")]
         impl ::teamster::Function for #ident {
@@ -364,9 +423,9 @@ fn endpoint(
         #[allow(dead_code, reason = "it is for the compiler's eyes")]
         fn __teamster_travels() { #(#travels)* }
 
-        #[::teamster::__private::linkme::distributed_slice(::teamster::__private::ENDPOINTS)]
-        #[linkme(crate = ::teamster::__private::linkme)]
-        static __TEAMSTER_ENTRY: ::teamster::__private::Registration = ::teamster::__private::#register::<#ident>();
+        #streams
+
+        #registered
     }
 }
 

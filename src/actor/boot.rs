@@ -7,8 +7,9 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::as_guest::Life;
 use super::control::Control;
 use super::crash::DEBUG_SOCKET;
 use super::doors::{self, Bound, Doors, Places};
@@ -17,12 +18,13 @@ use super::panics::PanicHook;
 use super::signals::{self, Signals};
 use super::stdin::read_message;
 use super::traces::{Origin, traced};
-use super::{Actor, Parent, Parts, Settings, host, keeper, listener};
+use super::{Actor, Parent, Parts, Settings, envoy, host, keeper, listener, warden};
 use crate::channel::Inbox;
 use crate::channel::driver::{drive, framed};
 use crate::channel::handshake::{self, HANDSHAKE_WITHIN};
 use crate::channel::line::{Line, LineInbox};
 use crate::channel::{CancelLine, Channel};
+use crate::guest::{self, Boarding};
 use crate::msg::addr::{Addr, Addrs};
 use crate::msg::codec;
 use crate::msg::frame::{Encoding, Frame, Hello, LineKind, PROTOCOL};
@@ -88,8 +90,9 @@ pub(crate) fn boot_or_be_ready() {
 /// The same for a process that is not ready by that: its own code may never come here.
 pub(crate) fn boot_if_spawned() {
     let asked = std::env::var_os(BOOT_VARIABLE);
-    let is_keeper = asked.as_deref() == Some(OsStr::new(keeper::KEEP));
-    if !is_keeper && asked.as_deref() != Some(OsStr::new("1")) {
+    let is = |mode: &str| asked.as_deref() == Some(OsStr::new(mode));
+    let (is_keeper, is_envoy, is_warden) = (is(keeper::KEEP), is(envoy::LEAD), is(warden::WARD));
+    if !is_keeper && !is_envoy && !is_warden && !is("1") {
         return;
     }
     IS_READY.store(true, Ordering::Release); // what could start this child can start its children
@@ -101,6 +104,12 @@ pub(crate) fn boot_if_spawned() {
     }
     if is_keeper {
         keeper::keep();
+    }
+    if is_envoy {
+        envoy::lead();
+    }
+    if is_warden {
+        warden::ward();
     }
     if tokio::runtime::Handle::try_current().is_ok() {
         // A runtime can't be started on a thread of another one.
@@ -154,12 +163,14 @@ fn prepare() -> Result<Prepared, BootError> {
     apply(&spec);
     let identity =
         spec.credentials.as_ref().map(Identity::new).transpose().map_err(failed("reading its certificate"))?;
+    let host = spec.host.as_ref().map(|host| guest::find(&host.path)).transpose();
+    let host = host.map_err(|text| BootError::Failed("looking for its host's loop", io::Error::other(text)))?;
     let mut runtime = None;
     let mut connect = || connect(&spec, identity.as_ref(), &mut runtime);
     let control = connect().map_err(failed("connecting the control line to the parent"))?;
     say_hello(&control, &spec, LineKind::Control, Addrs::default()).map_err(failed("speaking to the parent"))?;
     let data = connect().map_err(failed("connecting the data line to the parent"))?;
-    Ok(Prepared { spec, identity, control, data })
+    Ok(Prepared { spec, identity, host, control, data })
 }
 
 fn read_spec() -> Result<SpawnSpec, BootError> {
@@ -180,7 +191,7 @@ fn read_spec() -> Result<SpawnSpec, BootError> {
 }
 
 /// The boot pipe is of no more use, and user code must not find it.
-fn replace_stdin() -> io::Result<()> {
+pub(crate) fn replace_stdin() -> io::Result<()> {
     let null = rustix::fs::open(
         "/dev/null",
         rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
@@ -261,7 +272,7 @@ fn failed_at(failures: &[Failure<'_>]) -> io::Error {
     io::Error::other(told.join("; "))
 }
 
-fn say_hello(stream: &Stream, spec: &SpawnSpec, line: LineKind, addrs: Addrs) -> io::Result<()> {
+pub(super) fn say_hello(stream: &Stream, spec: &SpawnSpec, line: LineKind, addrs: Addrs) -> io::Result<()> {
     let token = match line {
         LineKind::Control => Some(spec.control_token),
         LineKind::Data => Some(spec.data_token),
@@ -290,21 +301,33 @@ enum Never {}
 struct Prepared {
     spec: SpawnSpec,
     identity: Option<Identity>,
+    /// Whose guest it is to be.
+    host: Option<&'static guest::Registration>,
     control: Stream,
     data: Stream,
 }
 
 fn serve(prepared: Prepared) -> Result<Never, (&'static str, io::Error)> {
-    let Prepared { spec, identity, control, data } = prepared;
+    let Prepared { spec, identity, host, control, data } = prepared;
     let at = |what: &'static str| move |error: io::Error| (what, error);
     let socket = crate::transport::folder::socket_path(&spec.folder, spec.aid.uuid());
     let places = Places::of_child(&spec.transports, &spec.listen, &spec.parent_addrs, control.own_ip());
-    let (bound, addrs) = doors::bind(&places, &socket, identity.as_ref()).map_err(at("binding its own socket"))?;
+    let (bound, addrs, doors) = if spec.is_worker {
+        (Vec::new(), Addrs::default(), Doors::for_later(places, identity))
+    } else {
+        let bound = doors::bind(&places, &socket, identity.as_ref());
+        let (bound, addrs) = bound.map_err(at("binding its own socket"))?;
+        (bound, addrs.clone(), Doors::at(addrs, identity))
+    };
     let signals = Signals::install().map_err(at("taking SIGINT and SIGTERM"))?;
-    // Only now: whoever hears of us by this Hello may connect to us, and send us a signal.
-    say_hello(&data, &spec, LineKind::Data, addrs.clone()).map_err(at("speaking to the parent"))?;
+    if host.is_none() {
+        // Only now: whoever hears of us by this Hello may connect to us, and send us a signal.
+        say_hello(&data, &spec, LineKind::Data, addrs.clone()).map_err(at("speaking to the parent"))?;
+    }
     let _hook = PanicHook::install();
     let mut runtime = match spec.threads {
+        // All that it may do is wait: the tasks are on their host's thread.
+        _ if host.is_some() => tokio::runtime::Builder::new_current_thread(),
         // A stop blocks its thread, and hands the other tasks to a new one: that takes a runtime that can.
         0 | 1 if spec.debug.own.is_armed() => {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -322,6 +345,7 @@ fn serve(prepared: Prepared) -> Result<Never, (&'static str, io::Error)> {
     let aid = spec.aid.with_pid(std::process::id());
     let ring = Arc::new(LogRing::new(aid.clone()));
     super::log::install_in_child(spec.log.as_deref(), Arc::clone(&ring));
+    let (guest, boarding) = host.map(|_| guest::board(runtime.handle().clone())).unzip();
     let up = Arc::new(Line::new(control));
     let control = Control::new(Some(Arc::clone(&up))).map_err(at("setting up its control thread"))?;
     let actor = Actor::new(Parts {
@@ -339,14 +363,16 @@ fn serve(prepared: Prepared) -> Result<Never, (&'static str, io::Error)> {
             transports: spec.transports.clone(),
             listen: spec.listen.clone(),
             lost_after: Duration::from_millis(spec.lost_after_ms),
+            is_worker: spec.is_worker,
             ..Settings::default()
         },
         folder: spec.folder.clone(),
-        doors: Doors::at(addrs, identity),
+        doors,
         registrar: spec.registrar.clone(),
         root_addrs: Some(spec.root_addrs.clone()),
         control: Arc::clone(&control),
         runtime: runtime.handle().clone(),
+        host: boarding.as_ref().map(|boarding: &Boarding| Arc::clone(&boarding.host)),
         log_ring: Some(ring),
         names: None,
     });
@@ -358,22 +384,38 @@ fn serve(prepared: Prepared) -> Result<Never, (&'static str, io::Error)> {
         let bound = uds::bind_at(&spec.folder.join(DEBUG_SOCKET)).and_then(|listener| control.watch_debug(listener));
         bound.map_err(at("binding its debug socket"))?;
     }
-    let ended = runtime.block_on(live(Arc::clone(&actor), data, bound, up));
-    if let Err(error) = ended {
-        // The parent went away, or does not want us: nothing is left to serve.
-        eprintln!("teamster: {}: the parent did not let us in: {error}", actor.aid);
-        signals::exit_now(BOOT_FAILED);
-    }
+    let lines = Lines { data, bound, up };
+    let runtime = match host.zip(guest).zip(boarding) {
+        Some(((host, guest), boarding)) => {
+            let life = Life { actor: Arc::clone(&actor), spec, addrs, lines };
+            life.run(runtime, host, guest, boarding).map_err(at("starting the thread on which it waits"))?
+        }
+        None => {
+            if let Err(error) = runtime.block_on(live(Arc::clone(&actor), lines)) {
+                not_let_in(&actor, &error);
+            }
+            runtime
+        }
+    };
     leave(&actor, runtime)
 }
 
-/// From the handshake to the last frame.
-async fn live(
-    actor: Arc<Actor>,
-    data: Stream,
+/// The parent went away, or does not want us: nothing is left to serve.
+pub(super) fn not_let_in(actor: &Actor, error: &handshake::HandshakeError) -> ! {
+    eprintln!("teamster: {}: the parent did not let us in: {error}", actor.aid);
+    signals::exit_now(BOOT_FAILED)
+}
+
+/// What connects an actor, before its runtime does anything.
+pub(super) struct Lines {
+    pub(super) data: Stream,
     bound: Vec<Bound>,
     up: Arc<Line>,
-) -> Result<(), handshake::HandshakeError> {
+}
+
+/// From the handshake to the last frame.
+pub(super) async fn live(actor: Arc<Actor>, lines: Lines) -> Result<(), handshake::HandshakeError> {
+    let Lines { data, bound, up } = lines;
     let socket = Socket::new(data)?;
     let (welcome, rest) = tokio::select! {
         welcome = handshake::welcome(&socket, actor.clock.sleep(HANDSHAKE_WITHIN)) => welcome?,
@@ -398,13 +440,17 @@ async fn live(
     actor.spawn_driver(drive(Arc::clone(&line), Arc::clone(&actor), Inbox::new(&rest)));
     actor.open_doors(bound)?;
     actor.ending().await;
-    traced(&actor.traces, Origin::End, wind_down(&actor)).await;
+    let end = traced(&actor.traces, Origin::End, wind_down(Arc::clone(&actor)));
+    match actor.is_guest() {
+        true => actor.run_last(end).await,
+        false => end.await,
+    }
     flush(&actor, &line).await;
     Ok(())
 }
 
 /// Waits for all that this actor has running: cancelled already, each at its own pace.
-async fn wind_down(actor: &Arc<Actor>) {
+async fn wind_down(actor: Arc<Actor>) {
     actor.tasks.close();
     actor.tasks.wait().await;
     actor.control.none_living().await;
@@ -432,11 +478,14 @@ fn leave(actor: &Arc<Actor>, runtime: tokio::runtime::Runtime) -> ! {
     // is gone needs no word.
     let _ = actor.control.send_up(&Frame::TasksGone);
     let left = actor.ends_within(actor.clock.now()).unwrap_or(actor.settings.grace);
+    // Those that only their drivers hold are concluded too.
+    let lines = actor.living_lines();
     // Drops the user's own tasks and gives blocking closures what is left of the grace.
     // Of a parent's grace, too, the rest is for reaping: at its very end we would be killed.
     runtime.shutdown_timeout(crate::proto::escalation::childs_share(left));
     actor.clock.wait_released(); // its blocking closures have gone on
     actor.end_keeps();
+    conclude(actor, &lines);
     if actor.is_orphaned() {
         crate::transport::folder::remove_if_last(&actor.folder, &actor.socket());
     } // else the parent removes it when it reaps
@@ -452,12 +501,25 @@ fn leave(actor: &Arc<Actor>, runtime: tokio::runtime::Runtime) -> ! {
 pub(crate) fn leave_at_once(actor: &Arc<Actor>, last_words: &[Frame<'_>]) -> ! {
     flush_stdio();
     let is_heard = actor.control.up.as_ref().is_some_and(|up| up.send_all(last_words).is_ok());
+    conclude(actor, &actor.living_lines());
     if actor.is_orphaned() || !is_heard {
         crate::transport::folder::remove_if_last(&actor.folder, &actor.socket());
     } // else the parent removes it, while the kernel takes this process down
     match actor.own_signal() {
         Some(signal) => signals::die_by(signal),
         None => signals::exit_now(0),
+    }
+}
+
+/// What was sent by datagrams and is lost, no kernel sends again when this process is gone: it waits for the word that all has come.
+fn conclude(actor: &Actor, lines: &[Arc<super::DataLine>]) {
+    let left = actor.ends_within(actor.clock.now()).unwrap_or(actor.settings.grace);
+    let until = Instant::now() + crate::proto::escalation::childs_share(left);
+    for line in lines.iter().filter(|line| line.is_timed()) {
+        line.conclude(until);
+    }
+    if let Some(up) = actor.control.up.as_ref().filter(|up| up.is_timed()) {
+        up.conclude(until);
     }
 }
 

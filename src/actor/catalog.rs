@@ -54,6 +54,9 @@ pub(crate) async fn is_context(path: String) -> bool {
     matches!(found, Some(Found::One(Registration { run: Run::Context(_), .. })))
 }
 
+/// The path of [`endpoints`].
+pub(crate) const ENDPOINTS_PATH: &str = "teamster.endpoints";
+
 /// What others may call here, by path. Our own endpoints are nobody's to call by hand.
 #[rpc(name = "teamster.endpoints")]
 pub(crate) async fn endpoints() -> Result<Vec<EndpointInfo>> {

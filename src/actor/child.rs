@@ -35,6 +35,8 @@ pub(crate) struct Child {
     pub(crate) lost_after: Duration,
     /// It runs on another host. Its process here leads there, and its pid is of that.
     pub(crate) is_far: bool,
+    /// It is no actor: a plain program, which knows of nothing but signals.
+    pub(crate) is_program: bool,
     /// Of one that is far: signals for it, a byte each, from when somebody over there takes them until it is reaped.
     pub(crate) leash: Mutex<Option<OwnedFd>>,
     /// How it knows itself: its own pid and host.
@@ -106,6 +108,34 @@ pub(crate) enum Refusal {
 }
 
 impl Child {
+    /// One on this host, whose end nobody has anything to do with yet: who starts it says what else it is.
+    pub(crate) fn new(key: u64, aid: Aid, grace: Duration, lost_after: Duration) -> Self {
+        Child {
+            key,
+            aid,
+            grace,
+            lost_after,
+            is_far: false,
+            is_program: false,
+            leash: Mutex::default(),
+            itself: OnceLock::new(),
+            is_shielded: false,
+            socket: PathBuf::new(),
+            stderr: None,
+            listens: OnceLock::new(),
+            control: SetOnce::new(),
+            channel: OnceLock::new(),
+            connected: SetOnce::new(),
+            refused: OnceLock::new(),
+            reaped: SetOnce::new(),
+            gone: SetOnce::new(),
+            closed: SetOnce::new(),
+            was_asked: AtomicBool::new(false),
+            was_reached: AtomicBool::new(false),
+            story: Mutex::default(),
+        }
+    }
+
     /// Waits until the process and all that it had started are gone, and our ends of its lines closed.
     ///
     /// # Cancel safety

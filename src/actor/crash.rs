@@ -16,10 +16,10 @@ use uuid::Uuid;
 
 use super::endpoint::RunFn;
 use super::failure::Failure;
+use super::parcels::Reply;
 use super::scope::Scope;
 use super::{Actor, current};
 use crate::error::Error;
-use crate::msg::frame::Encoding;
 use crate::msg::ident::Aid;
 use crate::msg::remote_error::WireError;
 use crate::msg::spec::{Arming, DebugSettings};
@@ -179,7 +179,9 @@ pub(crate) struct CallInfo {
     pub(crate) dialog: u64,
     pub(crate) opener: Aid,
     pub(crate) args: bytes::Bytes,
-    pub(crate) encoding: Encoding,
+    /// What of the arguments lay elsewhere.
+    pub(crate) pieces: Vec<bytes::Bytes>,
+    pub(crate) reply: Reply,
     /// What runs it once more: of a context nothing does, its stream is used up.
     pub(crate) again: Option<RunFn>,
 }

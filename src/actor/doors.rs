@@ -12,6 +12,8 @@ use super::renewal::Asked;
 use super::{Actor, listener};
 use crate::msg::addr::{Addr, Addrs, Host, HostPort, Transport};
 use crate::msg::spec::Credentials;
+#[cfg(feature = "quic")]
+use crate::transport::quic;
 use crate::transport::socket::Listener;
 use crate::transport::tls::{Authority, Identity};
 use crate::transport::{tcp, uds};
@@ -25,6 +27,8 @@ pub(crate) enum Door {
     Insecure,
     /// A certificate that this actor believes.
     Tls,
+    /// The same, by QUIC.
+    Quic,
 }
 
 /// A socket that listens already, and that nobody accepts from yet.
@@ -43,7 +47,7 @@ pub(crate) struct Places {
     pub(crate) transports: Vec<Transport>,
     /// Where it was told to.
     pub(crate) listen: Vec<Addr>,
-    /// By TCP at these addresses too, as far as they are of this host.
+    /// At these addresses too, as far as they are of this host: by those of its transports that are secured.
     pub(crate) beside: Vec<IpAddr>,
 }
 
@@ -51,10 +55,10 @@ impl Places {
     /// Those of a child that has connected to its parent from its own address `own`: other hosts reach it there, and
     /// where they reach its parent, if that is on the same host.
     pub(crate) fn of_child(transports: &[Transport], listen: &[Addr], parent: &Addrs, own: Option<IpAddr>) -> Self {
-        let of_parent = parent.as_slice().iter().filter_map(tcp_ip).filter(|ip| !ip.is_loopback()).chain(own);
-        let listens = |ip: &IpAddr| listen.iter().filter_map(tcp_ip).any(|at| at == *ip || at.is_unspecified());
+        let of_parent = parent.as_slice().iter().filter_map(secured_ip).filter(|ip| !ip.is_loopback()).chain(own);
+        let listens = |ip: &IpAddr| listen.iter().filter_map(secured_ip).any(|at| at == *ip || at.is_unspecified());
         let mut beside: Vec<IpAddr> = Vec::new();
-        for ip in of_parent.filter(|_| transports.contains(&Transport::Tcp)) {
+        for ip in of_parent.filter(|_| transports.iter().any(|transport| transport.is_secured())) {
             if !listens(&ip) && !beside.contains(&ip) {
                 beside.push(ip);
             }
@@ -63,11 +67,19 @@ impl Places {
     }
 }
 
-/// Of an address by number that TLS is spoken at.
-fn tcp_ip(addr: &Addr) -> Option<IpAddr> {
+/// Of an address by number that certificates are shown at.
+fn secured_ip(addr: &Addr) -> Option<IpAddr> {
     match addr {
-        Addr::Tcp(HostPort { host: Host::Ip(ip), .. }) => Some(*ip),
+        Addr::Tcp(HostPort { host: Host::Ip(ip), .. }) | Addr::Quic(HostPort { host: Host::Ip(ip), .. }) => Some(*ip),
         _ => None,
+    }
+}
+
+/// This address, by a transport that is secured.
+fn secured_at(transport: Transport, place: HostPort) -> Addr {
+    match transport {
+        Transport::Quic => Addr::Quic(place),
+        _ => Addr::Tcp(place),
     }
 }
 
@@ -82,7 +94,7 @@ pub(crate) fn refuses(addr: &Addr) -> Option<&'static str> {
         Addr::Uds(_) => Some("its Unix socket is in the folder of its tree"),
         Addr::InsecureTcp(HostPort { host: Host::Ip(ip), .. }) if ip.is_loopback() => None,
         Addr::InsecureTcp(_) => Some("only the loopback interface may be insecure: leave `/insecure` out"),
-        Addr::Tcp(_) => None,
+        Addr::Tcp(_) | Addr::Quic(_) => None,
     }
 }
 
@@ -101,10 +113,12 @@ pub(crate) fn bind(places: &Places, socket: &Path, identity: Option<&Identity>) 
         all.push(bind_to(addr, identity).map_err(|error| io::Error::new(error.kind(), format!("{addr}: {error}")))?);
     }
     for ip in beside {
-        match bind_to(&Addr::Tcp(SocketAddr::new(*ip, 0).into()), identity) {
-            Ok(bound) => all.push(bound),
-            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {} // another host's
-            Err(error) => return Err(io::Error::new(error.kind(), format!("{ip}: {error}"))),
+        for transport in transports.iter().filter(|transport| transport.is_secured()) {
+            match bind_to(&secured_at(*transport, SocketAddr::new(*ip, 0).into()), identity) {
+                Ok(bound) => all.push(bound),
+                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {} // another host's
+                Err(error) => return Err(io::Error::new(error.kind(), format!("{ip}: {error}"))),
+            }
         }
     }
     let told = nearest_first(all.iter().flat_map(|bound| bound.addrs.iter().cloned()));
@@ -117,9 +131,9 @@ fn nearest_first(addrs: impl IntoIterator<Item = Addr>) -> Addrs {
     let is_near = |place: &HostPort| matches!(place.host, Host::Ip(ip) if ip.is_loopback());
     all.sort_by_key(|addr| match addr {
         Addr::Uds(_) => 0,
-        Addr::Tcp(place) if is_near(place) => 1,
+        Addr::Tcp(place) | Addr::Quic(place) if is_near(place) => 1,
         Addr::InsecureTcp(_) => 2,
-        Addr::Tcp(_) => 3,
+        Addr::Tcp(_) | Addr::Quic(_) => 3,
     });
     all.into_iter().collect()
 }
@@ -132,7 +146,7 @@ fn bind_one(transport: Transport, socket: &Path, identity: Option<&Identity>) ->
             Ok(Bound { fd: uds::bind_at(socket)?, door: Door::Uds, addrs: vec![Addr::Uds(socket.to_owned())] })
         }
         Transport::InsecureTcp => bind_to(&Addr::InsecureTcp(loopback()), identity),
-        Transport::Tcp => bind_to(&Addr::Tcp(loopback()), identity),
+        Transport::Tcp | Transport::Quic => bind_to(&secured_at(transport, loopback()), identity),
     }
 }
 
@@ -144,12 +158,18 @@ fn bind_to(addr: &Addr, identity: Option<&Identity>) -> io::Result<Bound> {
     let (place, door) = match addr {
         Addr::Uds(_) => return Err(io::ErrorKind::InvalidInput.into()), // refused above
         Addr::InsecureTcp(place) => (place, Door::Insecure),
-        Addr::Tcp(place) => {
+        Addr::Tcp(place) | Addr::Quic(place) => {
             identity.ok_or_else(|| io::Error::other("it has no certificate to show"))?;
-            (place, Door::Tls)
+            (place, if matches!(addr, Addr::Quic(_)) { Door::Quic } else { Door::Tls })
         }
     };
-    let (fd, bound) = tcp::bind_to(place)?;
+    let (fd, bound) = match door {
+        #[cfg(feature = "quic")]
+        Door::Quic => quic::bind_to(place)?,
+        #[cfg(not(feature = "quic"))]
+        Door::Quic => return Err(crate::transport::dial::no_quic()),
+        Door::Uds | Door::Insecure | Door::Tls => tcp::bind_to(place)?,
+    };
     let hosts = match &place.host {
         Host::Dns(name) => vec![Host::Dns(name.clone())],
         Host::Ip(ip) if ip.is_unspecified() => tcp::interfaces(*ip)?.into_iter().map(Host::Ip).collect(),
@@ -158,6 +178,7 @@ fn bind_to(addr: &Addr, identity: Option<&Identity>) -> io::Result<Bound> {
     let told = hosts.into_iter().map(|host| HostPort { host, port: bound.port() });
     let addrs = match door {
         Door::Insecure => told.map(Addr::InsecureTcp).collect(),
+        Door::Quic => told.map(Addr::Quic).collect(),
         Door::Tls | Door::Uds => told.map(Addr::Tcp).collect(),
     };
     Ok(Bound { fd, door, addrs })
@@ -172,6 +193,8 @@ pub(crate) struct Doors {
     /// In the root, once a network is used, or from its boot if it has an identity.
     authority: OnceLock<Authority>,
     pub(super) asked: Asked,
+    /// Where it is to listen as soon as somebody is to be told where: a worker has mostly nobody to tell.
+    late: Mutex<Option<Places>>,
 }
 
 impl Doors {
@@ -179,6 +202,11 @@ impl Doors {
     pub(crate) fn at(addrs: Addrs, identity: Option<Identity>) -> Self {
         let (addrs, shown) = (RwLock::new(addrs), RwLock::new(identity));
         Doors { addrs, shown, asked: Asked::now(), ..Doors::default() }
+    }
+
+    /// Those of an actor that listens at these places when it has to.
+    pub(crate) fn for_later(places: Places, identity: Option<Identity>) -> Self {
+        Doors { late: Mutex::new(Some(places)), ..Doors::at(Addrs::default(), identity) }
     }
 
     /// Where others are told to connect, the nearest first.
@@ -234,7 +262,7 @@ pub(crate) fn of_root(
     authority: Option<Authority>,
 ) -> io::Result<(Doors, Vec<Bound>)> {
     let doors = Doors { authority: authority.map(OnceLock::from).unwrap_or_default(), ..Doors::default() };
-    if places.transports.contains(&Transport::Tcp) {
+    if places.transports.iter().any(|transport| transport.is_secured()) {
         let credentials = doors.authority()?.issue(root)?;
         doors.show(&credentials)?;
     }
@@ -244,9 +272,25 @@ pub(crate) fn of_root(
 }
 
 impl Actor {
-    /// Where it listens, the nearest first.
-    pub(crate) fn addrs(&self) -> Addrs {
+    /// Where it listens, the nearest first: from now on, if it does not yet.
+    pub(crate) fn addrs(self: &Arc<Self>) -> Addrs {
+        let mut late = self.doors.late.lock();
+        if let Some(places) = late.take()
+            && let Err(error) = self.listen_late(&places)
+        {
+            tracing::warn!(%error, "a worker can't bind its sockets: nobody will reach what it tells of itself");
+            *late = Some(places);
+        }
+        drop(late);
         self.doors.addrs()
+    }
+
+    fn listen_late(self: &Arc<Self>, places: &Places) -> io::Result<()> {
+        let (bound, addrs) = bind(places, &self.socket(), self.identity().as_ref())?;
+        let _on_its_runtime = self.runtime.enter();
+        self.open_doors(bound)?;
+        *self.doors.addrs.write() = addrs;
+        Ok(())
     }
 
     /// What it shows on networks, and whom it believes.
@@ -257,30 +301,37 @@ impl Actor {
     /// Accepts from these sockets until the actor ends.
     pub(crate) fn open_doors(self: &Arc<Self>, all: Vec<Bound>) -> io::Result<()> {
         for Bound { fd, door, addrs: _ } in all {
-            let listener = Listener::new(fd)?;
+            let listener = match door {
+                #[cfg(feature = "quic")]
+                Door::Quic => Listener::Datagrams(quic::Listener::new(fd)?),
+                _ => Listener::streams(fd)?,
+            };
             let listening = self.drivers.spawn_on(listener::listen(Arc::clone(self), listener, door), &self.runtime);
             self.doors.listening.lock().push(listening.abort_handle());
         }
         Ok(())
     }
 
-    /// Listens at all of this host's addresses from now on, unless it listens at one of them.
-    pub(crate) fn listen_on_networks(self: &Arc<Self>) -> io::Result<()> {
+    /// Listens at all of this host's addresses from now on by each of these transports, unless it listens at one of them.
+    pub(crate) fn listen_on_networks(self: &Arc<Self>, transports: &[Transport]) -> io::Result<()> {
         let mut addrs = self.doors.addrs.write();
-        let goes_further = |addr: &Addr| match addr {
-            Addr::Tcp(HostPort { host: Host::Ip(ip), .. }) => !ip.is_loopback(),
-            Addr::Tcp(_) => true,
-            Addr::Uds(_) | Addr::InsecureTcp(_) => false,
-        };
-        if addrs.as_slice().iter().any(goes_further) {
-            return Ok(());
+        for transport in transports.iter().filter(|transport| transport.is_secured()) {
+            let goes_further = |addr: &Addr| match addr {
+                Addr::Tcp(place) | Addr::Quic(place) => !matches!(place.host, Host::Ip(ip) if ip.is_loopback()),
+                Addr::Uds(_) | Addr::InsecureTcp(_) => false,
+            };
+            if addrs.as_slice().iter().any(|addr| addr.transport() == *transport && goes_further(addr)) {
+                continue;
+            }
+            let everywhere =
+                |ip: IpAddr| bind_to(&secured_at(*transport, SocketAddr::new(ip, 0).into()), self.identity().as_ref());
+            // Of both kinds, where this host has both.
+            let bound =
+                everywhere(Ipv6Addr::UNSPECIFIED.into()).or_else(|_no_v6| everywhere(Ipv4Addr::UNSPECIFIED.into()))?;
+            *addrs = nearest_first(addrs.as_slice().iter().cloned().chain(bound.addrs.clone()));
+            self.open_doors(vec![bound])?;
         }
-        let everywhere = |ip: IpAddr| bind_to(&Addr::Tcp(SocketAddr::new(ip, 0).into()), self.identity().as_ref());
-        // Of both kinds, where this host has both.
-        let bound =
-            everywhere(Ipv6Addr::UNSPECIFIED.into()).or_else(|_no_v6| everywhere(Ipv4Addr::UNSPECIFIED.into()))?;
-        *addrs = nearest_first(addrs.as_slice().iter().cloned().chain(bound.addrs.clone()));
-        self.open_doors(vec![bound])
+        Ok(())
     }
 
     /// Listens by this transport too, from now on.
@@ -291,7 +342,7 @@ impl Actor {
         }
         let told = match transport {
             Transport::Uds => vec![Addr::Uds(self.socket())], // it listens there in any case
-            Transport::Tcp | Transport::InsecureTcp => {
+            Transport::Tcp | Transport::InsecureTcp | Transport::Quic => {
                 let bound = bind_one(transport, &self.socket(), self.identity().as_ref())?;
                 let told = bound.addrs.clone();
                 self.open_doors(vec![bound])?;

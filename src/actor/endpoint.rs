@@ -3,9 +3,11 @@ use std::any::type_name;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::future::{Future, IntoFuture};
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
+use futures::FutureExt;
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -13,8 +15,9 @@ use serde::de::DeserializeOwned;
 use super::context::ContextCore;
 use super::failure::Failure;
 use super::panics;
+use super::parcels::{Answer, Reply};
 use crate::error::{CodecError, Error};
-use crate::msg::codec;
+use crate::msg::codec::{self, Spill};
 use crate::msg::frame::Encoding;
 
 /// A future in a box, that may move to another thread.
@@ -320,8 +323,18 @@ pub(crate) fn encode_args<E: Function>(
     want: Encoding,
     out: &mut Vec<u8>,
 ) -> Result<Encoding, CodecError> {
+    encode_args_with::<E>(args, want, out, None)
+}
+
+/// The same; and large byte strings go to `spill`, where there is one, as far as that takes them.
+pub(crate) fn encode_args_with<E: Function>(
+    args: &E::Args,
+    want: Encoding,
+    out: &mut Vec<u8>,
+    spill: Option<&mut dyn Spill>,
+) -> Result<Encoding, CodecError> {
     let want = layout::<E, E::Args>(want, Travelling::Args);
-    codec::encode_into(args, want, out).map_err(|mut failure| {
+    codec::encode_with(args, want, out, spill).map_err(|mut failure| {
         let arg = E::unencodable(args).and_then(|index| E::ARGS.get(index));
         failure.type_name = arg.map_or(failure.type_name, |arg| (arg.type_name)());
         if let Some((_arg, rest)) = argument_at(E::ARGS, &failure.path) {
@@ -378,8 +391,8 @@ impl<E: Endpoint> IntoFuture for Call<E> {
 /// How a dialog with an endpoint goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Run {
-    /// One call, one result.
-    Rpc(RunFn),
+    /// One call, one result. And many, one after the other.
+    Rpc(RunFn, RunRowFn),
     /// A task with a stream beside it.
     Context(ContextFn),
 }
@@ -389,12 +402,27 @@ pub(crate) type ContextFn = fn(&[u8], Encoding, Arc<ContextCore>) -> Result<BoxF
 
 /// Decodes the arguments and makes the task, which gives the result as bytes.
 ///
-/// Structs of the result are laid out as the second argument says, where their types allow it.
+/// The second argument says how the result is wanted; structs of it are laid out so where their types allow it.
 ///
 /// # Errors
 ///
 /// The bytes are not the arguments; the error says which one.
-pub(crate) type RunFn = fn(&[u8], Encoding) -> Result<BoxFuture<'static, RunResult>, CodecError>;
+pub(crate) type RunFn = fn(&[u8], Reply) -> Result<BoxFuture<'static, RunResult>, CodecError>;
+
+/// Runs a function for one call after another.
+pub(crate) type RunRowFn = for<'r> fn(&'r mut (dyn Row + Send)) -> BoxFuture<'r, ()>;
+
+/// Calls of one function that are run one after the other, and what comes of them.
+pub(crate) trait Row {
+    /// The arguments of the next call. `None`: no other one begins.
+    fn next(&mut self) -> Option<&[u8]>;
+
+    /// What the call has left to be done before its result is told.
+    fn clean_up(&self) -> Option<BoxFuture<'static, ()>>;
+
+    /// What has come of the call: the bytes of its result. Whether another one may follow.
+    fn ended(&mut self, ended: Result<&[u8], Failure>) -> bool;
+}
 
 /// The result's bytes and how they are laid out really: a type that skips fields is always named.
 pub(crate) type RunResult = Result<(Vec<u8>, Encoding), Failure>;
@@ -425,25 +453,60 @@ pub static ENDPOINTS: [Registration];
 /// The entry for one endpoint.
 #[doc(hidden)]
 pub const fn register<E: Endpoint>() -> Registration {
-    Registration::of::<E>(Run::Rpc(run::<E>))
+    Registration::of::<E>(Run::Rpc(run::<E>, run_row::<E>))
 }
 
-fn run<E: Endpoint>(bytes: &[u8], want: Encoding) -> Result<BoxFuture<'static, RunResult>, CodecError> {
+fn run<E: Endpoint>(bytes: &[u8], reply: Reply) -> Result<BoxFuture<'static, RunResult>, CodecError> {
     let args: E::Args = decode_args::<E>(bytes)?;
     Ok(Box::pin(async move {
         let output = E::invoke(args).await?;
-        encode_output::<E>(&output, want)
+        match &reply.answer {
+            None => encode_output::<E>(&output, reply.encoding),
+            Some(answer) => encode_parcel::<E>(&output, reply.encoding, &**answer),
+        }
     }))
+}
+
+/// All of it is one task, and one that takes no memory for a call but what its values need.
+fn run_row<E: Endpoint>(row: &mut (dyn Row + Send)) -> BoxFuture<'_, ()> {
+    Box::pin(async move {
+        let mut bytes = Vec::new();
+        while let Some(args) = row.next() {
+            bytes.clear();
+            let call = async {
+                let args = decode_args::<E>(args).map_err(Failure::codec)?;
+                let output = E::invoke(args).await?;
+                append_output::<E>(&output, Encoding::Positional, &mut bytes)
+            };
+            let ended = AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(|panic| Err(Failure::caught(panic)));
+            if let Some(clean_up) = row.clean_up() {
+                clean_up.await;
+            }
+            if !row.ended(ended.map(|_used| &bytes[..])) {
+                break;
+            }
+        }
+    })
 }
 
 /// The result as bytes.
 pub(crate) fn encode_output<E: Function>(output: &E::Output, want: Encoding) -> RunResult {
-    let want = layout::<E, E::Output>(want, Travelling::Output);
     let mut bytes = Vec::new();
-    match codec::encode_into(output, want, &mut bytes) {
-        Ok(used) => Ok((bytes, used)),
-        Err(failure) => Err(Failure::codec(CodecError::encoding(path_of::<E>(), "the result", failure))),
-    }
+    append_output::<E>(output, want, &mut bytes).map(|used| (bytes, used))
+}
+
+fn append_output<E: Function>(output: &E::Output, want: Encoding, bytes: &mut Vec<u8>) -> Result<Encoding, Failure> {
+    let want = layout::<E, E::Output>(want, Travelling::Output);
+    codec::encode_into(output, want, bytes)
+        .map_err(|failure| Failure::codec(CodecError::encoding(path_of::<E>(), "the result", failure)))
+}
+
+/// The same, for an opener to whom large byte strings go by shared memory.
+#[cold]
+fn encode_parcel<E: Function>(output: &E::Output, want: Encoding, answer: &dyn Answer) -> RunResult {
+    let want = layout::<E, E::Output>(want, Travelling::Output);
+    let encoded = answer.encode(&mut |out, spill| codec::encode_with(output, want, out, Some(spill)));
+    encoded.map_err(|failure| Failure::codec(CodecError::encoding(path_of::<E>(), "the result", failure)))
 }
 
 /// An empty array, and nil, in msgpack.
@@ -597,8 +660,8 @@ mod tests {
     fn run_with<A: Serialize>(path: &str, args: &A) -> Result<i64, String> {
         let mut bytes = Vec::new();
         codec::encode_into(args, Encoding::Positional, &mut bytes).expect("the arguments");
-        let Run::Rpc(run) = found(path).run else { panic!("{path} is a context") };
-        let task = run(&bytes, Encoding::Positional).map_err(|error| error.to_string())?;
+        let Run::Rpc(run, _) = found(path).run else { panic!("{path} is a context") };
+        let task = run(&bytes, Encoding::Positional.into()).map_err(|error| error.to_string())?;
         let (bytes, _) = futures::executor::block_on(task).map_err(|failure| format!("{failure:?}"))?;
         codec::decode(&bytes).map_err(|failure| failure.to_string())
     }

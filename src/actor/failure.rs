@@ -7,6 +7,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use super::crash::{DebugQuit, QUIT_TEXT, QUIT_TYPE};
+use super::panics;
 use crate::error::{BoxError, CodecError, Error};
 #[cfg(feature = "anyhow")]
 use crate::msg::error_value::name_of;
@@ -85,6 +86,13 @@ impl Failure {
             },
         };
         Failure::new(What::Panic(text), Circumstances { type_name: "panic".to_owned(), location, backtrace })
+    }
+
+    /// A panic that was caught on this thread just now.
+    pub(crate) fn caught(payload: Box<dyn std::any::Any + Send>) -> Failure {
+        let note = panics::take_note();
+        let (location, backtrace) = note.map_or((None, None), |note| (note.location, note.backtrace));
+        Failure::from_panic(payload, location, backtrace)
     }
 
     fn boxed(error: BoxError, type_name: &'static str) -> Failure {
@@ -177,6 +185,15 @@ impl fmt::Debug for Failure {
             What::Codec(codec) => codec.fmt(f),
         }
     }
+}
+
+/// What a function fails with here that is declared without a body.
+#[doc(hidden)]
+pub fn elsewhere() -> Failure {
+    Failure::ours(Error::Usage(
+        "this function is of another program, and has no body here: call it in an actor that runs that, \
+         by `portal.run(…)` or `portal.open_context(…)`",
+    ))
 }
 
 /// Asks the compiler for the most exact way to keep an error of this type.

@@ -111,6 +111,7 @@ impl Kept {
         command.args(std::env::args_os().skip(1));
         let env = env.iter().map(|(key, value)| (OsStr::from_bytes(key), value.as_deref().map(OsStr::from_bytes)));
         surround(&mut command, env_clear, env, current_dir.as_deref(), &actor.lineage);
+        command.env_remove(FROM_VARIABLE);
         let relayed = |is_relayed: bool| if is_relayed { Stdio::inherit() } else { Stdio::null() };
         command.stdin(stdin).stdout(relayed(relays[0])).stderr(relayed(relays[1]));
         let (lineage, grace) = (actor.lineage.clone(), Duration::from_millis(actor.grace_ms));
@@ -233,7 +234,7 @@ fn reap_all() {
 
 /// What follows in the lineage of an actor that has a keeper: what leads here may run on this host too, or may have handed on
 /// its environment.
-const KEPT: &str = "/kept";
+pub(crate) const KEPT: &str = "/kept";
 
 /// The actor's spec with what is known here alone.
 fn at_this_host(mut actor: SpawnSpec, folder: &RootFolder) -> SpawnSpec {
@@ -248,13 +249,20 @@ fn at_this_host(mut actor: SpawnSpec, folder: &RootFolder) -> SpawnSpec {
     actor
 }
 
-/// The address that ssh has come from: there the parent is reached, most likely.
+/// Set by a host's agent to the address that the parent's envoy has come from.
+pub(crate) const FROM_VARIABLE: &str = "TEAMSTER_FROM";
+
+/// The address that ssh, or an envoy, has come from: there the parent is reached, most likely.
 fn came_from() -> Option<IpAddr> {
-    std::env::var("SSH_CONNECTION").ok()?.split(' ').next()?.parse().ok()
+    let from = std::env::var(FROM_VARIABLE).or_else(|_unset| std::env::var("SSH_CONNECTION"));
+    from.ok()?.split(' ').next()?.parse().ok()
 }
 
 fn first_at(addrs: &Addrs, ip: IpAddr) -> Addrs {
-    let is_there = |addr: &&Addr| matches!(addr, Addr::Tcp(HostPort { host: Host::Ip(at), .. }) if *at == ip);
+    let is_there = |addr: &&Addr| match addr {
+        Addr::Tcp(HostPort { host: Host::Ip(at), .. }) | Addr::Quic(HostPort { host: Host::Ip(at), .. }) => *at == ip,
+        _ => false,
+    };
     let (first, rest): (Vec<&Addr>, Vec<&Addr>) = addrs.as_slice().iter().partition(is_there);
     first.into_iter().chain(rest).cloned().collect()
 }

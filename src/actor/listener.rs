@@ -2,7 +2,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -21,12 +21,13 @@ use crate::channel::Inbox;
 use crate::channel::driver::{drive, framed};
 use crate::channel::handshake::{self, HANDSHAKE_WITHIN, HandshakeError};
 use crate::channel::line::{Line, LineInbox};
-use crate::channel::{CancelLine, Channel, Parts};
+use crate::channel::{CancelLine, Channel, LineEnd, Parts};
 use crate::msg::frame::{Encoding, Frame, Hello, LineKind, MAX_FRAME_BYTES, PROTOCOL, Welcome};
 use crate::msg::spec::Token;
 use crate::proto::connection::Side;
-use crate::transport::socket::{Listener, Socket};
+use crate::transport::socket::{self, Listener, Socket};
 use crate::transport::stream::Stream;
+use crate::transport::tls::Identity;
 use crate::transport::tunnel::carry;
 use crate::transport::{tcp, tls, uds};
 
@@ -67,7 +68,7 @@ pub(crate) async fn listen(actor: Arc<Actor>, listener: Listener, door: Door) {
     let refusals = Arc::new(Refusals::default());
     loop {
         match listener.accept().await {
-            Ok(fd) => {
+            Ok(knock) => {
                 while handshakes.try_join_next().is_some() {} // how they ended was said there
                 oldest.retain(|knock| !knock.handshake.is_finished());
                 if room.available_permits() == 0
@@ -79,11 +80,16 @@ pub(crate) async fn listen(actor: Arc<Actor>, listener: Listener, door: Door) {
                 // One that was let go holds its descriptor until the runtime has had time to drop it.
                 let Ok(place) = Arc::clone(&room).acquire_owned().await else { return }; // nobody closes it
                 let (knocked, door, refusals) = (Arc::clone(&actor), door.clone(), Arc::clone(&refusals));
-                let from = tcp::peer(fd.as_fd());
+                let from = knock.from();
+                #[cfg(feature = "quic")]
+                let knock = asked_again(knock, &listener, room.available_permits());
                 let handshake = async move {
                     let _place = place;
-                    if let Err(error) = let_in(&knocked, fd, &door).await {
-                        refusals.tell(from, &error);
+                    match let_in(&knocked, knock, &door).await {
+                        // It was asked to knock once more.
+                        Err(HandshakeError::Io(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => refusals.tell(from, &error),
+                        Ok(()) => {}
                     }
                 };
                 let handshake = handshakes.spawn_on(handshake, &actor.runtime);
@@ -95,6 +101,19 @@ pub(crate) async fn listen(actor: Arc<Actor>, listener: Listener, door: Door) {
                 tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
             }
         }
+    }
+}
+
+/// Where so many handshakes go on that they may be of nobody, who knocks by a datagram has to show that it has come from where
+/// it says.
+#[cfg(feature = "quic")]
+fn asked_again(knock: socket::Knock, listener: &Listener, places_left: usize) -> socket::Knock {
+    match knock {
+        socket::Knock::Quic(knock) if places_left < MAX_HANDSHAKES / 2 => {
+            listener.expect_again(Some(knock.from()));
+            socket::Knock::Quic(knock.in_a_crowd())
+        }
+        knock => knock,
     }
 }
 
@@ -140,28 +159,24 @@ impl Crowd {
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// Makes sure of who knocks, as far as the connection itself tells.
-async fn shown(actor: &Arc<Actor>, fd: OwnedFd, door: &Door) -> Result<Stream, HandshakeError> {
+async fn shown(actor: &Arc<Actor>, knock: socket::Knock, door: &Door) -> Result<Stream, HandshakeError> {
+    #[cfg_attr(not(feature = "quic"), expect(clippy::infallible_destructuring_match, reason = "there is a second one"))]
+    let fd = match knock {
+        socket::Knock::Stream(fd) => fd,
+        #[cfg(feature = "quic")]
+        socket::Knock::Quic(knock) => {
+            return in_time(actor, async |identity| knock.answer(&identity).await).await;
+        }
+    };
     let user = match door {
-        Door::Uds => uds::peer(fd.as_fd())?.uid.as_raw(),
+        Door::Uds | Door::Quic => uds::peer(fd.as_fd())?.uid.as_raw(), // a datagram comes as one
         Door::Insecure => {
             tcp::prepare(&fd, actor.settings.lost_after)?;
             tcp::peer_user(fd.as_fd())?
         }
         Door::Tls => {
             tcp::prepare(&fd, actor.settings.lost_after)?;
-            let shake_hands = async {
-                let identity = actor.newest_identity().await;
-                let identity = identity.ok_or_else(|| io::Error::other("there is no certificate to show"))?;
-                tls::answer(fd, &identity).await
-            };
-            return tokio::select! {
-                biased; // what has come is not late
-                stream = shake_hands => stream.map_err(|error| match error.kind() {
-                    io::ErrorKind::UnexpectedEof => HandshakeError::Ended,
-                    _ => error.into(),
-                }),
-                () = actor.clock.sleep(HANDSHAKE_WITHIN) => Err(HandshakeError::Slow),
-            };
+            return in_time(actor, async |identity| tls::answer(fd, &identity).await).await;
         }
     };
     let stream = Stream::plain(fd);
@@ -172,8 +187,27 @@ async fn shown(actor: &Arc<Actor>, fd: OwnedFd, door: &Door) -> Result<Stream, H
     Ok(stream)
 }
 
-async fn let_in(actor: &Arc<Actor>, fd: OwnedFd, door: &Door) -> Result<(), HandshakeError> {
-    let stream = match shown(actor, fd, door).await {
+/// A handshake with what the actor shows, which takes no longer than others.
+async fn in_time(
+    actor: &Arc<Actor>,
+    answer: impl AsyncFnOnce(Identity) -> io::Result<Stream>,
+) -> Result<Stream, HandshakeError> {
+    let shake_hands = async {
+        let identity = actor.newest_identity().await;
+        answer(identity.ok_or_else(|| io::Error::other("there is no certificate to show"))?).await
+    };
+    tokio::select! {
+        biased; // what has come is not late
+        stream = shake_hands => stream.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => HandshakeError::Ended,
+            _ => error.into(),
+        }),
+        () = actor.clock.sleep(HANDSHAKE_WITHIN) => Err(HandshakeError::Slow),
+    }
+}
+
+async fn let_in(actor: &Arc<Actor>, knock: socket::Knock, door: &Door) -> Result<(), HandshakeError> {
+    let stream = match shown(actor, knock, door).await {
         // A probe that closes without a word is no event.
         Err(HandshakeError::Ended) => return Ok(()),
         shown => shown?,
@@ -279,16 +313,19 @@ async fn child_line(
             // Its first data line says it, once.
             let _ = child.itself.set(hello.aid.clone());
             let addrs = hello.addrs.clone();
+            // A child of our own program says its build, which was compared; one of another program has none.
+            let same_build = hello.build.is_some();
             let mut parts = peer_parts(actor, hello, Side::Accepting);
-            parts.encoding = Encoding::Positional;
+            parts.encoding = if same_build { Encoding::Positional } else { Encoding::Named };
             parts.peer = child.known_as().clone();
             parts.control = Some(control);
             parts.idle_after = None;
             parts.grace = child.grace;
-            parts.greeting = welcome(actor, true);
+            parts.greeting = welcome(actor, same_build);
             if let Some(output) = &child.stderr {
                 output.ready();
             }
+            let may_stay = stream.is_on_network();
             let socket = Socket::new(stream).inspect_err(|error| {
                 let errno = error.raw_os_error().unwrap_or_default();
                 let _ = child.refused.set(Refusal::Limit { error: error.to_string(), errno });
@@ -305,7 +342,11 @@ async fn child_line(
             let _ = child.connected.set(());
             let (service, inbox) = (Arc::clone(actor), Inbox::new(&rest));
             actor.spawn_driver(async move {
-                drive(channel, Arc::clone(&service), inbox).await;
+                tokio::select! {
+                    biased; // an end that has come is the better one
+                    () = drive(Arc::clone(&channel), Arc::clone(&service), inbox) => {}
+                    () = outlived(&service, &child, &channel), if may_stay => {}
+                }
                 line_of_child_ended(&service, &child).await;
                 // Only this task sets it, once.
                 let _ = child.closed.set(());
@@ -313,6 +354,14 @@ async fn child_line(
         }
     }
     Ok(())
+}
+
+/// Ends the line of a child that is gone, if its end does not come: something on the way may have lost it.
+async fn outlived(actor: &Actor, child: &Child, channel: &Arc<DataLine>) {
+    child.reaped.wait().await;
+    actor.clock.sleep(child.lost_after).await;
+    channel.close(LineEnd::Io("its actor is gone, and it had not ended".to_owned()));
+    std::future::pending().await // the line's driver sees that
 }
 
 /// The data line of a child has ended. Mostly the child has, too; one that lives on without it can't

@@ -27,6 +27,8 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "tls")]
+pub(crate) use terminal::install_in_agent;
 pub(crate) use terminal::install_in_root;
 
 /// Sets the levels of a whole tree, over those of its actors: `info`, `my_crate=debug,info`, `off`.

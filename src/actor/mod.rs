@@ -1,4 +1,5 @@
 //! What is this process doing?
+mod as_guest;
 pub(crate) mod boot;
 pub(crate) mod build;
 pub(crate) mod catalog;
@@ -10,6 +11,8 @@ pub(crate) mod crash;
 pub(crate) mod current;
 pub(crate) mod doors;
 pub(crate) mod endpoint;
+#[cfg_attr(not(feature = "tls"), path = "envoy/off.rs")]
+pub(crate) mod envoy;
 pub(crate) mod failure;
 pub(crate) mod hold;
 pub(crate) mod host;
@@ -18,9 +21,10 @@ pub(crate) mod listener;
 pub(crate) mod load;
 pub(crate) mod log;
 pub(crate) mod panics;
+pub(crate) mod parcels;
 pub(crate) mod peers;
 pub(crate) mod process;
-mod refusals;
+pub(crate) mod refusals;
 pub(crate) mod renewal;
 pub(crate) mod scope;
 pub(crate) mod serve;
@@ -28,6 +32,9 @@ pub(crate) mod signals;
 pub(crate) mod stdin;
 pub(crate) mod suspend;
 pub(crate) mod traces;
+pub(crate) mod warden;
+#[cfg(feature = "tls")]
+pub(crate) mod wire;
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -40,6 +47,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::SetOnce;
+use tokio::sync::oneshot;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use self::clock::Clock;
@@ -49,6 +57,7 @@ use self::log::LogRing;
 use self::scope::Scope;
 use self::traces::{Origin, Traces, traced};
 use crate::channel::Channel;
+use crate::guest::{HostThread, Owned};
 use crate::msg::addr::{Addr, Addrs, Transport};
 use crate::msg::ident::{Aid, Canceller};
 use crate::msg::spec::DebugSettings;
@@ -75,6 +84,10 @@ pub(crate) struct Settings {
     pub(crate) lost_after: Duration,
     /// The folder of its tree's identity, in the root. `None`, before that boots: as the environment says.
     pub(crate) identity: Option<PathBuf>,
+    /// Where the agents of hosts are, in the root. Before that boots: those that the environment does not name.
+    pub(crate) hosts: Vec<(String, Addr)>,
+    /// It does jobs for a pool of its parent's.
+    pub(crate) is_worker: bool,
 }
 
 /// How long another host may be silent, where nobody says otherwise.
@@ -105,6 +118,8 @@ impl Default for Settings {
             listen: Vec::new(),
             lost_after: LOST_AFTER,
             identity: None,
+            hosts: Vec::new(),
+            is_worker: false,
         }
     }
 }
@@ -139,7 +154,10 @@ pub(crate) struct Actor {
     pub(crate) clock: Arc<Clock>,
     pub(crate) scope: Arc<Scope>,
     pub(crate) control: Arc<Control>,
+    /// Where it waits, and where its tasks run if it is nobody's guest.
     pub(crate) runtime: tokio::runtime::Handle,
+    /// Whose guest it is: its tasks run there.
+    host: Option<Arc<HostThread>>,
     /// Endpoints are polled once where they are decoded: only where that holds up nobody else.
     pub(crate) polls_inline: bool,
     /// Tasks that serve calls, and what they have left behind.
@@ -161,6 +179,9 @@ pub(crate) struct Actor {
     /// Calls between their arrival and their first poll.
     pub(crate) starting_calls: AtomicUsize,
     on_exit: Mutex<Vec<ExitHook>>,
+    /// What ends what higher floors have started for the whole actor, before it waits for that.
+    /// `None`: that has begun, and nothing new of this kind may.
+    before_end: Mutex<Option<Vec<BoxFuture<'static, ()>>>>,
     next_child: AtomicU64,
     is_cancelled: AtomicBool,
     is_orphaned: AtomicBool,
@@ -179,6 +200,8 @@ pub(crate) struct Actor {
     /// Spawner, output relay, registrar: whatever higher floors keep as long as the actor lives.
     pub(crate) keeps: Mutex<Vec<Box<dyn Keep>>>,
     pub(crate) spawner: OnceLock<Arc<dyn Any + Send + Sync>>,
+    /// What opens calls of the parent of which parts lie in shared memory: the pool, some floors up, fills this.
+    pub(crate) parcels: Mutex<Option<Arc<dyn parcels::Parcels>>>,
     /// What tools of higher floors keep for this actor, by type.
     tables: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
@@ -218,6 +241,7 @@ pub(crate) struct Parts {
     pub(crate) root_addrs: Option<Addrs>,
     pub(crate) control: Arc<Control>,
     pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) host: Option<Arc<HostThread>>,
     pub(crate) log_ring: Option<Arc<LogRing>>,
     pub(crate) names: Option<Arc<dyn control::NameSink>>,
 }
@@ -240,7 +264,8 @@ impl Actor {
             scope: Scope::new("actor", None),
             control: parts.control,
             runtime: parts.runtime,
-            polls_inline: is_current_thread,
+            polls_inline: is_current_thread && parts.host.is_none(),
+            host: parts.host,
             tasks: TaskTracker::new(),
             traces: Arc::default(),
             drivers: TaskTracker::new(),
@@ -253,6 +278,7 @@ impl Actor {
             log_ring: parts.log_ring,
             names: parts.names,
             on_exit: Mutex::default(),
+            before_end: Mutex::new(Some(Vec::new())),
             next_child: AtomicU64::new(1),
             is_cancelled: AtomicBool::new(false),
             is_orphaned: AtomicBool::new(false),
@@ -265,6 +291,7 @@ impl Actor {
             is_disarmed: AtomicBool::new(false),
             keeps: Mutex::default(),
             spawner: OnceLock::new(),
+            parcels: Mutex::default(),
             tables: Mutex::default(),
         })
     }
@@ -272,6 +299,11 @@ impl Actor {
     /// Its Unix socket, whether it listens there or not.
     pub(crate) fn socket(&self) -> PathBuf {
         crate::transport::folder::socket_path(&self.folder, self.aid.uuid())
+    }
+
+    /// Its tasks run on the thread of a host's loop.
+    pub(crate) fn is_guest(&self) -> bool {
+        self.host.is_some()
     }
 
     pub(crate) fn is_root(&self) -> bool {
@@ -292,18 +324,56 @@ impl Actor {
         format!("{}/{}", self.lineage, child.uuid().simple())
     }
 
+    /// The same of its plain programs, and of whatever they start.
+    pub(crate) fn lineage_of_programs(&self) -> String {
+        format!("{}/programs", self.lineage)
+    }
+
+    /// The same of the process that sees to them when this one is killed: whoever waits for what it leaves waits for that too.
+    pub(crate) fn lineage_of_warden(&self) -> String {
+        format!("{}/warden", self.lineage)
+    }
+
     pub(crate) fn next_child(&self) -> u64 {
         self.next_child.fetch_add(1, Ordering::Relaxed)
     }
 
     /// A task of this actor that no dialog owns: the actor's end waits for it.
     pub(crate) fn spawn(&self, origin: Origin, future: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn_on(traced(&self.traces, origin, crash::SendTask(future)), &self.runtime);
+        let task = traced(&self.traces, origin, crash::SendTask(future));
+        match &self.host {
+            None => drop(self.tasks.spawn_on(task, &self.runtime)),
+            Some(host) => host.spawn(self.tasks.track_future(task)),
+        }
+    }
+
+    /// Runs code of the user's that is the last of this actor's, where its tasks run, and waits for it. It goes on when
+    /// nobody waits any more.
+    pub(crate) async fn run_last(&self, future: impl Future<Output = ()> + Send + 'static) {
+        let (done, over) = oneshot::channel::<()>();
+        self.spawn_last(async move {
+            future.await;
+            drop(done);
+        });
+        // Nothing is ever sent: its end is the end. Dropped with its runtime, the end of `main` sees to the rest.
+        let _ = over.await;
+    }
+
+    /// The same, and waits for nothing.
+    pub(crate) fn spawn_last(&self, future: impl Future<Output = ()> + Send + 'static) {
+        match &self.host {
+            None => drop(self.runtime.spawn(future)),
+            Some(host) => host.spawn(future),
+        }
     }
 
     /// A task that ends at the latest when its handle is dropped: the actor's end waits for it too.
-    pub(crate) fn spawn_owned(&self, future: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
-        AbortOnDropHandle::new(self.tasks.spawn_on(crash::SendTask(future), &self.runtime))
+    pub(crate) fn spawn_owned(&self, future: impl Future<Output = ()> + Send + 'static) -> Owned {
+        let task = self.tasks.track_future(crash::SendTask(future));
+        match &self.host {
+            None => Owned::Runtime(AbortOnDropHandle::new(self.runtime.spawn(task))),
+            Some(host) => host.spawn_owned(task),
+        }
     }
 
     /// A task that ends with the actor and is not waited for.
@@ -312,10 +382,10 @@ impl Actor {
     }
 
     /// The same; and it ends at the latest when its handle is dropped.
-    pub(crate) fn spawn_owned_driver(
+    pub(crate) fn spawn_owned_driver<T: Send + 'static>(
         &self,
-        future: impl Future<Output = ()> + Send + 'static,
-    ) -> AbortOnDropHandle<()> {
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> AbortOnDropHandle<T> {
         AbortOnDropHandle::new(self.drivers.spawn_on(future, &self.runtime))
     }
 
@@ -324,6 +394,27 @@ impl Actor {
         let mut tables = self.tables.lock();
         let table = tables.entry(TypeId::of::<T>()).or_insert_with(|| Arc::<T>::default());
         Arc::clone(table).downcast().expect("it is found by its type")
+    }
+
+    /// Gives up what they keep: it may hold the actor in its turn.
+    pub(crate) fn forget_tables(&self) {
+        let _unlocked = std::mem::take(&mut *self.tables.lock());
+        let _never_run = std::mem::take(&mut *self.before_end.lock());
+    }
+
+    /// Ends something of the whole actor's: the end of a root that nobody has asked to end waits for this, and then for
+    /// every process. Given back: that end has begun, and nobody would run it any more.
+    pub(crate) fn before_end(&self, end: BoxFuture<'static, ()>) -> Result<(), BoxFuture<'static, ()>> {
+        match &mut *self.before_end.lock() {
+            Some(ends) => ends.push(end),
+            None => return Err(end),
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn end_what_is_its_own(&self) {
+        let ends = std::mem::take(&mut *self.before_end.lock());
+        futures::future::join_all(ends.into_iter().flatten()).await;
     }
 
     /// The place of code of this actor that belongs to no dialog.
@@ -335,6 +426,10 @@ impl Actor {
         let mut lines = self.lines.lock();
         lines.retain(|line| line.strong_count() > 0);
         lines.push(Arc::downgrade(line));
+        drop(lines);
+        if line.is_timed() || line.is_remote() {
+            self.control.send(control::Command::Tend { line: Arc::clone(line), lost_after: self.settings.lost_after });
+        }
     }
 
     pub(crate) fn living_lines(&self) -> Vec<Arc<DataLine>> {

@@ -109,6 +109,12 @@ impl Actor {
         if !failures.is_empty() && failures.iter().all(|(_addr, error)| is_nobody(error)) {
             return Err(Error::ActorDied(self.death_of(aid).await));
         }
+        // What stands on the way (a proxy, a mapping of ports) may have answered for one that is gone.
+        if failures.iter().any(|(_addr, error)| is_hung_up(error))
+            && let Some(death) = has_died(self, aid).await
+        {
+            return Err(Error::ActorDied(death));
+        }
         let last = failures.into_iter().rfind(|(_addr, error)| !is_nobody(error));
         Err(last.map_or_else(
             || unreached("it has no address".to_owned()),
@@ -201,6 +207,12 @@ impl Drop for InUse<'_> {
 /// Whether nobody listens at an address any more.
 fn is_nobody(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
+}
+
+/// Whether somebody has taken a connection and ended it without a word.
+fn is_hung_up(error: &std::io::Error) -> bool {
+    use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 /// The end of a peer whose line has ended, if that is why. On this host its process tells; else its parent is asked

@@ -67,7 +67,7 @@ impl ProcessStat {
 }
 
 /// Whether a child of ours has ended, reaped or not.
-pub(super) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     // An error: somebody else has reaped it.
     !matches!(rustix::process::waitid(WaitId::PidFd(pidfd), look), Ok(None))

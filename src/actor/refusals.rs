@@ -7,14 +7,15 @@ use parking_lot::Mutex;
 use crate::channel::handshake::HandshakeError;
 
 /// Refusals of one listener that are said in a second. The others are counted, and their number is said later.
-const MOST_A_SECOND: u32 = 20;
+pub(crate) const MOST_A_SECOND: u32 = 20;
 
 /// The refusals of one listener.
 #[derive(Default)]
 pub(super) struct Refusals(Mutex<Counts>);
 
+/// Those of the second that goes on.
 #[derive(Default)]
-struct Counts {
+pub(crate) struct Counts {
     began: Option<Instant>,
     said: u32,
     unsaid: u64,
@@ -49,7 +50,7 @@ fn tell_of_others(count: u64) {
 
 impl Counts {
     /// Whether this one is said, and how many were not in the second that is over.
-    fn count(&mut self, now: Instant) -> (bool, u64) {
+    pub(crate) fn count(&mut self, now: Instant) -> (bool, u64) {
         let mut over = 0;
         if self.began.is_none_or(|began| now.duration_since(began) >= Duration::from_secs(1)) {
             over = self.unsaid;

@@ -1,4 +1,5 @@
 //! How far does a cancel reach? Scopes, shields, and what is left to do after a drop.
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,6 +36,8 @@ pub(crate) struct Scope {
     state: Mutex<State>,
     /// Of a call that an armed actor serves.
     call: OnceLock<Box<CallInfo>>,
+    /// What a tool of a higher floor offers to the code in it.
+    offer: OnceLock<Weak<dyn Any + Send + Sync>>,
 }
 
 #[derive(Default)]
@@ -54,11 +57,23 @@ struct State {
 #[derive(Default)]
 pub(crate) struct Deferred {
     /// The user's, within the grace.
-    clean_ups: Vec<BoxFuture<'static, ()>>,
+    clean_ups: Vec<CleanUp>,
     /// Nurseries that were dropped. They end by themselves: their actors have graces of their own.
     nurseries: Vec<BoxFuture<'static, ()>>,
     /// Contexts that were dropped, some of which may have ended since: within the grace too.
     contexts: Vec<Arc<ContextCore>>,
+}
+
+/// What is to be waited for, and whether there is no need to any more.
+struct CleanUp {
+    future: BoxFuture<'static, ()>,
+    is_over: Option<Box<dyn Fn() -> bool + Send>>,
+}
+
+impl CleanUp {
+    fn is_over(&self) -> bool {
+        self.is_over.as_ref().is_some_and(|is_over| is_over())
+    }
 }
 
 impl Deferred {
@@ -75,6 +90,7 @@ impl Scope {
             is_cancelled: AtomicBool::new(false),
             state: Mutex::default(),
             call: OnceLock::new(),
+            offer: OnceLock::new(),
         })
     }
 
@@ -158,9 +174,20 @@ impl Scope {
         state.below.push(Weak::clone(below));
     }
 
-    /// The scope's end waits for this.
-    pub(crate) fn defer(&self, future: BoxFuture<'static, ()>) {
-        self.state.lock().deferred.clean_ups.push(future);
+    /// The scope's end waits for this. Those that are over by themselves make room for the next.
+    fn defer(&self, clean_up: CleanUp) {
+        let mut ended = Vec::new(); // what they hold is dropped without the lock
+        let mut state = self.state.lock();
+        let clean_ups = &mut state.deferred.clean_ups;
+        if clean_ups.len() == clean_ups.capacity() {
+            let (gone, left): (Vec<_>, Vec<_>) = std::mem::take(clean_ups).into_iter().partition(CleanUp::is_over);
+            *clean_ups = left;
+            clean_ups.reserve(clean_ups.len().max(FEW_CLEAN_UPS));
+            ended = gone;
+        }
+        clean_ups.push(clean_up);
+        drop(state);
+        drop(ended);
     }
 
     /// The scope's end waits for this end of a nursery.
@@ -213,6 +240,17 @@ impl Scope {
         self.call.get().map(|call| &**call)
     }
 
+    /// Offers this to the code in it, for as long as somebody else holds it. Once for each scope.
+    pub(crate) fn offer(&self, offer: Weak<dyn Any + Send + Sync>) {
+        let is_first = self.offer.set(offer).is_ok();
+        debug_assert!(is_first, "a scope has one tool's offer");
+    }
+
+    /// The nearest offer of this type to code in this scope.
+    pub(crate) fn offered<T: Send + Sync + 'static>(self: &Arc<Self>) -> Option<Arc<T>> {
+        self.chain().find_map(|scope| scope.offer.get()?.upgrade()?.downcast().ok())
+    }
+
     pub(crate) fn set_answer(&self, answer: Answer) {
         self.state.lock().answer = Some(answer);
     }
@@ -227,7 +265,9 @@ impl Scope {
     }
 }
 
-/// Dropped contexts that are kept before the first look at which of them have ended.
+/// Clean-ups that are kept before the first look at which of them are over.
+const FEW_CLEAN_UPS: usize = 16;
+/// The same of dropped contexts.
 const FEW_CONTEXTS: usize = 16;
 
 impl fmt::Debug for Scope {
@@ -502,10 +542,23 @@ impl Drop for Shield {
 /// }
 /// ```
 pub fn defer(future: impl Future<Output = ()> + Send + 'static) {
+    leave(CleanUp { future: Box::pin(future), is_over: None });
+}
+
+/// The same for what may be over before anybody waits for it: a long-lived task may leave any number of them behind.
+#[cfg_attr(not(feature = "asyncio"), expect(dead_code, reason = "only Python's tasks are such"))]
+pub(crate) fn defer_until(
+    is_over: impl Fn() -> bool + Send + 'static,
+    future: impl Future<Output = ()> + Send + 'static,
+) {
+    leave(CleanUp { future: Box::pin(future), is_over: Some(Box::new(is_over)) });
+}
+
+fn leave(clean_up: CleanUp) {
     match Place::here().scope() {
-        Some(scope) => scope.defer(Box::pin(future)),
+        Some(scope) => scope.defer(clean_up),
         None => match current::actor() {
-            Ok(actor) => actor.spawn(Origin::CleanUp, future),
+            Ok(actor) => actor.spawn(Origin::CleanUp, clean_up.future),
             Err(error) => tracing::error!(%error, "a deferred clean-up was lost"),
         },
     }
@@ -515,7 +568,7 @@ pub fn defer(future: impl Future<Output = ()> + Send + 'static) {
 /// `clock`: that of the actor that they are part of.
 pub(crate) async fn run_deferred(deferred: Deferred, clock: Option<&Clock>, grace: Duration) {
     use futures::FutureExt;
-    let clean_ups = deferred.clean_ups.into_iter().map(|future| AssertUnwindSafe(future).catch_unwind());
+    let clean_ups = deferred.clean_ups.into_iter().map(|clean_up| AssertUnwindSafe(clean_up.future).catch_unwind());
     let clean_ups = clock::timeout(clock, grace, futures::future::join_all(clean_ups));
     let nurseries = futures::future::join_all(deferred.nurseries);
     let contexts = futures::future::join_all(deferred.contexts.iter().map(|core| core.given_up()));

@@ -14,9 +14,10 @@ use super::crash::{self, CallInfo};
 use super::current::Current;
 use super::endpoint::{Endpoints, Found, Registration, Run, RunResult};
 use super::failure::Failure;
+use super::parcels::{Opened, Reply};
 use super::scope::{End, Scope, Scoped, run_deferred};
 use super::traces::Origin;
-use super::{Actor, DataLine, panics};
+use super::{Actor, DataLine, panics, parcels};
 use crate::channel::{Last, LineEnd, Service, Start};
 use crate::error::{CodecError, Error};
 use crate::msg::frame::{self, Encoding, Frame};
@@ -54,7 +55,7 @@ impl Service for Actor {
         let dialog = start.dialog;
         let refuse = |error: WireError| line.end_with(dialog, Last::Error, error.encode().into());
         let registration = match start.endpoint {
-            Resolved::Known(registration) if line.is_foreign && CERTIFYING.contains(&(registration.path)()) => {
+            Resolved::Known(registration) if line.is_foreign && OF_THE_TREE.contains(&(registration.path)()) => {
                 return refuse(WireError::NotExposed);
             }
             Resolved::Known(registration) => registration,
@@ -71,8 +72,14 @@ impl Service for Actor {
         let began = self.served.begins();
         let path = (registration.path)();
         let scope = Scope::new(path, None);
+        let Opened { args, pieces, answer } = match self.opened(line, args) {
+            Ok(opened) => opened,
+            Err(reason) => return refuse(WireError::NotStarted { reason }),
+        };
+        let reply = Reply { encoding: start.encoding, answer };
+        let looked_at = self.is_armed().then(|| (pieces.clone(), reply.clone()));
         let (future, context) = match registration.run {
-            Run::Rpc(run) => (run(args, start.encoding), None),
+            Run::Rpc(run, _) => (parcels::run(run, args, pieces, reply), None),
             Run::Context(run) => {
                 let link = line.serve_context(dialog, path, Arc::clone(&scope), Overruns::Wait);
                 let core = ContextCore::new(self, line, link, Side::of_callee(&scope));
@@ -92,13 +99,13 @@ impl Service for Actor {
         let deadline = start.deadline.map(|left| (self.clock.now() + left, left));
         let (scope_here, at) = (Arc::clone(&scope), deadline.map(|(at, _)| at));
         let place = Current { actor: Arc::clone(self), scope: scope_here, deadline: at, context: context.clone() };
-        if self.is_armed() {
+        if let Some((pieces, reply)) = looked_at {
             let again = match registration.run {
-                Run::Rpc(run) => Some(run),
+                Run::Rpc(run, _) => Some(run),
                 Run::Context(_) => None,
             };
             let (opener, args) = (line.peer.clone(), bytes::Bytes::copy_from_slice(args));
-            scope.set_call(CallInfo { dialog, opener, args, encoding: start.encoding, again });
+            scope.set_call(CallInfo { dialog, opener, args, pieces, reply, again });
         }
         let mut task = Scoped::new(place, future);
         let mut end = None;
@@ -163,9 +170,9 @@ impl Service for Actor {
 /// What the names of our own endpoints begin with: they are no user's to hide.
 pub(crate) const OWN_ENDPOINTS: &str = "teamster.";
 
-/// Where certificates are given out: to the own tree alone. Another that is believed too could stand in for it
-/// with one, also when it is not believed any more.
-const CERTIFYING: [&str; 2] = ["teamster.certify", "teamster.renew"];
+/// Of no other tree, though it is believed. With a certificate of ours it could stand in for this one, also when it is not
+/// believed any more; and what an actor exposes to its own tree's root is not for others.
+const OF_THE_TREE: [&str; 4] = ["teamster.certify", "teamster.renew", "teamster.relay", "teamster.way"];
 
 /// Log lines that leave in one go, in bytes: little enough that a call never waits long for them.
 const LOG_BATCH_BYTES: usize = 16 * 1024;
@@ -175,7 +182,7 @@ impl Actor {
     pub(crate) async fn run_here(&self, path: &str, args: &[u8]) -> Result<Vec<u8>, Error> {
         let (endpoint, aid) = (path.to_owned(), self.aid.clone());
         let run = match self.resolve(path) {
-            Resolved::Known(Registration { run: Run::Rpc(run), .. }) => run,
+            Resolved::Known(Registration { run: Run::Rpc(run, _), .. }) => run,
             Resolved::Known(Registration { run: Run::Context(_), .. }) => {
                 return Err(Error::Usage(CONTEXT_BY_PATH));
             }
@@ -185,7 +192,7 @@ impl Actor {
                 return Err(Error::Ambiguous { endpoint, first: first.to_owned(), second: second.to_owned() });
             }
         };
-        let ran = run(args, Encoding::Named).map_err(Error::Codec)?.await;
+        let ran = run(args, Encoding::Named.into()).map_err(Error::Codec)?.await;
         ran.map(|(bytes, _)| bytes).map_err(Failure::into_error)
     }
 
@@ -210,11 +217,7 @@ impl Actor {
                 WireError::Codec(CodecError::too_long(path, "the result", bytes.len(), limit))
             }
             End::Value(Err(failure)) => self.failed(scope, failure),
-            End::Panicked(payload) => {
-                let note = panics::take_note();
-                let (location, backtrace) = note.map_or((None, None), |note| (note.location, note.backtrace));
-                self.failed(scope, Failure::from_panic(payload, location, backtrace))
-            }
+            End::Panicked(payload) => self.failed(scope, Failure::caught(payload)),
             End::Cancelled(Canceller { request: CancelRequest::Deadline, .. }) => {
                 WireError::Deadline { after: deadline.unwrap_or_default() }
             }
@@ -301,8 +304,8 @@ impl Served {
         let mut end = End::Value(Err(failure));
         while let End::Value(Err(failure)) = &end
             && crash::is_retried(&self.actor, &self.scope, failure)
-            && let Some(CallInfo { args, encoding, again: Some(run), .. }) = self.scope.call()
-            && let Ok(future) = run(args, *encoding)
+            && let Some(CallInfo { args, pieces, reply, again: Some(run), .. }) = self.scope.call()
+            && let Ok(future) = parcels::run(*run, args, pieces.clone(), reply.clone())
         {
             let deadline = self.deadline.map(|(at, _)| at);
             let (actor, scope) = (Arc::clone(&self.actor), Arc::clone(&self.scope));

@@ -220,6 +220,27 @@ pub(crate) fn ignore_none() {
     }
 }
 
+/// A descriptor that can be read when a child of this process has ended, whoever that is. The signal that says so comes to this thread
+/// no more.
+#[cfg(feature = "tls")]
+pub(crate) fn children_that_end() -> io::Result<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: the set is plain data that sigemptyset makes valid; the descriptor is new, and nobody else's.
+    unsafe {
+        let mut only: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut only);
+        libc::sigaddset(&raw mut only, libc::SIGCHLD);
+        let error = libc::pthread_sigmask(libc::SIG_BLOCK, &raw const only, std::ptr::null_mut());
+        if error != 0 {
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        match libc::signalfd(-1, &raw const only, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd)),
+        }
+    }
+}
+
 /// Ends this process the way `signal` would have without a handler.
 pub(crate) fn die_by(signal: i32) -> ! {
     // SAFETY: restoring the default and raising are plain calls; SIG_DFL is a valid handler. The

@@ -254,7 +254,13 @@ impl<S: Service> Channel<S> {
                     }
                 }
             }
-            Frame::StartAck { dialog } => self.shared.lock().dialogs.on_start_ack(dialog).map_err(violated)?,
+            Frame::StartAck { dialog } => {
+                let mut shared = self.shared.lock();
+                shared.dialogs.on_start_ack(dialog).map_err(violated)?;
+                if let Some(key) = shared.dialogs.slot(dialog).and_then(|waiting| waiting.introduces.take()) {
+                    shared.dialogs.is_introduced(key);
+                }
+            }
             Frame::Return { dialog, left, .. } if left > 0 => self.begin(dialog, Head::Return, payload, left)?,
             Frame::Return { dialog, .. } => {
                 self.settle("Return", dialog, woken, || Outcome::Returned(payload.to_vec()))?;
@@ -445,8 +451,11 @@ impl<S: Service> Channel<S> {
         let mut shared = self.shared.lock();
         let link = shared.link(dialog);
         let slot = shared.dialogs.on_end(kind, dialog).map_err(violated)?;
+        if let Some(key) = slot.as_ref().and_then(|waiting| waiting.introduces) {
+            shared.dialogs.is_introduced(key);
+        }
         // Whatever our side still has to say, nobody hears it.
-        shared.out.forget_long(dialog, woken);
+        shared.out.forget_rest(dialog, woken);
         if let Some(link) = link {
             let end = match outcome() {
                 Outcome::Returned(bytes) => LinkEnd::Returned(bytes.into()),
@@ -533,7 +542,9 @@ impl Idle {
     ) -> Poll<LineEnd> {
         let (is_idle, dialogs) = {
             let shared = channel.shared.lock();
-            (shared.dialogs.is_idle(), shared.dialogs.begun())
+            // A result that is still leaving keeps the line: it is what its caller waits for.
+            let has_left = shared.out.is_empty() && channel.socket.is_delivered();
+            (shared.dialogs.is_idle() && has_left, shared.dialogs.begun())
         };
         if !is_idle || dialogs != self.dialogs_seen {
             (self.timer, self.dialogs_seen) = (None, dialogs);

@@ -136,7 +136,7 @@ pub(crate) async fn hello(
     let (hello, rest) = match opening.at_once(|room| stream.recv(room), take)? {
         Some(first) => first,
         None => {
-            let watched = Watched::new(stream)?;
+            let mut watched = Watched::new(stream)?;
             opening.wait(|cx, room| watched.poll_recv(cx, room), take, late).await?
         }
     };

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::CancelLine;
 use crate::msg::frame::{self, Frame, FrameError};
 use crate::msg::ident::Canceller;
+use crate::transport::socket::wait_readable;
 use crate::transport::stream::Stream;
 
 /// Bytes that may wait for a peer that does not read: it is stopped, or not ours. Over it the line
@@ -25,16 +26,21 @@ const MAX_CONTROL_FRAME_BYTES: u32 = 64 * 1024;
 pub(crate) struct Line {
     state: Mutex<State>,
     /// Called when the kernel took no more: somebody has to wait for room and flush.
-    blocked: OnceLock<Blocked>,
+    blocked: OnceLock<Act>,
+    /// Called when something is due earlier than [`Line::deadline`] has said.
+    due: OnceLock<Act>,
+    is_timed: bool,
 }
 
 struct State {
     /// `None`: it is closed.
     stream: Option<Stream>,
     waiting: BytesMut,
+    /// What [`Line::deadline`] has said last.
+    told: Option<Instant>,
 }
 
-type Blocked = Box<dyn Fn() + Send + Sync>;
+type Act = Box<dyn Fn() + Send + Sync>;
 
 /// What was read and is not handled yet.
 #[derive(Debug, Default)]
@@ -51,14 +57,53 @@ pub(crate) enum Rest {
 
 impl Line {
     pub(crate) fn new(stream: Stream) -> Self {
-        let state = State { stream: Some(stream), waiting: BytesMut::new() };
-        Line { state: Mutex::new(state), blocked: OnceLock::new() }
+        let is_timed = stream.is_timed();
+        let state = State { stream: Some(stream), waiting: BytesMut::new(), told: None };
+        Line { state: Mutex::new(state), blocked: OnceLock::new(), due: OnceLock::new(), is_timed }
     }
 
     /// Has `act` called, once at a time, when a frame could not leave at once.
     pub(crate) fn on_blocked(&self, act: impl Fn() + Send + Sync + 'static) {
         // A line has one keeper, who says it once.
         let _ = self.blocked.set(Box::new(act));
+    }
+
+    /// Has `act` called when a frame that another thread sends makes something due earlier.
+    pub(crate) fn on_due(&self, act: impl Fn() + Send + Sync + 'static) {
+        let _ = self.due.set(Box::new(act)); // the same
+    }
+
+    /// Whether it goes by datagrams: then some things are due at times, which no kernel sees to.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.is_timed
+    }
+
+    /// When [`Line::on_time`] is due, if ever.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let mut state = self.state.lock();
+        state.told = state.stream.as_ref().and_then(Stream::deadline);
+        state.told
+    }
+
+    /// Does what is due by now.
+    pub(crate) fn on_time(&self) {
+        if let Some(stream) = &self.state.lock().stream {
+            stream.on_time();
+        }
+    }
+
+    /// Waits until the peer has all that was said, where no kernel sees to that. Nothing is said on it any more.
+    pub(crate) fn conclude(&self, until: Instant) {
+        // Its keeper may close it meanwhile.
+        let Some(Ok(fd)) = self.with_fd(|fd| fd.try_clone_to_owned()) else { return };
+        if let Some(stream) = &self.state.lock().stream {
+            stream.begin_to_conclude();
+        }
+        loop {
+            let look_at = self.state.lock().stream.as_ref().and_then(|stream| stream.conclude(until));
+            let Some(at) = look_at else { return };
+            wait_readable(fd.as_fd(), at);
+        }
     }
 
     /// Sends a frame, or leaves it to the next [`Line::flush`].
@@ -85,7 +130,11 @@ impl Line {
             frame::encode(frame, &[], &mut state.waiting);
         }
         let is_blocked = state.send_waiting()?;
+        let is_due = self.is_timed && state.is_due_earlier();
         drop(state);
+        if is_due && let Some(due) = self.due.get() {
+            due();
+        }
         if is_blocked
             && !was_blocked
             && let Some(blocked) = self.blocked.get()
@@ -108,6 +157,11 @@ impl Line {
     /// Whether there may be something to read though its descriptor is not readable.
     pub(crate) fn is_secured(&self) -> bool {
         self.state.lock().stream.as_ref().is_some_and(Stream::is_secured)
+    }
+
+    /// Whether what is said on it may arrive later than it was said.
+    pub(crate) fn is_on_network(&self) -> bool {
+        self.state.lock().stream.as_ref().is_some_and(Stream::is_on_network)
     }
 
     /// Whether its peer is on another host.
@@ -134,7 +188,14 @@ impl Line {
                         return Rest::MayCome;
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Rest::MayCome,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    drop(state);
+                    if self.is_timed {
+                        // What has come may have made room. A broken line shows to the next reader.
+                        let _ = self.flush();
+                    }
+                    return Rest::MayCome;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_reset) => return Rest::Ended,
             }
@@ -146,7 +207,9 @@ impl Line {
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.waiting.clear();
-        state.stream = None;
+        if let Some(stream) = state.stream.take().filter(|_| self.is_timed) {
+            stream.shutdown(); // no kernel says it
+        }
     }
 
     /// What `act` makes of its descriptor. `None`: it is closed.
@@ -156,6 +219,11 @@ impl Line {
 }
 
 impl State {
+    fn is_due_earlier(&self) -> bool {
+        let at = self.stream.as_ref().and_then(Stream::deadline);
+        at.is_some_and(|at| self.told.is_none_or(|told| at < told))
+    }
+
     fn send_waiting(&mut self) -> io::Result<bool> {
         while !self.waiting.is_empty() {
             let sent = match &self.stream {

@@ -19,7 +19,7 @@ use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use futures::task::AtomicWaker;
@@ -28,7 +28,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::msg::frame::{AckState, Encoding, Frame};
 use crate::msg::ident::{Aid, Canceller};
 use crate::msg::remote_error::WireError;
-use crate::proto::connection::{CancelVerdict, Connection, IdHasher, Left, Side, Violation};
+use crate::proto::connection::{CancelVerdict, Connection, IdHasher, Left, Order, Side, Violation};
 use crate::proto::dialog::{Overruns, Role};
 use crate::transport::socket::Socket;
 pub(crate) use contexts::{ItemBytes, Sent};
@@ -145,6 +145,8 @@ pub(crate) enum Last {
 struct Waiting {
     waker: Option<Waker>,
     path: &'static str,
+    /// The endpoint whose path went along: any answer shows that it has come.
+    introduces: Option<usize>,
     /// Of a context.
     link: Option<Arc<Link>>,
 }
@@ -216,13 +218,14 @@ pub(crate) struct Parts {
 impl<S: Service> Channel<S> {
     pub(crate) fn new(socket: Socket, parts: Parts) -> Arc<Self> {
         let out = Out::new(parts.greeting);
+        let order = if socket.has_streams() { Order::EachDialog } else { Order::AsSent };
         Arc::new(Channel {
             peer: parts.peer,
             encoding: parts.encoding,
             limit: parts.limit,
             socket,
             shared: Mutex::new(Shared {
-                dialogs: Connection::new(parts.side),
+                dialogs: Connection::new(parts.side, order),
                 done: HashMap::default(),
                 out,
                 room: Vec::new(),
@@ -246,6 +249,38 @@ impl<S: Service> Channel<S> {
     /// Bytes of the largest frame, both ways.
     pub(crate) fn limit(&self) -> u32 {
         self.limit
+    }
+
+    /// Whether no kernel keeps it up: see [`Channel::tend`].
+    pub(crate) fn is_timed(&self) -> bool {
+        self.socket.has_streams()
+    }
+
+    /// Whether its other end is on another host.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.socket.is_remote()
+    }
+
+    /// For how long the other machine's kernel has not answered, where one keeps the line up.
+    pub(crate) fn silence(&self) -> Option<Duration> {
+        self.socket.silence()
+    }
+
+    /// Sees to what has come and to what is due, whatever the driver does, and asks for a sign of life if it `is_to_ping`. A number
+    /// that changes when the other side is heard; `None`: it has ended, or the kernel keeps it up.
+    pub(crate) fn tend(&self, is_to_ping: bool) -> Option<u64> {
+        self.socket.tend(is_to_ping)
+    }
+
+    /// The process at the other end is gone, where no kernel's connection tells: what it has sent is read, and the end comes behind it.
+    pub(crate) fn peer_has_ended(&self) {
+        self.socket.peer_has_ended();
+    }
+
+    /// Waits until the other side has all that was sent, where no kernel sees to that, and closes the line. Nobody drives it any
+    /// more.
+    pub(crate) fn conclude(&self, until: Instant) {
+        self.socket.conclude(until);
     }
 
     /// How the line ended, if it has.
@@ -274,14 +309,15 @@ impl<S: Service> Channel<S> {
         if !shared.dialogs.has_room() || shared.out.waiting_bytes() > HIGH_WATER_BYTES {
             return Err(Refused::Full);
         }
-        let dialog = shared.dialogs.open(Waiting { waker: None, path: call.path, link: None });
+        let (endpoint, is_new) = shared.dialogs.number_of(call.key);
+        let introduces = (is_new && shared.dialogs.order() == Order::EachDialog).then_some(call.key);
+        let dialog = shared.dialogs.open(Waiting { waker: None, path: call.path, introduces, link: None });
         let link = call.context.map(|overruns| Arc::new(Link::new(dialog, call.path, Role::Opener, overruns)));
         if link.is_some()
             && let Some(waiting) = shared.dialogs.slot(dialog)
         {
             waiting.link.clone_from(&link);
         }
-        let (endpoint, is_new) = shared.dialogs.number_of(call.key);
         let path = is_new.then_some(call.path);
         let deadline_us = call.deadline.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX));
         let (first, left) = match call.args {
@@ -401,7 +437,7 @@ impl<S: Service> Channel<S> {
         let mut shared = self.shared.lock();
         if let Some(link) = shared.dialogs.served_one(dialog).and_then(|served| served.link.clone()) {
             // What it has not sent of an item nobody will get to read.
-            shared.out.forget_long(dialog, &mut woken);
+            shared.out.forget_rest(dialog, &mut woken);
             link.on_end(LinkEnd::Here, &mut woken);
         }
         if shared.end.is_none() {

@@ -129,6 +129,9 @@ pub(super) struct Out {
     waiting: BytesMut,
     /// The frame of items at the very end of `waiting`, which the next item may join.
     last_yield: Option<LastYield>,
+    /// Streams that have stopped, behind their items. One whose dialog ends before the next write needs no word of its own: its
+    /// reader hears how it all ended, and not that there is nothing more first.
+    stops: Vec<(u64, Stop)>,
     /// Long payloads take turns, a piece each, when all else has left.
     long: VecDeque<Long>,
     /// Pieces that are to be small, since there are calls beside them.
@@ -188,12 +191,13 @@ impl Out {
             && !self.is_blocked
             && self.waiting_bytes() == 0
             && self.urgent.is_empty()
+            && self.stops.is_empty()
             && self.long.is_empty()
     }
 
     /// Whether log lines may leave: nothing else waits.
     pub(super) fn is_quiet(&self) -> bool {
-        self.waiting_bytes() == 0 && self.urgent.is_empty() && self.long.is_empty()
+        self.waiting_bytes() == 0 && self.urgent.is_empty() && self.stops.is_empty() && self.long.is_empty()
     }
 
     /// Bytes in the buffers; neither long payloads, which lie elsewhere, nor what somebody is writing now.
@@ -261,12 +265,14 @@ impl Out {
     pub(super) fn queue_stop(&mut self, dialog: u64, how: Stop) {
         match self.long.iter_mut().find(|long| long.dialog == dialog && long.is_item()) {
             Some(long) => long.then = Some(how),
-            None => _ = self.queue(&Frame::Stop { dialog, how }, &[]),
+            None if self.is_dead => {}
+            None => self.stops.push((dialog, how)),
         }
     }
 
-    /// Drops what is left of a long payload of this dialog.
-    pub(super) fn forget_long(&mut self, dialog: u64, woken: &mut Woken) {
+    /// Drops what is left of a long payload of this dialog, and the word that its stream stops: it is over.
+    pub(super) fn forget_rest(&mut self, dialog: u64, woken: &mut Woken) {
+        self.stops.retain(|(stopped, _)| *stopped != dialog);
         self.forget(|long| long.dialog == dialog, woken);
     }
 
@@ -292,6 +298,7 @@ impl Out {
     /// Nobody takes anything any more.
     pub(super) fn die(&mut self, woken: &mut Woken) {
         self.is_dead = true;
+        self.stops.clear();
         for long in self.long.drain(..) {
             long.is_sent(woken);
         }
@@ -368,6 +375,9 @@ impl Out {
         self.leaving.clear();
         if self.leaving.capacity() > KEEP_BYTES {
             self.leaving = BytesMut::new();
+        }
+        for (dialog, how) in std::mem::take(&mut self.stops) {
+            self.queue(&Frame::Stop { dialog, how }, &[]);
         }
         self.last_yield = None;
         self.urgent_len = self.urgent.len();

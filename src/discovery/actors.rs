@@ -3,9 +3,9 @@
 use teamster_macros::rpc;
 
 use crate::actor::current;
-use crate::discovery::client::{self, Found};
+use crate::discovery::client::{Client, Found};
+use crate::discovery::kept::Kept;
 use crate::error::Error;
-use crate::msg::addr::Addr;
 use crate::portal::Portal;
 
 /// The newest living actor of this name, in this tree or another one of this user on this host. With a cluster's etcd as the
@@ -37,7 +37,7 @@ use crate::portal::Portal;
 pub async fn find_actor(name: &str) -> Result<Option<Portal>, Error> {
     match registrar()? {
         Asked::Here(registrar) => {
-            let found = client::find(&registrar, name).await.map_err(|error| failed(name, &error))?;
+            let found = registrar.find(name).await.map_err(|error| failed(name, &error))?;
             Ok(found.map(portal))
         }
         Asked::Root(root) => root.run(find_there(name.to_owned())).await.map_err(|error| unasked(name, error)),
@@ -65,7 +65,7 @@ pub async fn find_actor(name: &str) -> Result<Option<Portal>, Error> {
 pub async fn find_actors(name: &str) -> Result<Vec<Portal>, Error> {
     match registrar()? {
         Asked::Here(registrar) => {
-            let found = client::find_all(&registrar, name).await.map_err(|error| failed(name, &error))?;
+            let found = registrar.find_all(name).await.map_err(|error| failed(name, &error))?;
             Ok(found.into_iter().map(portal).collect())
         }
         Asked::Root(root) => root.run(find_all_there(name.to_owned())).await.map_err(|error| unasked(name, error)),
@@ -95,7 +95,7 @@ pub async fn find_actors(name: &str) -> Result<Vec<Portal>, Error> {
 pub async fn list_actors() -> Result<Vec<Portal>, Error> {
     match registrar()? {
         Asked::Here(registrar) => {
-            let found = client::list(&registrar).await.map_err(|error| failed(ALL, &error))?;
+            let found = registrar.list().await.map_err(|error| failed(ALL, &error))?;
             Ok(found.into_iter().map(portal).collect())
         }
         Asked::Root(root) => root.run(list_there()).await.map_err(|error| unasked(ALL, error)),
@@ -125,9 +125,7 @@ pub async fn list_actors() -> Result<Vec<Portal>, Error> {
 /// ```
 pub async fn wait_for_actor(name: &str) -> Result<Portal, Error> {
     match registrar()? {
-        Asked::Here(registrar) => {
-            client::wait(&registrar, name).await.map(portal).map_err(|error| failed(name, &error))
-        }
+        Asked::Here(registrar) => registrar.wait(name).await.map(portal).map_err(|error| failed(name, &error)),
         Asked::Root(root) => root.run(wait_there(name.to_owned())).await.map_err(|error| unasked(name, error)),
     }
 }
@@ -138,7 +136,7 @@ const ALL: &str = "all actors";
 /// Who is asked.
 enum Asked {
     /// The registrar of this tree, which is on this host.
-    Here(Addr),
+    Here(Client),
     /// Its root, on another one.
     Root(Portal),
 }
@@ -146,7 +144,7 @@ enum Asked {
 fn registrar() -> Result<Asked, Error> {
     let actor = current::actor()?;
     match (&actor.registrar, &actor.root_addrs) {
-        (Some(registrar), _) => Ok(Asked::Here(registrar.clone())),
+        (Some(registrar), _) => Ok(Asked::Here(Client::new(registrar.clone(), actor.table::<Kept>()))),
         (None, Some(root_addrs)) => Ok(Asked::Root(Portal::to(actor.root.clone(), Some(root_addrs.clone())))),
         (None, None) => Err(Error::Usage("this tree has no registrar")),
     }

@@ -12,7 +12,6 @@ use uuid::Uuid;
 use super::client;
 use super::election::leader_socket;
 use super::etcd::Cluster;
-use super::idle::Idle;
 use super::names::Names;
 use super::table::{Liveness, NameTable, Place, Record};
 use super::wire::{More, Refusal, Reply, Request, Scope, loads, page, page_of};
@@ -35,7 +34,6 @@ pub(super) struct Server {
     pub(super) names: Arc<Names>,
     pub(super) root: Aid,
     pub(super) role: watch::Sender<Role>,
-    pub(super) idle: Idle,
     /// Where the names of other trees are looked up, if not among those of this user's on this host.
     pub(super) cluster: Option<Cluster>,
     /// The names of the other trees, while it leads. Used by the registrar's thread alone.
@@ -86,7 +84,6 @@ impl Server {
             names,
             root,
             role,
-            idle: Idle::default(),
             cluster,
             leases: Mutex::default(),
             next_lease: AtomicU64::new(0),

@@ -12,10 +12,12 @@ mod etcd;
 #[path = "no_etcd.rs"]
 mod etcd;
 mod idle;
+mod kept;
 mod lookup;
 mod membership;
 mod names;
 mod registrar;
+mod relay;
 mod table;
 mod trees;
 mod wire;

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::etcd::{Cluster, Etcd};
+use super::idle::{Idle, Slot};
 use super::lookup::{Role, Server};
 use super::membership;
 use super::names::Names;
@@ -183,30 +184,40 @@ async fn await_role(role: &mut tokio::sync::watch::Receiver<Role>, wanted: impl 
 
 /// Answers all who come in at this door, and never returns.
 pub(super) async fn serve(server: &Arc<Server>, listener: &UnixListener, connections: &mut JoinSet<()>) {
+    let idle = Idle::default();
     loop {
         tokio::select! {
             // What it said, it said to its client; the set is emptied so that it does not grow.
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if !is_ours(&stream) => {} // closed without a word
-                Ok((stream, _)) if connections.len() >= CONNECTIONS && !server.idle.close_oldest(Instant::now()) => {
+                Ok((stream, _)) if !has_room(&idle, connections).await => {
                     connections.spawn(refuse(stream));
                 }
                 Ok((stream, _)) => {
-                    if server.idle.len() >= IDLE_CONNECTIONS {
-                        server.idle.close_oldest(Instant::now());
+                    if idle.silent() >= IDLE_CONNECTIONS {
+                        idle.close_silent(Instant::now());
                     }
-                    let slot = server.idle.slot();
+                    let slot = idle.slot();
                     let id = slot.id();
                     let task = connections.spawn(converse(server.clone(), stream, slot));
-                    server.idle.fill(id, task, Instant::now());
+                    idle.fill(id, task, Instant::now());
                 }
                 // The descriptor table is full: those that say nothing go first.
-                Err(_) if server.idle.close_oldest(Instant::now()) => tokio::task::yield_now().await,
+                Err(_) if idle.close_oldest(Instant::now()) => tokio::task::yield_now().await,
                 Err(_) => tokio::time::sleep(FULL_TABLE_PAUSE).await,
             },
         }
     }
+}
+
+/// Whether one more may come in. If need be, the one that is idle for the longest time makes room for it.
+async fn has_room(idle: &Idle, connections: &mut JoinSet<()>) -> bool {
+    if connections.len() >= CONNECTIONS && idle.close_oldest(Instant::now()) {
+        // Told to go, it is gone in a moment. The next newcomer is not to send away another one instead.
+        let _ = connections.join_next().await;
+    }
+    connections.len() < CONNECTIONS
 }
 
 fn is_ours(stream: &UnixStream) -> bool {
@@ -220,35 +231,41 @@ async fn refuse(mut stream: UnixStream) {
     let _ = tokio::time::timeout(REPLY_WITHIN, stream.write_all(&bytes)).await;
 }
 
-async fn converse(server: Arc<Server>, stream: UnixStream, idle: super::idle::Slot) {
+/// Answers one request after the other.
+async fn converse(server: Arc<Server>, stream: UnixStream, mut slot: Slot) {
     let mut stream = BufReader::new(stream);
     // A client that is gone or speaks nonsense loses its connection, which is all it can be told.
     let _: io::Result<()> = async {
-        let (request, mut bytes) = receive_request(&mut stream).await?;
-        drop(idle);
-        let reply = match request {
-            Request::Join { root, folder } if server.leads() => {
-                stream.write_all(&bytes).await?;
-                return membership::grant_lease(&server, stream, &root, folder).await;
-            }
-            Request::Follow => {
-                stream.write_all(&bytes).await?;
-                return send_log(&server, stream).await;
-            }
-            Request::Join { .. } => Reply::Refused(Refusal::NotLeader),
-            request => tokio::select! {
-                biased; // most answers are there at once
-                reply = server.answer(request) => reply,
-                () = hung_up(&mut stream) => return Ok(()),
-            },
-        };
-        wire::append(&mut bytes, &reply);
-        tokio::time::timeout(REPLY_WITHIN, stream.write_all(&bytes)).await?
+        let (mut request, mut bytes) = receive_request(&mut stream).await?;
+        loop {
+            slot.asked();
+            let reply = match request {
+                Request::Join { root, folder } if server.leads() => {
+                    stream.write_all(&bytes).await?;
+                    return membership::grant_lease(&server, stream, &root, folder).await;
+                }
+                Request::Follow => {
+                    stream.write_all(&bytes).await?;
+                    return send_log(&server, stream).await;
+                }
+                Request::Join { .. } => Reply::Refused(Refusal::NotLeader),
+                request => tokio::select! {
+                    biased; // most answers are there at once
+                    reply = server.answer(request) => reply,
+                    () = hung_up(&mut stream) => return Ok(()),
+                },
+            };
+            wire::append(&mut bytes, &reply);
+            tokio::time::timeout(REPLY_WITHIN, stream.write_all(&bytes)).await??;
+            bytes = Vec::new(); // a long list's room is not kept
+            slot.answered();
+            request = tokio::time::timeout(REST_WITHIN, wire::receive(&mut stream, REQUEST_BYTES)).await??;
+        }
     }
     .await;
 }
 
-/// The request, and what has to be said before the reply.
+/// The first request, and what has to be said before its reply.
 ///
 /// Who speaks at once hears our greeting together with the reply: that is one wake-up less on the way of a look-up.
 async fn receive_request(stream: &mut BufReader<UnixStream>) -> io::Result<(Request, Vec<u8>)> {
@@ -284,20 +301,22 @@ async fn send_log(server: &Server, mut stream: BufReader<UnixStream>) -> io::Res
     }
 }
 
-/// A client says nothing after its request, so whatever comes means that it no longer waits.
+/// A client says nothing before it has its reply, so whatever comes means that it no longer waits.
 async fn hung_up(stream: &mut BufReader<UnixStream>) {
     let _ = stream.read(&mut [0]).await;
 }
 
-/// How many may be served at once at one door, waits included: half of the usual 1,024
+/// How many may be served at once at one door, waits and those that rest included: half of the usual 1,024
 /// descriptors stay for the tree. Above it a client is told so, and tries again.
 const CONNECTIONS: usize = 512;
 /// Bytes of log lines that are sent at once.
 const BATCH_BYTES: usize = 64 << 10;
-/// How many may be silent at once. Above it the oldest is closed, if it was silent for a second.
+/// How many may have said nothing at once. Above it the oldest is closed, if it was silent for a second.
 const IDLE_CONNECTIONS: usize = 256;
 /// How long a client may take to fetch its reply.
 const REPLY_WITHIN: Duration = Duration::from_secs(5);
+/// How long a connection is kept after a reply. Who asks later connects anew.
+const REST_WITHIN: Duration = Duration::from_secs(10);
 /// How long `start` waits for a leader that does not answer.
 const JOIN_WITHIN: Duration = Duration::from_millis(100);
 /// How long the end waits for the address of a member of etcd.

@@ -10,7 +10,7 @@ use std::time::Instant;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use uuid::Uuid;
 
-use super::client::{Found, find, find_all, list, wait};
+use super::client::{Client, Found};
 use super::trees::trees_below;
 use super::*;
 use crate::actor::host::host_id;
@@ -80,6 +80,27 @@ impl Root {
         let Addr::Uds(path) = self.registrar.addr() else { panic!("no socket") };
         path
     }
+}
+
+/// Asks as one who has no connection yet.
+fn stranger(registrar: &Addr) -> Client {
+    Client::new(registrar.clone(), Arc::default())
+}
+
+pub(super) async fn find(registrar: &Addr, name: &str) -> Result<Option<Found>, DiscoveryError> {
+    stranger(registrar).find(name).await
+}
+
+pub(super) async fn find_all(registrar: &Addr, name: &str) -> Result<Vec<Found>, DiscoveryError> {
+    stranger(registrar).find_all(name).await
+}
+
+pub(super) async fn list(registrar: &Addr) -> Result<Vec<Found>, DiscoveryError> {
+    stranger(registrar).list().await
+}
+
+pub(super) async fn wait(registrar: &Addr, name: &str) -> Result<Found, DiscoveryError> {
+    stranger(registrar).wait(name).await
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
@@ -498,18 +519,22 @@ async fn when_it_is_full_silent_ones_make_room() {
     end(root.child);
 }
 
+/// So many connections that wait for a name which nobody has.
+fn waits(socket: &Path, count: usize) -> Vec<UnixStream> {
+    let request = wire::Request::Wait { name: "nobody".into(), scope: wire::Scope::Everywhere };
+    let wait = |_| {
+        let mut stream = UnixStream::connect(socket).unwrap();
+        stream.write_all(&wire::opening(&request)).unwrap();
+        stream
+    };
+    (0..count).map(wait).collect()
+}
+
 #[tokio::test]
 async fn when_it_is_full_of_waits_it_says_so() {
     let (_dir, path) = base();
     let (root, socket) = crowded(&path);
-    let request = wire::Request::Wait { name: "nobody".into(), scope: wire::Scope::Everywhere };
-    let waits: Vec<UnixStream> = (0..512)
-        .map(|_| {
-            let mut stream = UnixStream::connect(&socket).unwrap();
-            stream.write_all(&wire::opening(&request)).unwrap();
-            stream
-        })
-        .collect();
+    let waits = waits(&socket, 512);
     let addr = Addr::Uds(socket);
     let error = find(&addr, "process").await.unwrap_err();
     assert!(matches!(error, DiscoveryError::Full { limit: 512 }), "{error}");
@@ -519,4 +544,147 @@ async fn when_it_is_full_of_waits_it_says_so() {
     drop(waits);
     assert_eq!(within(waiting).await.unwrap().aid.pid(), root.child.id());
     end(root.child);
+}
+
+/// The ends of connections that the registrar at this socket has, by their inodes.
+fn accepted(socket: &Path) -> HashSet<u64> {
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    let at_path = sockets.lines().filter(|line| line.ends_with(socket.to_str().unwrap()));
+    let words = at_path.map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let is_connected = |words: &Vec<&str>| words[5] == "03";
+    words.filter(is_connected).map(|words| words[6].parse().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn lookups_one_after_the_other_take_one_connection() {
+    let (_dir, path) = base();
+    let root = Root::start(&path, "root");
+    let client = stranger(&root.registrar.addr());
+    assert!(client.find("root").await.unwrap().is_some());
+    let first = accepted(&root.socket());
+    assert_eq!(first.len(), 1);
+    for _ in 0..3 {
+        assert!(client.find("root").await.unwrap().is_some());
+        assert_eq!(client.find("nobody").await.unwrap(), None);
+        assert_eq!(client.find_all("root").await.unwrap().len(), 1);
+        assert_eq!(client.list().await.unwrap().len(), 1);
+        assert_eq!(client.wait("root").await.unwrap().aid, root.aid);
+        assert_eq!(accepted(&root.socket()), first);
+    }
+    // Those at the same time have one each, and leave one.
+    let at_once = futures::future::join_all((0..5).map(|_| client.find("root"))).await;
+    assert!(at_once.into_iter().all(|found| found.unwrap().is_some()));
+    within(async {
+        while accepted(&root.socket()).len() > 1 {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+    // Its reply belongs to nobody else.
+    let mut dropped = Box::pin(client.wait("bob"));
+    assert!(futures::poll!(&mut dropped).is_pending());
+    drop(dropped);
+    assert_eq!(client.find("root").await.unwrap().unwrap().aid, root.aid);
+    drop(client);
+    within(async {
+        while !accepted(&root.socket()).is_empty() {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_registrar_that_has_taken_anothers_place_is_found() {
+    let (_dir, path) = base();
+    let Root { mut registrar, names, aid, _folder: folder } = Root::start(&path, "root");
+    let client = stranger(&registrar.addr());
+    for _ in 0..3 {
+        assert_eq!(client.find("root").await.unwrap().unwrap().aid, aid);
+        registrar.stop();
+        assert!(matches!(client.find("root").await, Err(DiscoveryError::Ended { .. })));
+        let base = Base::open_at(&path).unwrap();
+        registrar = Registrar::start(&base, folder.path(), names.clone(), aid.clone(), None).unwrap();
+        assert_eq!(client.find("root").await.unwrap().unwrap().aid, aid);
+        registrar.stop();
+        registrar = Registrar::start(&base, folder.path(), names.clone(), aid.clone(), None).unwrap();
+        // Its connection is one of the other.
+        assert_eq!(client.find("root").await.unwrap().unwrap().aid, aid);
+    }
+}
+
+/// A look-up by hand, on a connection that stays.
+fn look_up(socket: &Path) -> UnixStream {
+    let stream = UnixStream::connect(socket).unwrap();
+    let request = wire::Request::Find { name: "process".into(), scope: wire::Scope::Everywhere };
+    let reply = wire::ask_blocking(&stream, &request).unwrap();
+    assert!(matches!(reply, wire::Reply::Found(Some(_))), "{reply:?}");
+    stream.set_nonblocking(true).unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn connections_that_rest_give_way() {
+    let (_dir, path) = base();
+    let (root, socket) = crowded(&path);
+    // More than are served at once: nobody is refused, and nobody waits until others are gone.
+    let slow = look_up(&socket);
+    (&slow).write_all(&[9, 0]).unwrap(); // and says no more: half a request keeps no place either
+    let streams: Vec<UnixStream> = std::iter::once(slow).chain((0..599).map(|_| look_up(&socket))).collect();
+    let has_ended = |stream: &UnixStream| !matches!((&*stream).read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+    let is_open = || streams.iter().map(|stream| !has_ended(stream)).collect::<Vec<_>>();
+    within(async {
+        while is_open().into_iter().filter(|open| *open).count() > idle::RESTING {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+    let open = is_open();
+    assert!(open[..600 - idle::RESTING].iter().all(|open| !open), "the longest idle ones go");
+    assert!(open[600 - idle::RESTING..].iter().all(|open| *open));
+
+    // What rests is in the way of nobody who waits.
+    let waits = waits(&socket, 511);
+    let addr = Addr::Uds(socket);
+    assert!(find(&addr, "process").await.unwrap().is_some());
+    assert!(is_open().into_iter().all(|open| !open));
+    let is_refused = |mut stream: &UnixStream| {
+        stream.set_nonblocking(true).unwrap();
+        let mut heard = Vec::new();
+        let _ = stream.read_to_end(&mut heard); // would block where it waits
+        heard.len() > wire::GREETING.len()
+    };
+    assert!(!waits.iter().any(is_refused));
+    end(root.child);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_ends_that_rests_for_long() {
+    let (_dir, path) = base();
+    let base = Base::open_at(&path).unwrap();
+    let folder = base.make_root().unwrap();
+    let aid = Aid::new("root", Uuid::new_v4(), std::process::id(), host_id());
+    let server = Arc::new(lookup::Server::new(base, folder.path().to_owned(), Names::new(), aid, None));
+    let listener = tokio::net::UnixListener::bind(path.join("door.s")).unwrap();
+    let mut connections = tokio::task::JoinSet::new();
+    let begun = tokio::time::Instant::now();
+    let asking = async {
+        let mut stream = tokio::net::UnixStream::connect(path.join("door.s")).await.unwrap();
+        let tree = wire::Request::Tree { after: None };
+        for bytes in [wire::opening(&tree), wire::message(&tree), wire::message(&tree)] {
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            tokio::io::AsyncWriteExt::write_all(&mut stream, &bytes).await.unwrap();
+            if bytes.starts_with(wire::GREETING) {
+                wire::receive_greeting(&mut stream).await.unwrap();
+            }
+            let reply = wire::receive::<wire::Reply>(&mut stream, wire::REPLY_BYTES).await.unwrap();
+            assert!(matches!(reply, wire::Reply::Page { .. }), "{reply:?}");
+        }
+        assert_eq!(tokio::io::AsyncReadExt::read(&mut stream, &mut [0]).await.unwrap(), 0);
+        begun.elapsed()
+    };
+    tokio::select! {
+        () = registrar::serve(&server, &listener, &mut connections) => panic!("it never returns"),
+        elapsed = asking => assert_eq!(elapsed.as_secs(), 3 * 9 + 10),
+    }
 }

@@ -14,7 +14,7 @@ use super::wire::{Reply, Request, ask_blocking, next_blocking};
 use crate::actor::host::{host_id, is_here};
 use crate::actor::log::follow::LogRecord;
 use crate::actor::process::{ProcessStat, age, since_boot};
-use crate::msg::addr::Addr;
+use crate::msg::addr::{Addr, Addrs};
 use crate::msg::death::Receipt;
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
 use crate::msg::load::Load;
@@ -77,6 +77,8 @@ pub struct TreeActor {
     pub cpu: Option<Duration>,
     /// Where it serves, once it does.
     pub addr: Option<Addr>,
+    /// All of that.
+    pub(super) addrs: Addrs,
 }
 
 impl TreeActor {
@@ -95,7 +97,7 @@ impl TreeActor {
     /// # Ok(()) }).await }
     /// ```
     pub fn portal(&self) -> Option<Portal> {
-        self.addr.as_ref().map(|addr| Portal::to(self.aid.clone(), Some(addr.clone().into())))
+        self.addr.as_ref().map(|_| Portal::to(self.aid.clone(), Some(self.addrs.clone())))
     }
 }
 
@@ -366,6 +368,7 @@ fn records(socket: &Path) -> io::Result<Vec<Record>> {
 }
 
 fn actor(record: Record) -> TreeActor {
+    let addrs = record.serving.as_ref().map(|serving| serving.addrs.clone());
     let stat = Some(&record.aid).filter(|aid| is_here(aid)).and_then(|aid| ProcessStat::read(aid.pid()));
     let stat = stat.filter(|stat| stat.start_ticks == record.start_ticks);
     TreeActor {
@@ -379,7 +382,8 @@ fn actor(record: Record) -> TreeActor {
             true => age(record.start_ticks),
             false => since_boot().saturating_sub(record.born.since_boot()),
         },
-        addr: record.serving.and_then(|serving| serving.addrs.as_slice().first().cloned()),
+        addr: addrs.as_ref().and_then(|addrs| addrs.as_slice().first().cloned()),
+        addrs: addrs.unwrap_or_default(),
         aid: record.aid,
     }
 }

@@ -1,8 +1,9 @@
 //! What is said to a registrar, and how is it bytes?
 //!
-//! Both sides open with the same line of text. Then the asking side sends one request and the
-//! registrar one reply, and that is all; only [`Request::Join`] is followed by [`Update`]s. Each
-//! message is a `u32` little-endian length and a value in msgpack, structs as arrays.
+//! Both sides open with the same line of text. Then the asking side sends a request and the registrar
+//! its reply, and so on: no request before the last one's reply. The registrar may close a connection whenever it owes no reply. Only
+//! [`Request::Join`] is followed by [`Update`]s. Each message is a `u32` little-endian length and a value in
+//! msgpack, structs as arrays.
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
@@ -107,6 +108,13 @@ pub(super) enum Refusal {
 /// The greeting and the request, for one write.
 pub(super) fn opening(request: &Request) -> Vec<u8> {
     let mut bytes = GREETING.to_vec();
+    append(&mut bytes, request);
+    bytes
+}
+
+/// A request alone, on a connection that was opened before.
+pub(super) fn message(request: &Request) -> Vec<u8> {
+    let mut bytes = Vec::new();
     append(&mut bytes, request);
     bytes
 }

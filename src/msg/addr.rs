@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 /// Where an actor listens. Prints and parses as a path: `/uds/run/user/1000/teamster/…`,
-/// `/ip4/10.0.0.7/tcp/4711`, `/ip6/fe80::1/tcp/4711`, `/dns/host-b.example/tcp/4711`.
+/// `/ip4/10.0.0.7/tcp/4711`, `/ip6/fe80::1/udp/4711/quic`, `/dns/host-b.example/tcp/4711`.
 ///
 /// # Examples
 ///
@@ -30,6 +30,8 @@ pub enum Addr {
     Tcp(HostPort),
     /// TCP with nothing around it, on the loopback interface: `/ip4/127.0.0.1/tcp/4711/insecure`.
     InsecureTcp(HostPort),
+    /// QUIC, which is TLS 1.3 on UDP, both sides shown by certificates: `/ip4/10.0.0.7/udp/4711/quic`.
+    Quic(HostPort),
 }
 
 /// A host and a port of it.
@@ -96,15 +98,19 @@ impl fmt::Display for Addr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = match self {
             Addr::Uds(path) => return write!(f, "/uds{}", path.display()),
-            Addr::Tcp(place) | Addr::InsecureTcp(place) => place,
+            Addr::Tcp(place) | Addr::InsecureTcp(place) | Addr::Quic(place) => place,
         };
         let kind = match place.host {
             Host::Ip(IpAddr::V4(_)) => "ip4",
             Host::Ip(IpAddr::V6(_)) => "ip6",
             Host::Dns(_) => "dns",
         };
-        let tail = if matches!(self, Addr::InsecureTcp(_)) { "/insecure" } else { "" };
-        write!(f, "/{kind}/{}/tcp/{}{tail}", place.host, place.port)
+        let (protocol, tail) = match self {
+            Addr::Quic(_) => ("udp", "/quic"),
+            Addr::InsecureTcp(_) => ("tcp", "/insecure"),
+            Addr::Tcp(_) | Addr::Uds(_) => ("tcp", ""),
+        };
+        write!(f, "/{kind}/{}/{protocol}/{}{tail}", place.host, place.port)
     }
 }
 
@@ -149,14 +155,17 @@ fn on_network(kind: &str, rest: &str) -> Result<Addr, AddrProblem> {
         "ip6" => Host::Ip(IpAddr::V6(name.parse().map_err(|_error| bad_host())?)),
         _ => Host::Dns(Some(name).filter(|name| is_host_name(name)).ok_or_else(bad_host)?.to_owned()),
     };
-    let (Some("tcp"), Some(port)) = (parts.next(), parts.next()) else { return Err(AddrProblem::NoPort) };
+    let (Some(protocol @ ("tcp" | "udp")), Some(port)) = (parts.next(), parts.next()) else {
+        return Err(AddrProblem::NoPort);
+    };
     let port = port.parse().map_err(|_error| AddrProblem::Port(port.to_owned()))?;
     let place = HostPort { host, port };
-    match (parts.next(), parts.next()) {
-        (None, None) => Ok(Addr::Tcp(place)),
-        (Some("insecure"), None) => Ok(Addr::InsecureTcp(place)),
-        (Some(other), _) => Err(AddrProblem::Tail(other.to_owned())),
-        (None, Some(_)) => Err(AddrProblem::Tail(String::new())),
+    match (protocol, parts.next(), parts.next()) {
+        ("udp", Some("quic"), None) => Ok(Addr::Quic(place)),
+        ("udp", _, _) => Err(AddrProblem::Udp),
+        (_, None, _) => Ok(Addr::Tcp(place)),
+        (_, Some("insecure"), None) => Ok(Addr::InsecureTcp(place)),
+        (_, Some(other), _) => Err(AddrProblem::Tail(other.to_owned())),
     }
 }
 
@@ -196,12 +205,27 @@ pub enum Transport {
     Tcp,
     /// TCP with nothing around it, on the loopback interface alone, and between processes of one user.
     InsecureTcp,
+    /// QUIC: TLS 1.3 on UDP, with what [`Transport::Tcp`] says of keys and certificates. Each dialog has a stream of its own, so
+    /// that what the network loses of one holds up no other. It takes the cargo feature `quic`.
+    Quic,
 }
 
 impl Transport {
     /// What `TEAMSTER_TRANSPORT` may say.
-    const NAMES: [(&'static str, Transport); 3] =
-        [("uds", Transport::Uds), ("tcp", Transport::Tcp), ("insecure", Transport::InsecureTcp)];
+    const NAMES: [(&'static str, Transport); 4] = [
+        ("uds", Transport::Uds),
+        ("tcp", Transport::Tcp),
+        ("insecure", Transport::InsecureTcp),
+        ("quic", Transport::Quic),
+    ];
+
+    /// Whether both sides show certificates.
+    pub(crate) fn is_secured(self) -> bool {
+        match self {
+            Transport::Tcp | Transport::Quic => true,
+            Transport::Uds | Transport::InsecureTcp => false,
+        }
+    }
 
     /// A list of names: what is none of them is an error, with the text that says so.
     pub(crate) fn parse_list(text: &str) -> Result<Vec<Transport>, String> {
@@ -209,7 +233,9 @@ impl Transport {
             .split(',')
             .map(|word| {
                 let named = Self::NAMES.iter().find(|(name, _)| *name == word.trim());
-                named.map(|(_, transport)| *transport).ok_or_else(|| format!("{word:?} is none of uds, tcp, insecure"))
+                named
+                    .map(|(_, transport)| *transport)
+                    .ok_or_else(|| format!("{word:?} is none of uds, tcp, insecure, quic"))
             })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self::sorted(all))
@@ -230,6 +256,7 @@ impl Addr {
             Addr::Uds(_) => Transport::Uds,
             Addr::Tcp(_) => Transport::Tcp,
             Addr::InsecureTcp(_) => Transport::InsecureTcp,
+            Addr::Quic(_) => Transport::Quic,
         }
     }
 }
@@ -263,6 +290,8 @@ enum AddrProblem {
     Port(String),
     #[error("nothing but /insecure may follow its port, and {0:?} does")]
     Tail(String),
+    #[error("what is spoken on UDP is QUIC alone, as in /ip4/10.0.0.7/udp/4711/quic")]
+    Udp,
     #[error("{0} is no kind of address that this build knows, which are: uds, ip4, ip6, dns")]
     Kind(String),
 }
@@ -312,6 +341,8 @@ mod tests {
             "/ip6/::1/tcp/80",
             "/dns/host-b.example/tcp/4711",
             "/dns/a_b/tcp/0",
+            "/ip4/10.0.0.7/udp/4711/quic",
+            "/ip6/::1/udp/0/quic",
         ] {
             assert_eq!(text.parse::<Addr>().map(|addr| addr.to_string()), Ok(text.to_owned()));
         }
@@ -320,7 +351,7 @@ mod tests {
     #[test]
     fn transports_are_listed_by_name() {
         assert_eq!(Transport::parse_list("tcp, uds,tcp"), Ok(vec![Transport::Uds, Transport::Tcp]));
-        assert_eq!(Transport::parse_list("udp").unwrap_err(), "\"udp\" is none of uds, tcp, insecure");
+        assert_eq!(Transport::parse_list("udp").unwrap_err(), "\"udp\" is none of uds, tcp, insecure, quic");
         assert!(Transport::parse_list("").is_err());
     }
 
@@ -334,7 +365,7 @@ mod tests {
             ("/dns//tcp/1", "\"\" is no such host"),
             ("/dns/a b/tcp/1", "is no such host"),
             ("/ip4/10.0.0.1", "it has no port"),
-            ("/ip4/10.0.0.1/udp/1", "it has no port"),
+            ("/ip4/10.0.0.1/udp/1", "what is spoken on UDP is QUIC alone"),
             ("/ip4/10.0.0.1/tcp/70000", "\"70000\" is no port"),
             ("/ip4/10.0.0.1/tcp/1/secure", "nothing but /insecure"),
             ("/ip4/10.0.0.1/tcp/1/insecure/x", "nothing but /insecure"),

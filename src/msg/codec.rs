@@ -2,6 +2,7 @@
 //!
 //! Reader and writer are our own, on `rmp`'s primitives: `rmp-serde` writes `Some(None)` as `None`,
 //! writes positions where a field was skipped, and overflows the stack on nested enums.
+mod aside;
 mod de;
 mod probe;
 mod refusal;
@@ -12,6 +13,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 use super::frame::Encoding;
+pub(crate) use aside::{SPILL_BYTES, Spill, piece_of, with_pieces};
 pub(crate) use probe::is_positional;
 
 /// How deep values may nest, on both sides: a linked list of more nodes is an error at its sender.
@@ -72,33 +74,64 @@ pub(crate) fn encode_into<T: Serialize + ?Sized>(
     want: Encoding,
     out: &mut Vec<u8>,
 ) -> Result<Encoding, EncodeFailure> {
+    encode_with(value, want, out, None)
+}
+
+/// The same; and large byte strings go to `spill`, where there is one, as far as that takes them.
+///
+/// # Errors
+///
+/// As [`encode_into`]. What has been spilled then is not wanted.
+#[inline]
+pub(crate) fn encode_with<T: Serialize + ?Sized>(
+    value: &T,
+    want: Encoding,
+    out: &mut Vec<u8>,
+    spill: Option<&mut dyn Spill>,
+) -> Result<Encoding, EncodeFailure> {
     let start = out.len();
-    let mut serializer = ser::Serializer::new(out, want);
+    let mut serializer = ser::Serializer::new(&mut *out, want, spill);
     match value.serialize(&mut serializer) {
-        Ok(()) if !serializer.has_skipped() => Ok(want),
         // A value that swallows our error has skipped a field all the same.
-        result => retry(value, serializer.has_skipped(), result, start, out),
+        _ if serializer.has_skipped() => {
+            let (out, spill) = serializer.into_parts();
+            retry(value, start, out, spill)
+        }
+        Ok(()) => Ok(want),
+        Err(error) => Err(refused_to_be_written(std::any::type_name::<T>(), error, start, out)),
     }
 }
 
+/// Writes a value anew, with names.
 #[cold]
 #[inline(never)]
 fn retry<T: Serialize + ?Sized>(
     value: &T,
-    skipped: bool,
-    mut result: Result<(), refusal::Error>,
     start: usize,
     out: &mut Vec<u8>,
+    mut spill: Option<&mut (dyn Spill + '_)>,
 ) -> Result<Encoding, EncodeFailure> {
-    if skipped {
-        out.truncate(start);
-        result = value.serialize(&mut ser::Serializer::new(out, Encoding::Named));
+    out.truncate(start);
+    if let Some(spill) = &mut spill {
+        spill.restart();
     }
-    result.map(|()| Encoding::Named).map_err(|error| {
-        out.truncate(start);
-        let (path, message) = error.into_parts();
-        EncodeFailure { type_name: std::any::type_name::<T>(), path, message }
-    })
+    let again = value.serialize(&mut ser::Serializer::new(&mut *out, Encoding::Named, spill));
+    match again {
+        Ok(()) => Ok(Encoding::Named),
+        Err(error) => Err(refused_to_be_written(std::any::type_name::<T>(), error, start, out)),
+    }
+}
+
+#[cold]
+fn refused_to_be_written(
+    type_name: &'static str,
+    error: refusal::Error,
+    start: usize,
+    out: &mut Vec<u8>,
+) -> EncodeFailure {
+    out.truncate(start);
+    let (path, message) = error.into_parts();
+    EncodeFailure { type_name, path, message }
 }
 
 /// Reads a value that takes all of `bytes`, in either encoding.

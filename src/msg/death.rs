@@ -322,16 +322,17 @@ impl fmt::Display for Death {
         if !self.inner.in_service.is_empty() {
             write!(f, "; in service: {}", self.inner.in_service.join(", "))?;
         }
-        let tail = self.inner.stderr_tail.trim_end();
-        if !tail.is_empty() {
-            write!(f, "; the end of its stderr:")?;
-            let lines: Vec<&str> = tail.lines().collect();
-            for line in &lines[lines.len().saturating_sub(SHOWN_LINES)..] {
-                write!(f, "\n    {line}")?;
-            }
-        }
-        Ok(())
+        write_stderr_end(f, &self.inner.stderr_tail)
     }
+}
+
+/// The last lines of what was kept of a stderr, behind whatever is said of its process.
+pub(super) fn write_stderr_end(f: &mut fmt::Formatter<'_>, tail: &str) -> fmt::Result {
+    let lines: Vec<&str> = tail.trim_end().lines().collect();
+    if !lines.is_empty() {
+        write!(f, "; the end of its stderr:")?;
+    }
+    lines[lines.len().saturating_sub(SHOWN_LINES)..].iter().try_for_each(|line| write!(f, "\n    {line}"))
 }
 
 /// Lines of stderr that a printed death shows; [`Death::stderr_tail`] has all that was kept.

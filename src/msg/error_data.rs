@@ -8,10 +8,12 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::broken_worker::{BrokenWorker, WorkerHook};
 use super::codec_error::CodecError;
 use super::death::Death;
 use super::error_value::Value;
 use super::ident::{Aid, Canceller};
+use super::program::ProgramFailure;
 use super::remote_error::{RemoteData, RemoteError};
 use super::spawn_reason::SpawnReason;
 use super::text::{Sources, bounded};
@@ -83,7 +85,14 @@ pub(crate) enum ErrorData {
         reason: SpawnReason,
     },
     Group(Vec<ErrorData>),
+    BrokenWorker(BrokenWorker),
+    WorkerHook {
+        hook: WorkerHook,
+        aid: Aid,
+        error: Box<ErrorData>,
+    },
     Usage(String),
+    Program(ProgramFailure),
 }
 
 impl From<&Error> for ErrorData {
@@ -108,8 +117,13 @@ impl From<&Error> for ErrorData {
             Error::Codec(codec) => ErrorData::Codec(codec),
             Error::Transport { what, reason } => ErrorData::Transport { what, reason },
             Error::Spawn { name, reason } => ErrorData::Spawn { name, reason },
+            Error::BrokenWorker(broken) => ErrorData::BrokenWorker(broken),
+            Error::WorkerHook { hook, aid, error } => {
+                ErrorData::WorkerHook { hook, aid, error: Box::new(ErrorData::from(&*error)) }
+            }
             Error::Group(group) => ErrorData::Group(group.iter().map(ErrorData::from).collect()),
             Error::Usage(text) => ErrorData::Usage(text.to_owned()),
+            Error::Program(failure) => ErrorData::Program(failure),
         }
     }
 }
@@ -150,6 +164,7 @@ impl From<ErrorData> for Error {
                 Error::StreamOverrun { endpoint, dialog, aid, window_bytes }
             }
             ErrorData::StreamClosed { endpoint, aid } => Error::StreamClosed { endpoint, aid },
+            ErrorData::Program(failure) => Error::Program(failure),
             ErrorData::Deadline(after) => Error::Deadline { after },
             ErrorData::NotExposed { endpoint, aid } => Error::NotExposed { endpoint, aid },
             ErrorData::NoSuchEndpoint { endpoint, aid } => Error::NoSuchEndpoint { endpoint, aid },
@@ -157,6 +172,10 @@ impl From<ErrorData> for Error {
             ErrorData::Codec(codec) => Error::Codec(codec),
             ErrorData::Transport { what, reason } => Error::Transport { what, reason },
             ErrorData::Spawn { name, reason } => Error::Spawn { name, reason },
+            ErrorData::BrokenWorker(broken) => Error::BrokenWorker(broken),
+            ErrorData::WorkerHook { hook, aid, error } => {
+                Error::WorkerHook { hook, aid, error: Arc::new(Error::from(*error)) }
+            }
             ErrorData::Group(entries) => Group::collect(entries.into_iter().map(Error::from))
                 .unwrap_or(Error::Usage("an empty group of errors came from another actor")),
             ErrorData::Usage(text) => match kept(&text) {

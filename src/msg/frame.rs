@@ -52,8 +52,8 @@ pub(crate) enum Frame<'a> {
     /// The sender starts processes from now on: on control lines, upwards. One that dies before it could
     /// record them has left them to be looked for.
     Spawning,
-    /// A process was started below: on control lines, upwards. Sent before its boot message.
-    SpawnRecord { aid: Aid, start_ticks: u64 },
+    /// A process was started below: on control lines, upwards. Sent before its boot message, if it is an actor and no plain program.
+    SpawnRecord { aid: Aid, start_ticks: u64, is_program: bool },
     /// A recorded actor serves now, at this address.
     Ready { aid: Aid, addrs: Addrs },
     /// Every task, dialog and child of the sender is gone; its process exits next.
@@ -300,6 +300,47 @@ pub(crate) fn part_ahead(bytes: &[u8], limit: u32) -> Option<(u64, u64, usize, u
     let Ok(Frame::Part { dialog, left }) = reader.frame() else { return None };
     let head = 4 + body.len() - reader.bytes.len();
     Some((dialog, left, head, total - head))
+}
+
+/// Where a frame belongs, where each dialog has a stream of its own, and what it says of that stream's end.
+#[cfg(feature = "quic")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Course {
+    /// It is of the connection, or passes what its dialog sends.
+    Line,
+    /// It begins this dialog.
+    Start(u64),
+    /// It goes behind the last frame of this dialog.
+    Behind(u64),
+    /// The same, and nothing follows it.
+    Last(u64),
+    /// A result or an error: behind the pieces of its payload nothing follows.
+    LastBegins(u64),
+    /// A piece of a payload. `is_last`: the payload ends with it.
+    Piece { dialog: u64, is_last: bool },
+}
+
+#[cfg(feature = "quic")]
+impl Course {
+    pub(crate) fn dialog(self) -> Option<u64> {
+        match self {
+            Course::Line => None,
+            Course::Start(dialog) | Course::Behind(dialog) | Course::Last(dialog) | Course::LastBegins(dialog) => {
+                Some(dialog)
+            }
+            Course::Piece { dialog, .. } => Some(dialog),
+        }
+    }
+}
+
+/// Bytes at the start of a frame that [`course`] looks at, at most: the length, and a few numbers.
+#[cfg(feature = "quic")]
+pub(crate) const COURSE_BYTES: usize = 4 + 5 + 9 + 9 + 9 + 9;
+
+/// Looks at the beginning of a frame, its length included. `None`: it is malformed, as its decoder will say.
+#[cfg(feature = "quic")]
+pub(crate) fn course(bytes: &[u8]) -> Option<Course> {
+    Reader { bytes: bytes.get(4..)? }.course()
 }
 
 /// A header, its payload, and how many bytes both took.

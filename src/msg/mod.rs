@@ -1,5 +1,7 @@
 //! What travels: frames, payloads, names and errors as data. No tokio, no I/O, no clock.
 pub(crate) mod addr;
+pub(crate) mod agent;
+pub(crate) mod broken_worker;
 pub(crate) mod codec;
 pub(crate) mod codec_error;
 pub(crate) mod death;
@@ -9,7 +11,10 @@ pub(crate) mod frame;
 pub(crate) mod ident;
 pub(crate) mod load;
 pub(crate) mod printed;
+pub(crate) mod program;
 pub(crate) mod remote_error;
 pub(crate) mod spawn_reason;
 pub(crate) mod spec;
 pub(crate) mod text;
+#[cfg(feature = "tls")]
+pub(crate) mod word;

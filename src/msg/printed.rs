@@ -51,6 +51,10 @@ impl<'a> Printer<'a> {
             Error::Remote(remote) => self.remote(remote),
             Error::Body(body) => self.body(body),
             Error::Group(group) => self.group(group),
+            Error::WorkerHook { error: below, .. } => {
+                self.line(error)?;
+                self.inside(|printer| printer.error(below))
+            }
             other => self.line(other),
         }
     }

@@ -105,6 +105,7 @@ pub(crate) fn limit_hint(errno: i32) -> Option<&'static str> {
         libc::EMFILE => "raise the limit of open files (`ulimit -n`), or run fewer actors",
         libc::ENFILE => "the machine's table of open files is full (`sysctl fs.file-max`)",
         libc::EAGAIN => "raise the limit of processes (`ulimit -u`, or the cgroup's pids.max), or run fewer actors",
+        libc::EFBIG => "raise the limit of a file's size (`ulimit -f`)",
         libc::ENOMEM => "the machine has no memory left for another process",
         _ => return None,
     })

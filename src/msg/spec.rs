@@ -65,6 +65,20 @@ pub(crate) struct SpawnSpec {
     pub(crate) is_host_known: bool,
     /// A keeper beside it has started it.
     pub(crate) is_kept: bool,
+    /// It does jobs for a pool of its parent's.
+    pub(crate) is_worker: bool,
+    /// Whose guest it is to be.
+    pub(crate) host: Option<HostSpec>,
+}
+
+/// The host's loop that an actor is to run as a guest of.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct HostSpec {
+    pub(crate) path: String,
+    /// The loop's own arguments.
+    pub(crate) args: Bytes,
+    /// How long it has until a guest of it must run.
+    pub(crate) boot_within_ms: u64,
 }
 
 /// What the keeper of an actor is told on another host than its parent's: how to start it, with the keeper's own arguments, and the actor's own message.

@@ -17,11 +17,15 @@ use crate::actor::host::host_id;
 use crate::actor::peers::canceller;
 use crate::actor::{boot, bounded, bounded_silence, doors};
 use crate::error::{Error, SpawnReason};
+use crate::guest::HostLoop;
 use crate::msg::addr::{Addr, Transport};
+use crate::msg::death::ExitKind;
 use crate::msg::ident::{Aid, CancelRequest};
 use crate::portal::{Portal, Prepared, decode_result};
+use crate::spawn::agent::Agent;
 use crate::spawn::launch::{Request, Spawner, limit};
 use crate::spawn::launcher::Launcher;
+use crate::spawn::python::{self, Python};
 use crate::spawn::{Options, Output, Resource};
 
 /// What a new actor shall be like. Begin with [`ActorNursery::actor`], end with
@@ -123,6 +127,44 @@ impl<'n> ActorBuilder<'n> {
         self
     }
 
+    /// Has a host's loop run in its process, with the actor as its guest: its tasks run on that loop's thread, in slices
+    /// between callbacks of the loop's own. See [`guest`](crate::guest).
+    ///
+    /// The loop is a function with [`#[teamster::host_loop]`](macro@crate::host_loop). It has a runtime of one thread
+    /// beside it, whatever [`threads`](ActorBuilder::threads) says.
+    ///
+    /// # Errors
+    ///
+    /// Of [`start`](ActorBuilder::start): [`Error::Spawn`] if the loop's arguments can't be encoded; if the program that is
+    /// started has no such loop; if the loop returns, fails or panics before it has run its guest, or does not run it
+    /// within nine tenths of the boot timeout. What was wrong is at the end of the child's stderr, which the error has.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use teamster::guest::{Guest, Slice};
+    ///
+    /// #[teamster::host_loop]
+    /// fn queue(guest: Guest) {
+    ///     let (soon, slices) = mpsc::channel::<Option<Slice>>();
+    ///     let over = soon.clone();
+    ///     guest.start(move |slice| drop(soon.send(Some(slice))), move || drop(over.send(None)));
+    ///     while let Ok(Some(slice)) = slices.recv() {
+    ///         slice.run();
+    ///     }
+    /// }
+    /// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let clock = an.actor("clock").infect(queue()).start().await?;
+    /// assert_eq!(clock.run(add(1, 2)).await?, 3);
+    /// # Ok(()) }).await }
+    /// ```
+    pub fn infect(mut self, host: impl Into<HostLoop>) -> Self {
+        self.options.host = Some(host.into());
+        self
+    }
+
     /// Which of its log lines travel up: directives such as `info` or `warn,my_crate=debug`. Those of
     /// the variable `TEAMSTER_LOG` go before them, in the whole tree.
     ///
@@ -214,6 +256,50 @@ impl<'n> ActorBuilder<'n> {
     pub fn launcher(mut self, launcher: impl Launcher + 'static) -> Self {
         self.options.launcher = Some(Arc::new(launcher));
         self
+    }
+
+    /// Makes it a Python program: a script that imports `teamster`, says which of its functions can be called, and ends with
+    /// `teamster.run()`. Short for [`launcher`](ActorBuilder::launcher) with [`launch::Python`](crate::launch::Python), which
+    /// says more.
+    ///
+    /// Its functions are called by their paths: `script::function`, where the script is `script.py`. A function without a body
+    /// says once what those take and give.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// #[teamster::rpc(name = "legacy::square")] // that of `legacy.py`
+    /// async fn square(n: u64) -> u64;
+    ///
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let legacy = an.actor("legacy").python("legacy.py").start().await?;
+    /// assert_eq!(legacy.run(square(7)).await?, 49);
+    /// let same: u64 = legacy.run_by_path("legacy::square", (7,)).await?;
+    /// # assert_eq!(same, 49);
+    /// # Ok(()) }).await }
+    /// ```
+    pub fn python(self, program: impl Into<Python>) -> Self {
+        self.launcher(program.into())
+    }
+
+    /// Starts it on another host, by the agent there (`teamster serve`): short for
+    /// [`launcher`](ActorBuilder::launcher) with [`launch::Agent`](crate::launch::Agent), which says more.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # #[teamster::rpc] async fn add(a: i64, b: i64) -> i64 { a + b }
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> {
+    /// // The agent there shows the identity `host-b`, and is found by that name at the port 7117.
+    /// teamster::root().identity("/etc/teamster/identity").open(async |an| {
+    ///     let worker = an.actor("worker").on("host-b").start().await?;
+    ///     assert_eq!(worker.run(add(1, 2)).await?, 3);
+    ///     Ok(())
+    /// }).await
+    /// # }
+    /// ```
+    pub fn on(self, host: impl Into<String>) -> Self {
+        self.launcher(Agent::new(host))
     }
 
     /// Sets an environment variable; it inherits all others.
@@ -434,7 +520,7 @@ impl<'n> ActorBuilder<'n> {
     /// ```
     pub async fn call<E: Endpoint>(self, call: Call<E>) -> Result<E::Output, Error> {
         let nursery = &self.nursery.nursery;
-        let prepared = Prepared::for_child(&nursery.actor, &call)?;
+        let prepared = Prepared::for_child(&nursery.actor, &call, self.options.runs())?;
         let bytes = one_shot::run(nursery, &self.name, self.options, &prepared, Care::OfCaller).await?;
         decode_result::<E>(&bytes)
     }
@@ -456,18 +542,18 @@ impl<'n> ActorBuilder<'n> {
 }
 
 /// A child that has just connected. Dropped without [`Started::keep`], it is ended.
-pub(super) struct Started<'n> {
+pub(crate) struct Started<'n> {
     nursery: &'n Arc<Nursery>,
     child: Option<Arc<Child>>,
 }
 
 impl Started<'_> {
-    pub(super) fn portal(&self) -> Portal {
+    pub(crate) fn portal(&self) -> Portal {
         let child = self.child.as_ref().expect("it is taken by `keep`, which consumes us");
         Portal::to_child(Arc::clone(&self.nursery.actor), Arc::clone(child))
     }
 
-    pub(super) fn keep(mut self) -> Arc<Child> {
+    pub(crate) fn keep(mut self) -> Arc<Child> {
         self.child.take().expect("it is taken here alone")
     }
 }
@@ -482,7 +568,7 @@ impl Drop for Started<'_> {
 }
 
 /// Starts a child of the nursery and waits until both its lines are up.
-pub(super) async fn start<'n>(
+pub(crate) async fn start<'n>(
     nursery: &'n Arc<Nursery>,
     name: &str,
     mut options: Options,
@@ -492,12 +578,17 @@ pub(super) async fn start<'n>(
     if !boot::is_ready() {
         return Err(failed(SpawnReason::NotInitialised));
     }
-    if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains(['\0', '\n']) {
+    if !is_name(name) {
         let text = format!("a name has 1 to {MAX_NAME_BYTES} bytes, no NUL and no line break");
         return Err(failed(SpawnReason::Other(text)));
     }
+    if let Some(Err(error)) = options.host.as_ref().map(HostLoop::args) {
+        return Err(failed(SpawnReason::Other(format!("its host's loop: {error}"))));
+    }
     let actor = &nursery.actor;
     let spawner = Spawner::of(actor).map_err(|error| failed(limit(&error)))?;
+    // Whoever waits here has not begun, and need not be ended.
+    let turn = spawner.turn(options.launcher.as_deref().map(|launcher| launcher as &dyn Launcher)).await;
     nursery.begin_start().map_err(failed)?;
     let starting = Starting { nursery: Arc::clone(nursery), care, child: None };
     let outcome = Arc::new(SetOnce::new());
@@ -507,16 +598,25 @@ pub(super) async fn start<'n>(
         .launcher
         .as_ref()
         .map_or_else(|| "this executable".to_owned(), |l| format!("{:?}", l.command().get_program()));
+    let python = options.launcher.as_ref().and_then(|launcher| launcher.python()).cloned();
     if let Some((addr, why)) = options.listen.iter().find_map(|addr| Some((addr, doors::refuses(addr)?))) {
         return Err(failed(SpawnReason::Other(format!("it can't listen at {addr}: {why}"))));
     }
+    if python.is_some() {
+        options.transports.get_or_insert_with(|| python::transports(&actor.settings.transports));
+    }
     let transports = options.transports.as_deref().unwrap_or(&actor.settings.transports);
-    let by_network = Some(Transport::Tcp).filter(|_| options.is_far());
+    let goes_far = transports.iter().any(|transport| transport.is_secured());
+    let by_network = Some(Transport::Tcp).filter(|_| options.is_far() && !goes_far);
     let transports: Vec<Transport> = transports.iter().copied().chain(by_network).collect();
     let transports = doors::with_transports_of(&options.listen, &transports);
     let credentials = certify::prepare(actor, &transports, aid.uuid(), options.is_far()).await;
     options.transports = Some(transports);
     let credentials = credentials.map_err(|reason| failed(SpawnReason::Other(reason)))?;
+    if let Some(agent) = options.launcher.as_ref().and_then(|launcher| launcher.agent()) {
+        let envoy = certify::envoy(actor, agent, &aid).await;
+        options.envoy = Some(envoy.map_err(|reason| failed(SpawnReason::Other(reason)))?);
+    }
     let spawned = Box::new(move |result: Result<Arc<Child>, SpawnReason>| {
         let mut starting = starting;
         starting.child = result.as_ref().ok().cloned();
@@ -525,7 +625,7 @@ pub(super) async fn start<'n>(
         let _ = told.set(result);
     });
     let is_shielded = nursery.is_shielded;
-    spawner.start(Request { actor: Arc::clone(actor), aid, options, credentials, is_shielded, spawned }).await;
+    spawner.start(Request { actor: Arc::clone(actor), aid, options, credentials, is_shielded, turn, spawned }).await;
     // Dropped from here on, the child is ended: by us if we know it, else by what is told later.
     let mut late = EndIfLate { nursery, outcome: &outcome, is_armed: true };
     let child = Arc::clone(outcome.wait().await.as_ref().map_err(|reason| failed(reason.clone()))?);
@@ -544,7 +644,10 @@ pub(super) async fn start<'n>(
                     SpawnReason::Limit { error: error.clone(), errno: *errno }
                 }
                 (Some(canceller), None, None) => SpawnReason::Cancelled(canceller.clone()),
-                (None, None, None) => SpawnReason::DiedBooting(ended.death.clone()),
+                (None, None, None) => match python.filter(|_| ended.death.exit() == ExitKind::Status(0)) {
+                    Some(python) => SpawnReason::Other(python.never_ran(&ended.death)),
+                    None => SpawnReason::DiedBooting(ended.death.clone()),
+                },
             };
             return Err(failed(reason));
         }
@@ -555,13 +658,17 @@ pub(super) async fn start<'n>(
 }
 
 /// Bytes of the longest name: those of a file name.
-const MAX_NAME_BYTES: usize = 255;
+pub(super) const MAX_NAME_BYTES: usize = 255;
+
+pub(super) fn is_name(name: &str) -> bool {
+    (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.contains(['\0', '\n'])
+}
 
 /// Tells the nursery what a start has come to, also when the request was never served.
-struct Starting {
-    nursery: Arc<Nursery>,
-    care: Care,
-    child: Option<Arc<Child>>,
+pub(super) struct Starting {
+    pub(super) nursery: Arc<Nursery>,
+    pub(super) care: Care,
+    pub(super) child: Option<Arc<Child>>,
 }
 
 impl Drop for Starting {

@@ -8,9 +8,12 @@ use uuid::Uuid;
 
 use crate::actor::renewal::{ASKS, Ask};
 use crate::actor::{Actor, current};
-use crate::msg::addr::Transport;
+use crate::msg::addr::{Addr, Transport};
+use crate::msg::agent::{EnvoySpec, ORDERS, Order};
+use crate::msg::ident::Aid;
 use crate::msg::spec::Credentials;
 use crate::portal::Portal;
+use crate::spawn::agent::{self, Agent};
 
 /// Sees to it that a child of these transports can connect to `actor`, from another host if it `is_far`; what the child
 /// will show.
@@ -24,7 +27,7 @@ pub(super) async fn prepare(
         return Err("it was given no transport to listen by".to_owned());
     }
     let told = |error: io::Error| error.to_string();
-    let is_secured = transports.contains(&Transport::Tcp);
+    let is_secured = transports.iter().any(|transport| transport.is_secured());
     let credentials = match is_secured {
         true => Some(issue(actor, child).await?),
         false => None,
@@ -37,13 +40,59 @@ pub(super) async fn prepare(
         actor.doors.show(&own).map_err(told)?;
     }
     if is_far {
-        actor.listen_on_networks().map_err(|error| format!("listening on this host's networks: {error}"))?;
+        actor.listen_on_networks(transports).map_err(|error| format!("listening on this host's networks: {error}"))?;
     }
     let is_reached = actor.addrs().as_slice().iter().any(|addr| transports.contains(&addr.transport()));
     if !is_reached && let Some(nearest) = transports.first() {
         actor.listen_by(*nearest).map_err(told)?;
     }
     Ok(credentials)
+}
+
+/// What leads an envoy to the agent of a host, for this child.
+pub(super) async fn envoy(actor: &Arc<Actor>, agent: &Agent, child: &Aid) -> Result<EnvoySpec, String> {
+    let (host, at) = (agent.host(), agent.addr().cloned());
+    let identity = agent.shown()?;
+    let (addr, credentials) = match &actor.root_addrs {
+        None => way_to(actor, host, at)?,
+        Some(addrs) => {
+            let root = Portal::to(actor.root.clone(), Some(addrs.clone()));
+            let asked = root.run(way(host.to_owned(), at)).await;
+            asked.map_err(|error| format!("asking the root for the way to {host}: {error}"))??
+        }
+    };
+    let order = Order {
+        version: ORDERS,
+        actor: child.name().to_owned(),
+        uuid: child.uuid(),
+        lineage: String::new(),
+        grace_ms: 0,
+        lost_after_ms: 0,
+        executable: String::new(),
+        executable_bytes: 0,
+        args: Vec::new(),
+    };
+    Ok(EnvoySpec { host: host.to_owned(), identity, addr, credentials, order })
+}
+
+/// In the root: where the agent of this host is, and what an envoy shows to it.
+fn way_to(actor: &Arc<Actor>, host: &str, at: Option<Addr>) -> Result<(Addr, Credentials), String> {
+    let hosts = &actor.settings.hosts;
+    let known = || hosts.iter().find(|(name, _)| name == host).map(|(_, addr)| addr.clone());
+    let addr = match at.or_else(known) {
+        Some(addr) => addr,
+        None => agent::by_name(host)?,
+    };
+    let authority = actor.doors.authority();
+    let credentials =
+        authority.and_then(|authority| authority.issue(Uuid::new_v4())).map_err(|error| error.to_string())?;
+    match &credentials.identity {
+        Some(_) => Ok((addr, credentials)),
+        None => Err(format!(
+            "the agent of {host} believes identities alone, and this tree has none: `teamster ca issue NAME` makes one, and \
+             TEAMSTER_IDENTITY=FOLDER or root().identity(FOLDER) has the root go by it (docs/identity.md)"
+        )),
+    }
 }
 
 async fn issue(actor: &Arc<Actor>, whom: Uuid) -> Result<Credentials, String> {
@@ -77,6 +126,12 @@ async fn renew(whom: Uuid, known: u64) -> io::Result<Option<Credentials>> {
         true => Ok(None),
         false => authority.issue(whom).map(Some),
     }
+}
+
+/// Runs in the root, for those of its tree.
+#[rpc(name = "teamster.way")]
+async fn way(host: String, at: Option<Addr>) -> io::Result<Result<(Addr, Credentials), String>> {
+    Ok(way_to(&current::actor().map_err(io::Error::other)?, &host, at))
 }
 
 /// Runs in the root. Who belongs to its tree may ask: it could start actors as well. To others it is not exposed.

@@ -41,10 +41,8 @@ pub struct OneShot<E: Endpoint> {
 
 impl<E: Endpoint> OneShot<E> {
     pub(super) fn start(nursery: &Arc<Nursery>, name: String, options: Options, call: Call<E>) -> Self {
-        let outcome = Arc::new(SetOnce::new());
-        nursery.begin_one_shot();
-        let running = Running { nursery: Arc::clone(nursery), outcome: Arc::clone(&outcome) };
-        match Prepared::for_child(&nursery.actor, &call) {
+        let (running, outcome) = Running::begin(nursery);
+        match Prepared::for_child(&nursery.actor, &call, options.runs()) {
             Ok(call) => nursery.actor.spawn_driver(async move {
                 let result = run(&running.nursery, &name, options, &call, Care::OfNursery).await;
                 running.end(result);
@@ -77,13 +75,20 @@ pub(super) async fn run(
 }
 
 /// A one-shot's book-keeping, also if its task is dropped or panics.
-struct Running {
+pub(super) struct Running<T> {
     nursery: Arc<Nursery>,
-    outcome: Arc<SetOnce<Result<Vec<u8>, Error>>>,
+    outcome: Arc<SetOnce<Result<T, Error>>>,
 }
 
-impl Running {
-    fn end(self, result: Result<Vec<u8>, Error>) {
+impl<T> Running<T> {
+    /// The book-keeping, and where the outcome will be.
+    pub(super) fn begin(nursery: &Arc<Nursery>) -> (Self, Arc<SetOnce<Result<T, Error>>>) {
+        let outcome = Arc::new(SetOnce::new());
+        nursery.begin_one_shot();
+        (Running { nursery: Arc::clone(nursery), outcome: Arc::clone(&outcome) }, outcome)
+    }
+
+    pub(super) fn end(self, result: Result<T, Error>) {
         if let Err(error) = &result {
             self.nursery.fail(error.clone());
         }
@@ -92,7 +97,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl<T> Drop for Running<T> {
     fn drop(&mut self) {
         if self.outcome.get().is_none() {
             let error = Error::Usage("the runtime ended before the call did, or its arguments panicked");

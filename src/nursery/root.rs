@@ -21,9 +21,10 @@ use crate::channel::LineEnd;
 use crate::channel::line::LineInbox;
 use crate::discovery::{Etcd, Names, Record, Registrar};
 use crate::error::{BoxError, Error, SpawnReason};
-use crate::msg::addr::{Addr, Addrs, Transport};
+use crate::msg::addr::{Addr, AddrError, Addrs, Transport};
 use crate::msg::frame::{MAX_FRAME_BYTES, MIN_FRAME_BYTES};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
+use crate::spawn::agent;
 use crate::transport::folder::{Base, FolderError, RootFolder, socket_path};
 use crate::transport::tls::Authority;
 use crate::transport::uds::bind_at;
@@ -83,10 +84,9 @@ impl Root {
     /// One user less. The last one ends the root, and waits for that.
     async fn leave(self: &Arc<Self>) {
         if self.is_last() {
-            let (root, runtime) = (Arc::clone(self), self.actor.runtime.clone());
-            // As a task, so that it goes on when whoever waits here is dropped. An error says that the
-            // runtime ends: then the end of `main` sees to the rest.
-            let _ = runtime.spawn(async move { root.end().await }).await;
+            // As a task, so that it goes on when whoever waits here is dropped.
+            let root = Arc::clone(self);
+            self.actor.run_last(async move { root.end().await }).await;
         }
     }
 
@@ -94,6 +94,7 @@ impl Root {
     async fn end(self: &Arc<Self>) {
         self.actor.tasks.close();
         self.actor.tasks.wait().await;
+        self.actor.end_what_is_its_own().await;
         self.actor.control.none_living().await;
         let (deferred, clock) = (self.actor.scope.take_deferred(), &self.actor.clock);
         crate::actor::scope::run_deferred(deferred, Some(clock), self.actor.settings.grace).await;
@@ -141,6 +142,7 @@ impl Root {
         // What a dropped nursery has left holds the actor that holds it. With its runtime gone nobody
         // runs it any more.
         drop(self.actor.scope.take_deferred());
+        self.actor.forget_tables();
         current::remove_root(self.runtime, &self.actor);
         crash::ended(&self.actor);
     }
@@ -163,9 +165,21 @@ fn forget(root: &Arc<Root>) {
 /// Roots whose nurseries were dropped, until their processes are gone.
 static LEAVING: Mutex<Vec<Arc<Root>>> = Mutex::new(Vec::new());
 
+/// What higher floors have going for the whole process.
+static AT_END_OF_MAIN: Mutex<Vec<fn()>> = Mutex::new(Vec::new());
+
+/// Has this called at the end of `main`, before its roots are waited for.
+pub(crate) fn at_end_of_main(end: fn()) {
+    AT_END_OF_MAIN.lock().push(end);
+}
+
 /// Waits, blocking, until every root of this process whose nurseries have ended is gone, and what
 /// they had started. For the end of `main`.
 pub(crate) fn finish_roots() {
+    let ends = std::mem::take(&mut *AT_END_OF_MAIN.lock());
+    for end in ends {
+        end();
+    }
     let mut roots: Vec<Arc<Root>> = std::mem::take(&mut *LEAVING.lock());
     roots.extend(ROOTS.lock().iter().flat_map(HashMap::values).cloned());
     for root in roots {
@@ -181,6 +195,19 @@ pub(crate) fn finish_roots() {
 
 /// The folder of the identity of roots that are told of none.
 const IDENTITY_VARIABLE: &str = "TEAMSTER_IDENTITY";
+
+/// Where the agents of hosts listen.
+const HOSTS_VARIABLE: &str = "TEAMSTER_HOSTS";
+
+/// Where roots listen that are told of no address.
+const LISTEN_VARIABLE: &str = "TEAMSTER_LISTEN";
+
+/// Addresses with commas between them: what is none is an error, with the text that says so.
+fn listen_of_environment() -> Result<Vec<Addr>, String> {
+    let text = std::env::var(LISTEN_VARIABLE).unwrap_or_default();
+    let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    words.map(|word| word.parse().map_err(|error: AddrError| error.to_string())).collect()
+}
 
 fn boot_root(builder: RootBuilder, runtime: Handle) -> Result<Arc<Root>, Error> {
     let RootBuilder { name, mut settings, etcd } = builder;
@@ -209,6 +236,12 @@ fn boot_root(builder: RootBuilder, runtime: Handle) -> Result<Arc<Root>, Error> 
             Err(_unset) => vec![Transport::Uds],
         };
     }
+    if settings.listen.is_empty() {
+        settings.listen = listen_of_environment().map_err(|reason| Error::Transport {
+            what: format!("booting the root actor: {LISTEN_VARIABLE}"),
+            reason,
+        })?;
+    }
     settings.transports = doors::with_transports_of(&settings.listen, &settings.transports);
     let places = doors::Places {
         transports: settings.transports.clone(),
@@ -218,6 +251,10 @@ fn boot_root(builder: RootBuilder, runtime: Handle) -> Result<Arc<Root>, Error> 
     let variable = std::env::var_os(IDENTITY_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
     let authority = settings.identity.clone().or(variable).map(|folder| Authority::open(&folder));
     let authority = authority.transpose().map_err(|error| failed("its identity", error))?;
+    if let Ok(text) = std::env::var(HOSTS_VARIABLE) {
+        let named = agent::parse_hosts(&text).map_err(|error| failed(HOSTS_VARIABLE, std::io::Error::other(error)))?;
+        settings.hosts.extend(named); // behind those of the program, which count first
+    }
     let (doors, bound) = doors::of_root(&places, &socket, aid.uuid(), authority)
         .map_err(|error| failed("binding the sockets of its transports", error))?;
     names.set_ready(&aid, doors.addrs());
@@ -246,6 +283,7 @@ fn boot_root(builder: RootBuilder, runtime: Handle) -> Result<Arc<Root>, Error> 
         root_addrs: None,
         control: Arc::clone(&control),
         runtime,
+        host: crate::guest::here(),
         log_ring: None,
         names: Some(Arc::new(Sink(names))),
     });
@@ -460,7 +498,8 @@ impl RootBuilder {
 
     /// Listens at an address of this host's too, for actors on other hosts: at `/ip4/10.0.0.1/tcp/0`, or at all addresses by
     /// `/ip4/0.0.0.0/tcp/0` or `/ip6/::/tcp/0`. Port 0 takes a free one. What it is becomes known by
-    /// [`Portal::addrs`](crate::Portal::addrs).
+    /// [`Portal::addrs`](crate::Portal::addrs). Default: what `TEAMSTER_LISTEN` says, addresses with commas between them, else
+    /// nowhere but on this host.
     ///
     /// Its actors on the same host listen at the same addresses, each at a free port of its own. One that was started on another
     /// host listens at the address by which it has reached its parent.
@@ -543,6 +582,25 @@ impl RootBuilder {
     /// ```
     pub fn identity(mut self, folder: impl Into<PathBuf>) -> Self {
         self.settings.identity = Some(folder.into());
+        self
+    }
+
+    /// Says where the agents of hosts listen, for [`ActorBuilder::on`](crate::ActorBuilder::on) in the whole tree. Hosts that
+    /// `TEAMSTER_HOSTS` names are known besides.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # #[teamster::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let hosts = [("b", "/dns/b.example/tcp/7117".parse()?), ("c", "/ip4/10.0.0.3/tcp/7117".parse()?)];
+    /// teamster::root().identity("/etc/teamster/identity").hosts(hosts).open(async |an| {
+    ///     an.actor("w").on("b").start().await?;
+    ///     Ok(())
+    /// }).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn hosts<N: Into<String>>(mut self, hosts: impl IntoIterator<Item = (N, Addr)>) -> Self {
+        self.settings.hosts.extend(hosts.into_iter().map(|(name, addr)| (name.into(), addr)));
         self
     }
 
@@ -660,9 +718,9 @@ impl Drop for User {
     fn drop(&mut self) {
         let Some(root) = self.root.take() else { return };
         LEAVING.lock().push(Arc::clone(&root));
-        let handle = root.actor.runtime.clone();
+        let actor = Arc::clone(&root.actor);
         // Owned by LEAVING: whoever ends the program waits for what this has not done by then.
-        handle.spawn(async move {
+        actor.spawn_last(async move {
             let deferred = root.actor.scope.take_deferred();
             crate::actor::scope::run_deferred(deferred, Some(&root.actor.clock), root.actor.settings.grace).await;
             root.leave().await;

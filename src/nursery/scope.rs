@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::builder::ActorBuilder;
 use super::one_shot::OneShot;
+use super::process::{ProcessBuilder, ProcessHandle};
 use super::supervise::{Nursery, clean_up_grace, is_consequence, stand_in};
 use crate::actor::Actor;
 use crate::actor::crash::{self, DebugQuit, QUIT_TEXT};
@@ -317,7 +318,54 @@ impl ActorNursery {
         OneShot::start(&self.nursery, name.to_owned(), Options::default(), call)
     }
 
-    /// Cancels every actor of the nursery and waits until they are gone: a receipt for each.
+    /// Runs a plain program, named after its file: it starts now, and the nursery waits for it. Its failure is the nursery's,
+    /// awaited or not.
+    ///
+    /// It fails if it can't be started, ends with another status than 0, or dies by a signal that nobody of the tree has sent. It ends
+    /// like an actor: asked by SIGTERM to its process group, killed by SIGKILL when its grace is over; what it leaves in that group when it ends is
+    /// killed at once. The same is done if this actor or the root is killed, as far as what it runs keeps its environment.
+    ///
+    /// Its lines are in the log, under the target `teamster::program` with the fields `program`, `pid` and `stream`, at the level
+    /// INFO whichever stream they came on: many programs say on stderr how they get on. A line over 64 KiB comes in pieces. Its pipes are read
+    /// whatever the log does: over 1 MiB that the log has not taken, the oldest lines are left out, and the log says how many. What
+    /// it finds on stdin is empty.
+    ///
+    /// What the command says of stdin, stdout, stderr, `process_group` and `kill_on_drop` does not count. A program that goes off into
+    /// a session of its own, as a daemon does, has left the nursery.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// use tokio::process::Command;
+    ///
+    /// let mut list = Command::new("ls");
+    /// list.arg("/");
+    /// let listed = an.run_process(list);
+    /// println!("it was process {}", listed.await?.pid());
+    /// # Ok(()) }).await }
+    /// ```
+    pub fn run_process(&self, command: impl Into<tokio::process::Command>) -> ProcessHandle {
+        self.process(command).run()
+    }
+
+    /// Describes a plain program before it is started: its name, its grace, what it reads, and whether what it prints is a result.
+    ///
+    /// Its command is tokio's, or std's.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
+    /// let sorted = an.process(std::process::Command::new("sort")).stdin("b\na\n").capture(1 << 20).call().await?;
+    /// assert_eq!(sorted.stdout(), "a\nb\n");
+    /// # Ok(()) }).await }
+    /// ```
+    pub fn process(&self, command: impl Into<tokio::process::Command>) -> ProcessBuilder<'_> {
+        ProcessBuilder::new(self, command.into())
+    }
+
+    /// Cancels every actor and program of the nursery and waits until they are gone: a receipt for each actor.
     ///
     /// The nursery starts nothing any more. Called from the nursery's own body it leaves the body
     /// alone, which goes on and may return a value; called from elsewhere, it cancels the body too.
@@ -347,7 +395,7 @@ impl ActorNursery {
             self.nursery.scope.cancel(&canceller);
         }
         let mut receipts = Vec::with_capacity(children.len());
-        for child in children {
+        for child in children.into_iter().filter(|child| !child.is_program) {
             receipts.push(child.gone().await.receipt.clone());
         }
         self.nursery.idle().await;
@@ -385,7 +433,8 @@ impl ActorNursery {
     /// ```
     pub fn portals(&self) -> Vec<Portal> {
         let actor: &Arc<Actor> = &self.nursery.actor;
-        let living = self.nursery.children().into_iter().filter(|child| child.reaped.get().is_none());
+        let living =
+            self.nursery.children().into_iter().filter(|child| !child.is_program && child.reaped.get().is_none());
         living.map(|child| Portal::to_child(Arc::clone(actor), child)).collect()
     }
 }

@@ -11,6 +11,7 @@ use crate::actor::child::Child;
 use crate::actor::peers::canceller;
 use crate::actor::scope::{Below, Scope};
 use crate::error::{Error, Group, SpawnReason};
+use crate::msg::death::{Death, Rung};
 use crate::msg::ident::{CancelRequest, Canceller};
 
 /// One nursery, shared by its body, its tasks and whoever cancels it.
@@ -86,6 +87,7 @@ impl Nursery {
         child.gone().await;
         child.relayed().await;
         match ended.death.asked() {
+            _ if child.is_program => log_program(child, &ended.death),
             None => tracing::warn!(target: "teamster::nursery", death = %ended.death, "an actor died"),
             Some(_) if ended.death.stuck().is_some() => {
                 tracing::warn!(target: "teamster::nursery", death = %ended.death, "an actor was killed, its grace over");
@@ -199,6 +201,16 @@ impl Nursery {
         self.book.lock().is_closed = true;
         self.end_actors(&canceller);
         self.scope.cancel(&canceller);
+    }
+}
+
+/// Its failure is told by whoever has run it.
+fn log_program(program: &Child, death: &Death) {
+    let (name, pid, exit, asked) = (program.aid.name(), program.aid.pid(), death.exit(), death.asked());
+    if asked.is_some() && death.rung() == Some(Rung::Sigkill) {
+        tracing::warn!(target: "teamster::nursery", program = name, pid, "a program was killed, its grace over");
+    } else {
+        tracing::debug!(target: "teamster::nursery", program = name, pid, %exit, "a program ended");
     }
 }
 

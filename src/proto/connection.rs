@@ -12,8 +12,23 @@ pub(crate) enum Side {
     Accepting,
 }
 
+/// In which order frames of different dialogs come. Those of one dialog come as they were sent, always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// As they were sent, all of them.
+    AsSent,
+    /// Each dialog has a stream of its own: a later one may be first.
+    EachDialog,
+}
+
 /// Dialogs that one side may have open at once; then the next Start waits.
 pub(crate) const MAX_DIALOGS: usize = 16_384;
+
+/// Starts that may be missing below one that has come, where each dialog has a stream. More than a peer's dialogs can't be honest.
+const MAX_GAPS: usize = MAX_DIALOGS;
+
+/// Endpoints that a peer may introduce in any order: more than programs have.
+const MAX_ENDPOINTS: usize = 1 << 20;
 
 /// Cancels that may be ahead of their Start. More than a peer's dialogs can't be honest.
 const MAX_TOMBSTONES: usize = MAX_DIALOGS;
@@ -89,18 +104,28 @@ struct Opened<O> {
 /// served one is cancelled by, `E` what an endpoint number of the peer stands for.
 #[derive(Debug)]
 pub(crate) struct Connection<O, S, E> {
+    order: Order,
     next: u64,
     opened: HashMap<u64, Opened<O>, BuildHasherDefault<IdHasher>>,
     last_start_seen: u64,
+    /// Below it, and not seen.
+    gaps: HashSet<u64, BuildHasherDefault<IdHasher>>,
     served: HashMap<u64, S, BuildHasherDefault<IdHasher>>,
     tombstones: HashMap<u64, Canceller, BuildHasherDefault<IdHasher>>,
     /// Seen, and not yet served or ended: a cancel by the other line may come in between.
     starting: HashMap<u64, Option<Canceller>, BuildHasherDefault<IdHasher>>,
     cancelled_by_us: HashSet<u64, BuildHasherDefault<IdHasher>>,
-    numbers: HashMap<usize, u32, BuildHasherDefault<IdHasher>>,
-    endpoints: Vec<E>,
+    numbers: HashMap<usize, Number, BuildHasherDefault<IdHasher>>,
+    endpoints: Vec<Option<E>>,
     /// Payloads that arrive in pieces: at most one for each dialog.
     assembling: HashMap<u64, Assembling<E>, BuildHasherDefault<IdHasher>>,
+}
+
+/// What stands for an endpoint on this connection.
+#[derive(Clone, Copy, Debug)]
+struct Number {
+    number: u32,
+    is_known: bool,
 }
 
 /// The frame that a payload in pieces belongs to.
@@ -168,14 +193,16 @@ impl<S> CancelVerdict<'_, S> {
 }
 
 impl<O, S, E: Clone> Connection<O, S, E> {
-    pub(crate) fn new(side: Side) -> Self {
+    pub(crate) fn new(side: Side, order: Order) -> Self {
         Connection {
+            order,
             next: match side {
                 Side::Connecting => 1,
                 Side::Accepting => 2,
             },
             opened: HashMap::default(),
             last_start_seen: 0,
+            gaps: HashSet::default(),
             served: HashMap::default(),
             tombstones: HashMap::default(),
             starting: HashMap::default(),
@@ -217,12 +244,23 @@ impl<O, S, E: Clone> Connection<O, S, E> {
     /// has to be told its path with this Start.
     pub(crate) fn number_of(&mut self, key: usize) -> (u32, bool) {
         let next = u32::try_from(self.numbers.len()).unwrap_or(u32::MAX);
-        let mut is_new = false;
-        let number = *self.numbers.entry(key).or_insert_with(|| {
-            is_new = true;
-            next
-        });
-        (number, is_new)
+        let entry = self.numbers.entry(key).or_insert(Number { number: next, is_known: false });
+        let is_new = !entry.is_known;
+        // Where Starts pass each other, the path goes along until an answer shows that one of them has come.
+        entry.is_known |= self.order == Order::AsSent;
+        (entry.number, is_new)
+    }
+
+    /// The peer has answered a Start of the endpoint `key`: it knows its number.
+    pub(crate) fn is_introduced(&mut self, key: usize) {
+        if let Some(entry) = self.numbers.get_mut(&key) {
+            entry.is_known = true;
+        }
+    }
+
+    /// Whether [`Self::is_introduced`] is to be told.
+    pub(crate) fn order(&self) -> Order {
+        self.order
     }
 
     pub(crate) fn slot(&mut self, dialog: u64) -> Option<&mut O> {
@@ -285,13 +323,14 @@ impl<O, S, E: Clone> Connection<O, S, E> {
 
     pub(crate) fn on_start(&mut self, dialog: u64) -> Result<StartVerdict, Violation> {
         let is_theirs = dialog % 2 != self.next % 2;
-        if dialog <= self.last_start_seen || !is_theirs {
+        let is_new = dialog > self.last_start_seen || self.gaps.contains(&dialog);
+        if !is_new || !is_theirs {
             return Err(Violation::DialogId(dialog));
         }
         if self.served.len() >= MAX_DIALOGS {
             return Err(Violation::TooManyDialogs);
         }
-        self.last_start_seen = dialog;
+        self.see(dialog)?;
         Ok(match self.tombstones.remove(&dialog) {
             Some(canceller) => StartVerdict::Cancelled(canceller),
             None => {
@@ -301,7 +340,25 @@ impl<O, S, E: Clone> Connection<O, S, E> {
         })
     }
 
-    /// The endpoint of a Start: `path` introduces the next number.
+    fn see(&mut self, dialog: u64) -> Result<(), Violation> {
+        if self.gaps.remove(&dialog) {
+            return Ok(());
+        }
+        if self.order == Order::EachDialog {
+            let first = match self.last_start_seen {
+                0 => 2 - dialog % 2,
+                last => last + 2,
+            };
+            if (dialog - first) / 2 + self.gaps.len() as u64 > MAX_GAPS as u64 {
+                return Err(Violation::DialogId(dialog));
+            }
+            self.gaps.extend((first..dialog).step_by(2));
+        }
+        self.last_start_seen = dialog;
+        Ok(())
+    }
+
+    /// The endpoint of a Start: `path` introduces its number, which is the next one where all comes as it was sent.
     pub(crate) fn on_endpoint(
         &mut self,
         number: u32,
@@ -310,12 +367,22 @@ impl<O, S, E: Clone> Connection<O, S, E> {
     ) -> Result<&E, Violation> {
         let index = number as usize;
         if let Some(path) = path {
-            if index != self.endpoints.len() {
-                return Err(Violation::EndpointOrder(number));
+            match self.order {
+                Order::AsSent if index != self.endpoints.len() => return Err(Violation::EndpointOrder(number)),
+                // One that is ahead has others before it, each with a Start on its way.
+                Order::EachDialog if index >= MAX_ENDPOINTS || index > self.endpoints.len() + MAX_GAPS => {
+                    return Err(Violation::EndpointOrder(number));
+                }
+                Order::AsSent | Order::EachDialog => {}
             }
-            self.endpoints.push(resolve(path));
+            if index >= self.endpoints.len() {
+                self.endpoints.resize(index + 1, None);
+            }
+            if let Some(place @ None) = self.endpoints.get_mut(index) {
+                *place = Some(resolve(path));
+            }
         }
-        self.endpoints.get(index).ok_or(Violation::UnknownEndpoint(number))
+        self.endpoints.get(index).and_then(Option::as_ref).ok_or(Violation::UnknownEndpoint(number))
     }
 
     /// A served dialog runs, and is cancelled by `by`. Who has cancelled it since its Start came.
@@ -343,8 +410,13 @@ impl<O, S, E: Clone> Connection<O, S, E> {
     pub(crate) fn has_been(&self, dialog: u64) -> bool {
         match dialog % 2 == self.next % 2 {
             true => dialog < self.next,
-            false => dialog <= self.last_start_seen,
+            false => self.is_seen(dialog),
         }
+    }
+
+    /// Whether the peer's Start of this dialog has come.
+    fn is_seen(&self, dialog: u64) -> bool {
+        dialog <= self.last_start_seen && !self.gaps.contains(&dialog)
     }
 
     fn is_open(&self, dialog: u64) -> bool {
@@ -401,7 +473,7 @@ impl<O, S, E: Clone> Connection<O, S, E> {
 
     /// The peer asks for the end of a dialog that it opened.
     pub(crate) fn on_cancel(&mut self, dialog: u64, canceller: &Canceller) -> Result<CancelVerdict<'_, S>, Violation> {
-        if dialog > self.last_start_seen {
+        if !self.is_seen(dialog) {
             if self.tombstones.len() >= MAX_TOMBSTONES {
                 return Err(Violation::TooManyCancels);
             }
@@ -454,7 +526,7 @@ impl<O, S, E: Clone> Connection<O, S, E> {
 
     /// Changes with every dialog that either side begins.
     pub(crate) fn begun(&self) -> u64 {
-        self.next + self.last_start_seen
+        self.next + self.last_start_seen - self.gaps.len() as u64
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -513,7 +585,7 @@ mod tests {
 
     #[test]
     fn a_cancel_between_a_start_and_its_task_is_kept_for_the_task() {
-        let (mut a, canceller) = (Conn::new(Side::Connecting), someone());
+        let (mut a, canceller) = (Conn::new(Side::Connecting, Order::AsSent), someone());
         assert!(matches!(a.on_start(2), Ok(StartVerdict::Serve)));
         assert_eq!(a.on_cancel(2, &canceller).expect("it is theirs").state(), AckState::Asked);
         assert_eq!(a.serve(2, "scope"), Some(canceller));
@@ -523,7 +595,7 @@ mod tests {
 
     #[test]
     fn a_call_whose_arguments_have_not_all_come_ends_with_its_cancel() {
-        let mut a = Conn::new(Side::Connecting);
+        let mut a = Conn::new(Side::Connecting, Order::AsSent);
         a.on_start(2).unwrap();
         let head = Head::Start { endpoint: "here".to_owned(), encoding: Encoding::Named, deadline_us: None };
         a.begin(2, head, b"some", 100, 1000).unwrap();
@@ -535,14 +607,14 @@ mod tests {
 
     #[test]
     fn ids_rise_and_sides_do_not_meet() {
-        let (mut a, mut b) = (Conn::new(Side::Connecting), Conn::new(Side::Accepting));
+        let (mut a, mut b) = (Conn::new(Side::Connecting, Order::AsSent), Conn::new(Side::Accepting, Order::AsSent));
         assert_eq!([a.open("x"), a.open("y")], [1, 3]);
         assert_eq!([b.open("x"), b.open("y")], [2, 4]);
     }
 
     #[test]
     fn a_start_with_our_own_parity_or_a_used_id_is_refused() {
-        let mut a = Conn::new(Side::Accepting);
+        let mut a = Conn::new(Side::Accepting, Order::AsSent);
         assert_eq!(a.on_start(2), Err(Violation::DialogId(2)));
         assert_eq!(a.on_start(3), Ok(StartVerdict::Serve));
         assert_eq!(a.on_start(3), Err(Violation::DialogId(3)));
@@ -551,7 +623,7 @@ mod tests {
 
     #[test]
     fn a_cancel_that_overtakes_its_start_leaves_a_tombstone() {
-        let mut a = Conn::new(Side::Accepting);
+        let mut a = Conn::new(Side::Accepting, Order::AsSent);
         assert_eq!(a.on_cancel(5, &someone()).unwrap().state(), AckState::Ended);
         assert_eq!(a.on_start(3), Ok(StartVerdict::Serve));
         assert_eq!(a.on_start(5), Ok(StartVerdict::Cancelled(someone())));
@@ -559,7 +631,7 @@ mod tests {
 
     #[test]
     fn a_cancel_of_a_running_dialog_finds_it_and_of_an_ended_one_does_not() {
-        let mut a = Conn::new(Side::Accepting);
+        let mut a = Conn::new(Side::Accepting, Order::AsSent);
         a.on_start(1).unwrap();
         assert!(a.serve(1, "scope").is_none());
         assert_eq!(a.on_cancel(1, &someone()).unwrap().state(), AckState::Asked);
@@ -569,7 +641,7 @@ mod tests {
 
     #[test]
     fn a_cancel_is_sent_once_and_the_dialog_drains() {
-        let mut a = Conn::new(Side::Connecting);
+        let mut a = Conn::new(Side::Connecting, Order::AsSent);
         let id = a.open("slot");
         assert!(a.cancel(id));
         assert!(!a.cancel(id));
@@ -581,7 +653,7 @@ mod tests {
 
     #[test]
     fn a_lost_line_tells_what_had_left() {
-        let mut a = Conn::new(Side::Connecting);
+        let mut a = Conn::new(Side::Connecting, Order::AsSent);
         let (sent, kept, dropped) = (a.open("sent"), a.open("kept"), a.open("dropped"));
         a.start_queued(sent, 10);
         a.start_queued(kept, 20);
@@ -596,7 +668,7 @@ mod tests {
 
     #[test]
     fn a_payload_in_pieces_is_whole_when_nothing_is_left_and_never_longer_than_it_said() {
-        let mut a = Conn::new(Side::Accepting);
+        let mut a = Conn::new(Side::Accepting, Order::AsSent);
         a.on_start(1).unwrap();
         let piece = |a: &mut Conn, bytes: &[u8], left| {
             if let Some(room) = a.assembling(1) {
@@ -618,15 +690,51 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_introduced_once_and_in_order() {
-        let mut a = Conn::new(Side::Connecting);
+        let mut a = Conn::new(Side::Connecting, Order::AsSent);
         assert_eq!(a.number_of(100), (0, true));
         assert_eq!(a.number_of(200), (1, true));
         assert_eq!(a.number_of(100), (0, false));
-        let mut b = Conn::new(Side::Accepting);
+        let mut b = Conn::new(Side::Accepting, Order::AsSent);
         assert_eq!(b.on_endpoint(0, None, str::to_owned), Err(Violation::UnknownEndpoint(0)));
         assert_eq!(b.on_endpoint(0, Some("a"), str::to_owned), Ok(&"a".to_owned()));
         assert_eq!(b.on_endpoint(2, Some("c"), str::to_owned), Err(Violation::EndpointOrder(2)));
         assert_eq!(b.on_endpoint(0, None, str::to_owned), Ok(&"a".to_owned()));
+    }
+
+    #[test]
+    fn where_each_dialog_has_a_stream_starts_pass_each_other_and_each_comes_once() {
+        let (mut a, canceller) = (Conn::new(Side::Accepting, Order::EachDialog), someone());
+        assert_eq!(a.on_start(5), Ok(StartVerdict::Serve));
+        assert!(!a.has_been(3) && !a.has_been(1) && a.has_been(5));
+        // A cancel passes its Start, which is below one that has come.
+        assert_eq!(a.on_cancel(3, &canceller).unwrap().state(), AckState::Ended);
+        assert_eq!(a.on_start(3), Ok(StartVerdict::Cancelled(canceller)));
+        let begun = a.begun();
+        assert_eq!(a.on_start(1), Ok(StartVerdict::Serve));
+        assert_ne!(a.begun(), begun, "it is not idle that got a dialog");
+        for again in [1, 3, 5] {
+            assert_eq!(a.on_start(again), Err(Violation::DialogId(again)));
+        }
+        assert_eq!(a.on_start(7), Ok(StartVerdict::Serve));
+        let far = 9 + 2 * MAX_GAPS as u64;
+        assert_eq!(a.on_start(far + 2), Err(Violation::DialogId(far + 2)), "so many can't be on their way");
+        assert_eq!(a.on_start(far), Ok(StartVerdict::Serve));
+        assert_eq!(a.on_start(9), Ok(StartVerdict::Serve));
+    }
+
+    #[test]
+    fn where_each_dialog_has_a_stream_a_path_goes_along_until_one_was_answered() {
+        let mut a = Conn::new(Side::Connecting, Order::EachDialog);
+        assert_eq!([a.number_of(100), a.number_of(200), a.number_of(100)], [(0, true), (1, true), (0, true)]);
+        a.is_introduced(100);
+        assert_eq!([a.number_of(100), a.number_of(200)], [(0, false), (1, true)]);
+        let mut b = Conn::new(Side::Accepting, Order::EachDialog);
+        assert_eq!(b.on_endpoint(1, Some("b"), str::to_owned), Ok(&"b".to_owned()));
+        assert_eq!(b.on_endpoint(0, None, str::to_owned), Err(Violation::UnknownEndpoint(0)));
+        assert_eq!(b.on_endpoint(0, Some("a"), str::to_owned), Ok(&"a".to_owned()));
+        assert_eq!(b.on_endpoint(1, Some("b"), |_| unreachable!("it is known")), Ok(&"b".to_owned()));
+        let far = MAX_GAPS as u32 + 3;
+        assert_eq!(b.on_endpoint(far, Some("c"), str::to_owned), Err(Violation::EndpointOrder(far)));
     }
 
     #[derive(Clone, Debug)]
@@ -658,7 +766,7 @@ mod tests {
         /// Whatever a peer sends in whatever order: no panic, one outcome a dialog, bounded tables.
         #[test]
         fn any_script_gives_each_dialog_one_outcome(script in prop::collection::vec(step(), 0..200)) {
-            let mut a: Connection<u64, u64, ()> = Connection::new(Side::Connecting);
+            let mut a: Connection<u64, u64, ()> = Connection::new(Side::Connecting, Order::AsSent);
             let mut open = Vec::new();
             let mut outcomes = HashSet::new();
             let mut dropped = HashSet::new();

@@ -6,4 +6,6 @@ pub(crate) mod connection;
 pub(crate) mod credit;
 pub(crate) mod dialog;
 pub(crate) mod escalation;
+#[cfg(feature = "tls")]
+pub(crate) mod pipe;
 pub(crate) mod pulse;

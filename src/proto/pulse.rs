@@ -41,6 +41,11 @@ impl Pulse {
         Pulse { lost_after, beat_at: now, heard_at: now, late: Duration::ZERO, is_held: false }
     }
 
+    /// After which silence the other side is given up.
+    pub(crate) fn lost_after(&self) -> Duration {
+        self.lost_after
+    }
+
     /// When [`Pulse::on_timeout`] is due.
     pub(crate) fn next_deadline(&self) -> Instant {
         self.lost_at().map_or(self.beat_at, |at| at.min(self.beat_at))

@@ -2,7 +2,8 @@
 //!
 //! A thread of its own, since `posix_spawn` blocks until the exec, and since the parent-death
 //! signal of a child fires when the thread that started it ends.
-use std::ffi::OsStr;
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -14,24 +15,31 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SetOnce};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::launcher::{AtOnce, Launcher};
 use super::output::far::FarOutput;
 use super::output::{ChildOutput, OutputThread};
+use super::program::{self, Programs};
 use super::usher::{Shipments, Usher};
-use super::{Options, Output};
+use super::{Options, Output, ship};
 use crate::actor::boot::{LINEAGE_VARIABLE, MAX_BOOT_BYTES, surround};
 use crate::actor::child::{Child, StderrTail};
+use crate::actor::envoy::MAX_ENVOY_BYTES;
 use crate::actor::keeper::MAX_KEEP_BYTES;
 use crate::actor::process::when_started;
 use crate::actor::stdin::message;
 use crate::actor::{Actor, Keep};
 use crate::error::SpawnReason;
+use crate::guest::HostLoop;
+use crate::msg::agent::{EnvoySpec, Order};
 use crate::msg::frame::{Frame, PROTOCOL};
 use crate::msg::ident::Aid;
-use crate::msg::spec::{Credentials, KeepSpec, SpawnSpec, Token};
+use crate::msg::spec::{Credentials, HostSpec, KeepSpec, SpawnSpec, Token};
+use crate::portal::Runs;
 use crate::transport::folder::socket_path;
 
 /// A child that is to be started.
@@ -41,9 +49,13 @@ pub(crate) struct Request {
     pub(crate) options: Options,
     pub(crate) credentials: Option<Credentials>,
     pub(crate) is_shielded: bool,
+    pub(crate) turn: Option<Turn>,
     /// Called on the spawner thread, whatever became of it: the process exists from then on.
     pub(crate) spawned: Box<dyn FnOnce(Result<Arc<Child>, SpawnReason>) + Send>,
 }
+
+/// That a start may be on its way, where not all may at once. It ends the turn when it is dropped.
+pub(crate) type Turn = OwnedSemaphorePermit;
 
 /// Starts that may wait for the spawner thread; then the next ones wait in their own task.
 const MAX_WAITING: usize = 256;
@@ -53,10 +65,13 @@ pub(crate) struct Spawner {
     requests: SyncSender<Message>,
     /// A request is sent with a permit, so that sending never blocks.
     room: Arc<Semaphore>,
+    /// Where not all may be on their way at once: an entry as long as somebody is, or waits.
+    turns: Mutex<HashMap<OsString, Arc<Semaphore>>>,
 }
 
 enum Message {
     Start(Box<Request>, OwnedSemaphorePermit),
+    StartProgram(Box<program::Request>, OwnedSemaphorePermit),
     Stop,
 }
 
@@ -74,10 +89,14 @@ impl Spawner {
             }
         }));
         let (requests, inbox) = mpsc::sync_channel(MAX_WAITING + 1);
-        let spawner = Arc::new(Spawner { requests: requests.clone(), room: Arc::new(Semaphore::new(MAX_WAITING)) });
+        let spawner = Arc::new(Spawner {
+            requests: requests.clone(),
+            room: Arc::new(Semaphore::new(MAX_WAITING)),
+            turns: Mutex::default(),
+        });
         let thread = std::thread::Builder::new().name("teamster-spawner".into()).spawn({
             let output = Arc::clone(&output);
-            move || run(&inbox, &output)
+            move || run(&inbox, output)
         })?;
         match actor.spawner.set(Arc::clone(&spawner) as Arc<_>) {
             Ok(()) => {
@@ -94,6 +113,22 @@ impl Spawner {
         Ok(spawner)
     }
 
+    /// Waits until a start by this launcher may be on its way. Those that came before go before.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it loses its place.
+    pub(crate) async fn turn(&self, launcher: Option<&dyn Launcher>) -> Option<Turn> {
+        let AtOnce { place, most } = launcher?.at_once()?;
+        let turns = {
+            let mut turns = self.turns.lock();
+            // Whoever is on his way, or waits, holds one too.
+            turns.retain(|_, turns| Arc::strong_count(turns) > 1);
+            Arc::clone(turns.entry(place).or_insert_with(|| Arc::new(Semaphore::new(most.clamp(1, MAX_WAITING)))))
+        };
+        turns.acquire_owned().await.ok() // nobody closes it
+    }
+
     /// Hands the request to the thread.
     ///
     /// # Cancel safety
@@ -105,6 +140,20 @@ impl Spawner {
         if let Ok(permit) = Arc::clone(&self.room).acquire_owned().await
             && let Err(mpsc::SendError(Message::Start(request, _))) =
                 self.requests.send(Message::Start(Box::new(request), permit))
+        {
+            (request.spawned)(Err(SpawnReason::NurseryClosed));
+        }
+    }
+
+    /// The same for a plain program.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Spawner::start`].
+    pub(crate) async fn start_program(&self, request: program::Request) {
+        if let Ok(permit) = Arc::clone(&self.room).acquire_owned().await
+            && let Err(mpsc::SendError(Message::StartProgram(request, _))) =
+                self.requests.send(Message::StartProgram(Box::new(request), permit))
         {
             (request.spawned)(Err(SpawnReason::NurseryClosed));
         }
@@ -130,14 +179,25 @@ impl Keep for Kept {
 /// How long the end of an actor waits for a blocked stdout or stderr.
 const RELAY_WITHIN: Duration = Duration::from_millis(200);
 
-fn run(inbox: &Receiver<Message>, output: &Arc<OutputThread>) {
-    let mut ushers = Ushers::default();
-    while let Ok(Message::Start(request, permit)) = inbox.recv() {
-        let Request { actor, aid, options, credentials, is_shielded, spawned } = *request;
-        let started = start(&actor, aid, options, credentials, is_shielded, output, &mut ushers);
-        drop(permit);
-        spawned(started);
+fn run(inbox: &Receiver<Message>, output: Arc<OutputThread>) {
+    let mut ushers = Ushers { threads: Vec::new(), shipments: Arc::default(), output };
+    let mut programs = Programs::default();
+    loop {
+        match inbox.recv() {
+            Ok(Message::Start(request, permit)) => {
+                let Request { actor, aid, options, credentials, is_shielded, turn, spawned } = *request;
+                let started = start(&actor, aid, options, credentials, is_shielded, turn, &mut ushers);
+                drop(permit);
+                spawned(started);
+            }
+            Ok(Message::StartProgram(request, permit)) => {
+                programs.start(*request);
+                drop(permit);
+            }
+            Ok(Message::Stop) | Err(_) => break,
+        }
     }
+    programs.end(RELAY_WITHIN);
     for usher in ushers.threads {
         // What it led somewhere is gone, and it with that. A panic there was said by the hook.
         let _ = usher.join();
@@ -145,10 +205,11 @@ fn run(inbox: &Receiver<Message>, output: &Arc<OutputThread>) {
 }
 
 /// The threads that bring others on their way, and what they share.
-#[derive(Default)]
 struct Ushers {
     threads: Vec<JoinHandle<()>>,
     shipments: Arc<Shipments>,
+    /// What relays, of those that they have brought and of all others.
+    output: Arc<OutputThread>,
 }
 
 fn start(
@@ -157,9 +218,10 @@ fn start(
     options: Options,
     credentials: Option<Credentials>,
     is_shielded: bool,
-    output: &Arc<OutputThread>,
+    turn: Option<Turn>,
     ushers: &mut Ushers,
 ) -> Result<Arc<Child>, SpawnReason> {
+    let output = &Arc::clone(&ushers.output);
     // All that can be made ready is, before there is a process: it begins at once then.
     let limited = |error: io::Error| limit(&error);
     let (stdin, boot_pipe) = pipe().map_err(limited)?;
@@ -184,10 +246,15 @@ fn start(
     };
     let spec = spec(actor, &aid, &options, credentials);
     let mut command = command(&spec, &options);
+    if let Some(python) = options.launcher.as_ref().and_then(|launcher| launcher.python()) {
+        python.prepare(&mut command, &actor.folder).map_err(SpawnReason::Other)?;
+    }
     let message = match is_far {
         false => message(&spec, MAX_BOOT_BYTES),
         true => message(&keep_spec(spec.clone(), &options), MAX_KEEP_BYTES),
     };
+    let envoy =
+        options.envoy.as_ref().map(|envoy| (envoy_message(envoy, &spec), format!("{} {}", envoy.host, envoy.addr)));
     command.stdin(stdin).stdout(stdout).stderr(stderr);
     let began = actor.clock.now();
     actor.control.starting(began);
@@ -203,16 +270,10 @@ fn start(
     // by its lineage.
     if !actor.is_root() {
         // An ancestor whose line is broken is gone, and so are we in a moment.
-        let _ = actor.control.send_up(&Frame::SpawnRecord { aid: aid.clone(), start_ticks });
+        let _ = actor.control.send_up(&Frame::SpawnRecord { aid: aid.clone(), start_ticks, is_program: false });
     }
-    let pidfd = i32::try_from(pid)
-        .ok()
-        .and_then(Pid::from_raw)
-        .ok_or(rustix::io::Errno::SRCH)
-        // Nobody has reaped it, so its pid is still its own.
-        .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()));
-    let pidfd = match pidfd {
-        Ok(pidfd) => Arc::new(pidfd),
+    let pidfd = match pidfd_of(&process) {
+        Ok(pidfd) => pidfd,
         Err(error) => {
             // It has had no boot message: it ends by itself when its stdin closes. It is waited for.
             drop(boot_pipe);
@@ -222,28 +283,14 @@ fn start(
             return Err(limit(&error.into()));
         }
     };
+    let grace = options.grace.unwrap_or(actor.settings.grace);
+    let lost_after = options.lost_after.unwrap_or(actor.settings.lost_after);
     let child = Arc::new(Child {
-        key: actor.next_child(),
-        aid: aid.clone(),
-        grace: options.grace.unwrap_or(actor.settings.grace),
-        lost_after: options.lost_after.unwrap_or(actor.settings.lost_after),
         is_far,
-        leash: parking_lot::Mutex::default(),
-        itself: std::sync::OnceLock::new(),
         is_shielded,
         socket: socket_path(&actor.folder, aid.uuid()),
         stderr: Some(printed),
-        listens: std::sync::OnceLock::new(),
-        control: SetOnce::new(),
-        channel: std::sync::OnceLock::new(),
-        connected: SetOnce::new(),
-        refused: std::sync::OnceLock::new(),
-        reaped: SetOnce::new(),
-        gone: SetOnce::new(),
-        closed: SetOnce::new(),
-        was_asked: std::sync::atomic::AtomicBool::new(false),
-        was_reached: std::sync::atomic::AtomicBool::new(false),
-        story: parking_lot::Mutex::default(),
+        ..Child::new(actor.next_child(), aid.clone(), grace, lost_after)
     });
     actor.expect(&child, spec.data_token, spec.control_token);
     if let Some(names) = &actor.names {
@@ -260,8 +307,12 @@ fn start(
         Some((stdout, far_output)) => {
             let (actor, child, output) = (Arc::clone(actor), Arc::clone(&child), Arc::clone(output));
             let (stdin, shipments) = (boot_pipe, Arc::clone(&ushers.shipments));
-            let way = options.launcher.as_ref().map(|launcher| format!("{:?}", launcher.command())).unwrap_or_default();
-            let usher = Usher { actor, child, output, far_output, stdin, stdout, message, way, shipments };
+            let by_command = || options.launcher.as_ref().map(|launcher| format!("{:?}", launcher.command()));
+            let (envoy, way) = match envoy {
+                Some((envoy, way)) => (Some(envoy?), way),
+                None => (None, by_command().unwrap_or_default()),
+            };
+            let usher = Usher { actor, child, output, far_output, stdin, stdout, envoy, message, way, shipments, turn };
             ushers.threads.retain(|usher| !usher.is_finished());
             ushers.threads.push(usher.start()?);
             Ok(())
@@ -278,6 +329,11 @@ fn start(
 fn pipe() -> io::Result<(Stdio, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     Ok((read.into(), write))
+}
+
+/// A process that nobody has reaped yet, by a descriptor: its pid is still its own.
+pub(super) fn pidfd_of(process: &std::process::Child) -> rustix::io::Result<Arc<OwnedFd>> {
+    rustix::process::pidfd_open(Pid::from_child(process), PidfdFlags::empty()).map(Arc::new)
 }
 
 fn relayed(output: Output) -> io::Result<(Stdio, Option<OwnedFd>)> {
@@ -299,6 +355,7 @@ fn command(spec: &SpawnSpec, options: &Options) -> Command {
     let own_args;
     let args = match &options.args {
         Some(args) => args,
+        None if options.runs() == Runs::Another => &Vec::new(), // ours mean nothing to it
         None => {
             own_args = std::env::args_os().skip(1).collect();
             &own_args
@@ -349,7 +406,18 @@ fn spec(actor: &Arc<Actor>, aid: &Aid, options: &Options, credentials: Option<Cr
         credentials,
         is_host_known: options.launcher.is_none(),
         is_kept: false,
+        is_worker: options.is_worker,
+        host: options
+            .host
+            .as_ref()
+            .map(|host| host_spec(host, options.boot_within.unwrap_or(actor.settings.boot_within))),
     }
+}
+
+fn host_spec(host: &HostLoop, boot_within: Duration) -> HostSpec {
+    // A loop whose arguments can't be encoded is refused before anything is started.
+    let args = host.args().unwrap_or_default();
+    HostSpec { path: host.path().to_owned(), args, boot_within_ms: millis(boot_within) }
 }
 
 /// The message of one that is far.
@@ -363,6 +431,19 @@ fn keep_spec(actor: SpawnSpec, options: &Options) -> KeepSpec {
         relays: [options.stdout, options.stderr].map(|output| output != Output::Null),
         actor,
     }
+}
+
+/// What leads to another host's agent has to know first.
+fn envoy_message(envoy: &EnvoySpec, actor: &SpawnSpec) -> io::Result<Vec<u8>> {
+    let order = Order {
+        lineage: actor.lineage.clone(),
+        grace_ms: actor.grace_ms,
+        lost_after_ms: actor.lost_after_ms,
+        executable: ship::key(),
+        executable_bytes: ship::size()?,
+        ..envoy.order.clone()
+    };
+    message(&EnvoySpec { order, ..envoy.clone() }, MAX_ENVOY_BYTES)
 }
 
 fn millis(time: Duration) -> u64 {

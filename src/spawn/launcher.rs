@@ -5,6 +5,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::process;
 
+use super::agent::Agent;
+use super::python::Python;
+
 /// How a child's process comes to be.
 ///
 /// The command has to end up in a process that runs this very program: it may be a wrapper that
@@ -99,6 +102,72 @@ pub trait Launcher: fmt::Debug + Send + Sync {
     fn is_remote(&self) -> bool {
         false
     }
+
+    /// The agent that it leads to, if it is one that has to be told where that is.
+    #[doc(hidden)]
+    fn agent(&self) -> Option<&Agent> {
+        None
+    }
+
+    /// The Python program that it leads to, instead of this one.
+    #[doc(hidden)]
+    fn python(&self) -> Option<&Python> {
+        None
+    }
+
+    /// How many starts may be on their way at once to one place. The others wait for their turn, and their boot timeout begins
+    /// with it. `None`: as many as there are.
+    ///
+    /// A start by a [remote](Launcher::is_remote) launcher is on its way until its first word from over there is here, or until
+    /// it has failed; any other until its process exists.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use teamster::launch::{AtOnce, Launcher, Local, Ssh};
+    ///
+    /// assert_eq!(Local.at_once(), None);
+    /// assert_eq!(Ssh::new("b").at_once().map(|at_once| at_once.most), Some(8));
+    /// ```
+    fn at_once(&self) -> Option<AtOnce> {
+        None
+    }
+}
+
+/// How many starts may be on their way at once, and whereto: see [`Launcher::at_once`].
+///
+/// # Examples
+///
+/// ```
+/// use std::process::Command;
+/// use teamster::launch::{AtOnce, Launcher};
+///
+/// /// In a container of its own, one after the other: that is how the daemon likes it.
+/// #[derive(Debug)]
+/// struct Container;
+///
+/// impl Launcher for Container {
+///     fn command(&self) -> Command {
+///         let mut command = Command::new("docker");
+///         command.args(["run", "-i", "--rm", "app", "env", "TEAMSTER_BOOT=keep", "/app"]);
+///         command
+///     }
+///
+///     fn is_remote(&self) -> bool {
+///         true
+///     }
+///
+///     fn at_once(&self) -> Option<AtOnce> {
+///         Some(AtOnce { place: "docker".into(), most: 1 })
+///     }
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AtOnce {
+    /// Starts of one actor to the same place wait for each other, whatever their launchers are.
+    pub place: OsString,
+    /// So many may be on their way; 0 counts as 1.
+    pub most: usize,
 }
 
 /// This very executable, also when its file was deleted or replaced meanwhile: the default.
@@ -169,7 +238,7 @@ impl Launcher for Program {
 /// # #[teamster::rpc] async fn nice() -> i32 { rustix::process::getpriority_process(None).unwrap_or(-1) }
 /// # #[teamster::main] async fn main() -> Result<(), teamster::Error> { teamster::open_nursery(async |an| {
 /// let frank = an.actor("frank").launcher(Command::new(["nice", "-n", "7", "{exe}"])).start().await?;
-/// assert_eq!(frank.run(nice()).await?, 7);
+/// assert_eq!(frank.run(nice()).await?, nice().await? + 7);
 /// # Ok(()) }).await }
 /// ```
 #[derive(Clone, Debug)]

@@ -1,19 +1,29 @@
 //! How does a process start, how is it watched, and is it gone?
+pub(crate) mod agent;
 pub(crate) mod launch;
 pub(crate) mod launcher;
 pub(crate) mod output;
-mod ship;
+pub(crate) mod program;
+pub(crate) mod python;
+pub(crate) mod ship;
 pub(crate) mod slurm;
 pub(crate) mod ssh;
 mod usher;
 
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::process::getrlimit;
+
 use self::launcher::Launcher;
+use crate::guest::HostLoop;
 use crate::msg::addr::{Addr, Transport};
+use crate::msg::agent::EnvoySpec;
+use crate::portal::Runs;
 
 /// Where a child's stdout or stderr goes.
 ///
@@ -82,6 +92,19 @@ impl Resource {
     }
 }
 
+/// Whether this process may have a file of so many bytes. It is asked before one is written: beyond the limit the kernel answers
+/// with a signal that ends the process.
+///
+/// # Errors
+///
+/// It may not.
+pub(crate) fn file_may_have(bytes: usize) -> io::Result<()> {
+    match getrlimit(rustix::process::Resource::Fsize).current {
+        Some(limit) if limit < bytes as u64 => Err(Errno::FBIG.into()),
+        _ => Ok(()),
+    }
+}
+
 /// All that can be asked of a child's start.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
@@ -101,13 +124,27 @@ pub(crate) struct Options {
     pub(crate) nice: Option<i32>,
     pub(crate) rlimits: Vec<(u32, u64, u64)>,
     pub(crate) debug: bool,
+    /// It does jobs for a pool.
+    pub(crate) is_worker: bool,
+    /// Whose guest it is to be.
+    pub(crate) host: Option<HostLoop>,
     /// `None`: as its parent.
     pub(crate) transports: Option<Vec<Transport>>,
     pub(crate) listen: Vec<Addr>,
     pub(crate) lost_after: Option<Duration>,
+    /// Of one that an agent is to start: what leads there, as it was found out for this start.
+    pub(crate) envoy: Option<EnvoySpec>,
 }
 
 impl Options {
+    /// What it runs.
+    pub(crate) fn runs(&self) -> Runs {
+        match &self.launcher {
+            Some(launcher) if launcher.python().is_some() => Runs::Another,
+            _ => Runs::OwnBuild,
+        }
+    }
+
     /// It is to run on another host than this one.
     pub(crate) fn is_far(&self) -> bool {
         self.launcher.as_ref().is_some_and(|launcher| launcher.is_remote())

@@ -14,10 +14,11 @@ use rustix::io::Errno;
 
 mod child;
 pub(super) mod far;
+pub(crate) mod program;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use child::ChildOutput;
+pub(crate) use child::{Capture, ChildOutput};
 use child::{STREAMS, Stream};
 
 /// The one thread of an actor that writes what its children print.
@@ -48,6 +49,15 @@ impl OutputThread {
     /// No descriptor or no thread is to be had.
     pub(crate) fn start(name: &str) -> io::Result<OutputThread> {
         Self::start_with(name, [Box::new(OwnStdout), Box::new(OwnStderr)])
+    }
+
+    /// Starts a thread for those whose lines go elsewhere: it never waits for anything but their pipes.
+    ///
+    /// # Errors
+    ///
+    /// As [`OutputThread::start`].
+    pub(crate) fn start_apart(name: &str) -> io::Result<OutputThread> {
+        Self::start_with(name, [Box::new(Nowhere), Box::new(Nowhere)])
     }
 
     fn start_with(name: &str, sinks: [Box<dyn Sink>; 2]) -> io::Result<OutputThread> {
@@ -246,7 +256,10 @@ impl Relay<'_> {
     fn relay(&mut self, id: u64, child: &ChildOutput) {
         for stream in STREAMS {
             while let Some(lines) = child.take_lines(stream) {
-                self.write(id, stream, &lines);
+                match child.lines() {
+                    Some(own) => own.push(stream, lines),
+                    None => self.write(id, stream, &lines),
+                }
             }
         }
         if child.is_over() {
@@ -332,6 +345,15 @@ impl Outlet {
 trait Sink: Send {
     /// Writes all of it in one go, and waits for room as long as it takes.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+}
+
+/// Of a thread whose children have places of their own for their lines.
+struct Nowhere;
+
+impl Sink for Nowhere {
+    fn write(&mut self, _bytes: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 struct OwnStdout;

@@ -15,13 +15,13 @@ use crate::actor::build::build_id;
 use crate::actor::keeper::KEEP;
 
 /// What the script says when the executable is not there, with that machine's system and architecture behind it.
-pub(super) const NEEDS: &str = "teamster needs ";
+pub(crate) const NEEDS: &str = "teamster needs ";
 
 /// The answer to that: so many bytes follow.
-pub(super) const SHIP: &[u8] = b"ship\n";
+pub(crate) const SHIP: &[u8] = b"ship\n";
 
 /// The other answer: somebody else has sent it, look again.
-pub(super) const LOOK: &[u8] = b"look\n";
+pub(crate) const LOOK: &[u8] = b"look\n";
 
 /// Bytes that are sent between two words that it goes on.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -73,7 +73,7 @@ pub(super) fn quoted(word: &OsStr) -> OsString {
 
 /// What this executable is called over there: its build id, and its size, as it may have been stripped since. Where the
 /// linker has left no build id, it is the hash of the whole.
-fn key() -> String {
+pub(super) fn key() -> String {
     static KEY: OnceLock<String> = OnceLock::new();
     let key = || match build_id() {
         [] => hash().map(|hash| hex(&hash)).unwrap_or_default(),
@@ -92,7 +92,7 @@ fn hash() -> io::Result<Vec<u8>> {
     Ok(hasher.finalize().to_vec())
 }
 
-fn size() -> io::Result<u64> {
+pub(super) fn size() -> io::Result<u64> {
     Ok(std::fs::metadata(EXECUTABLE)?.len())
 }
 

@@ -2,7 +2,7 @@
 use std::ffi::{OsStr, OsString};
 use std::process::Command;
 
-use super::launcher::Launcher;
+use super::launcher::{AtOnce, Launcher};
 use super::ship;
 
 /// On another host, by the user's own OpenSSH client, with its configuration, keys, jump hosts and shared connections.
@@ -21,6 +21,9 @@ use super::ship;
 /// grace: nothing is left over there but the executable in the cache. An exit status of 129 to 192 counts as the death by the signal 1
 /// to 64; 255 is ssh's own failure, which the end of its stderr tells.
 ///
+/// Of many starts at once to one destination, eight are on their way and the others wait: sshd begins to refuse connections
+/// when ten are there that have not logged in yet. [`Ssh::starts_at_once`] sets another number.
+///
 /// # Examples
 ///
 /// ```no_run
@@ -36,6 +39,7 @@ pub struct Ssh {
     destination: OsString,
     program: OsString,
     args: Vec<OsString>,
+    at_once: usize,
 }
 
 impl Ssh {
@@ -49,7 +53,7 @@ impl Ssh {
     /// assert!(Ssh::new("b.example").is_remote());
     /// ```
     pub fn new(destination: impl Into<OsString>) -> Self {
-        Ssh { destination: destination.into(), program: "ssh".into(), args: Vec::new() }
+        Ssh { destination: destination.into(), program: "ssh".into(), args: Vec::new(), at_once: AT_ONCE }
     }
 
     /// Options of ssh(1), before the destination.
@@ -65,6 +69,25 @@ impl Ssh {
     #[must_use]
     pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// So many starts of this actor's may be on their way to that destination at once, at least 1; the others wait. Default: 8.
+    ///
+    /// sshd drops connections at random once there are ten that have not logged in yet (`MaxStartups 10:30:100`), whoever
+    /// has made them. Where it is told to take more, more may come.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use teamster::launch::{Launcher, Ssh};
+    ///
+    /// let far = Ssh::new("b.example").starts_at_once(50); // its sshd_config has `MaxStartups 100`
+    /// assert_eq!(far.at_once().map(|at_once| at_once.most), Some(50));
+    /// ```
+    #[must_use]
+    pub fn starts_at_once(mut self, most: usize) -> Self {
+        self.at_once = most;
         self
     }
 
@@ -103,4 +126,16 @@ impl Launcher for Ssh {
     fn is_remote(&self) -> bool {
         true
     }
+
+    fn at_once(&self) -> Option<AtOnce> {
+        let mut place = OsString::from("ssh ");
+        for part in self.args.iter().chain([&self.destination]) {
+            place.push(ship::quoted(part));
+            place.push(" ");
+        }
+        Some(AtOnce { place, most: self.at_once })
+    }
 }
+
+/// Two fewer than sshd takes for certain: others log in there too.
+const AT_ONCE: usize = 8;

@@ -31,11 +31,15 @@ pub(super) struct Usher {
     /// The command's stdin, and its stdout as far as nobody relays it yet.
     pub(super) stdin: OwnedFd,
     pub(super) stdout: OwnedFd,
+    /// What the command has to know first, if it is an envoy.
+    pub(super) envoy: Option<Vec<u8>>,
     /// The message, once a keeper waits for it.
     pub(super) message: Vec<u8>,
     /// Whither: two of one way send the executable once.
     pub(super) way: String,
     pub(super) shipments: Arc<Shipments>,
+    /// Until the first word from over there: others may begin then.
+    pub(super) turn: Option<super::launch::Turn>,
 }
 
 impl Usher {
@@ -55,20 +59,37 @@ impl Usher {
     ///
     /// The command takes no more, or what it is to be given is not to be had.
     fn usher(self) -> io::Result<()> {
-        let Usher { actor, child, output, far_output, stdin, stdout, message, way, shipments } = self;
+        let Usher {
+            actor,
+            child,
+            output,
+            far_output,
+            stdin,
+            stdout,
+            envoy,
+            message,
+            way,
+            shipments,
+            turn: mut on_the_way,
+        } = self;
         // Its stdin is closed last: by that the command ends, and all is said then.
         let mut stdin = File::from(stdin);
+        stdin.write_all(&envoy.unwrap_or_default())?;
         let is_over = || child.reaped.get().is_some();
         let goes_on = || gets_on(&actor, &child);
         let mut turn = None;
         loop {
             // `None`: it has ended.
             let Some(line) = next_line(&stdout, is_over) else { return Ok(()) };
+            let needs = line.strip_prefix(ship::NEEDS);
+            if line == KEEPS || needs.is_some() {
+                drop(on_the_way.take());
+            }
             if line == KEEPS {
                 break;
             }
             // Whatever else it is: a login shell may say good morning.
-            let Some(machine) = line.strip_prefix(ship::NEEDS) else { continue };
+            let Some(machine) = needs else { continue };
             let why_not = ship::cannot_run_on(machine)
                 .or_else(|| turn.is_some().then(|| "this executable was sent there, and is not there".to_owned()));
             if let Some(why) = why_not {

@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::region::Ground;
 use crate::actor::scope::{Below, End, Scope};
 use crate::error::{BoxError, Error, Group};
+use crate::guest::Owned;
 use crate::msg::ident::{CancelRequest, Canceller};
 use crate::nursery::is_consequence;
 
@@ -36,7 +37,7 @@ struct Pages {
     next_task: u64,
     tasks: HashMap<u64, Arc<Scope>>,
     /// Those that the runtime runs.
-    spawned: FuturesUnordered<AbortOnDropHandle<()>>,
+    spawned: FuturesUnordered<Owned>,
     /// In the order in which they were heard of.
     failures: Vec<Error>,
     panics: Vec<Panic>,
@@ -90,7 +91,7 @@ impl Book {
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let spawned = match (self.ground.place().actor(), Handle::try_current()) {
             (Some(actor), _) => actor.spawn_owned(task),
-            (None, Ok(runtime)) => AbortOnDropHandle::new(runtime.spawn(task)),
+            (None, Ok(runtime)) => Owned::Runtime(AbortOnDropHandle::new(runtime.spawn(task))),
             (None, Err(_none)) => {
                 drop(task);
                 return self.fail(Error::Usage("no runtime: a spawned task needs one of tokio's"));
@@ -106,9 +107,9 @@ impl Book {
             let joined = self.pages.lock().spawned.poll_next_unpin(cx);
             match joined {
                 Poll::Ready(None) => return Poll::Ready(()),
-                Poll::Ready(Some(Err(error))) if error.is_panic() => self.panicked(error.into_panic()),
-                // Its runtime was taken down: the task's handle says so.
-                Poll::Ready(Some(_)) => {}
+                Poll::Ready(Some(Some(panic))) => self.panicked(panic),
+                // Its own handle says so if its runtime was taken down.
+                Poll::Ready(Some(None)) => {}
                 Poll::Pending => return Poll::Pending,
             }
         }

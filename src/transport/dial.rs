@@ -7,6 +7,8 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use uuid::Uuid;
 
+#[cfg(feature = "quic")]
+use super::quic;
 use super::stream::Stream;
 use super::tls::{self, Identity};
 use super::{tcp, uds};
@@ -74,15 +76,28 @@ impl Caller<'_> {
                 Ok(Stream::plain(fd))
             }
             Addr::Tcp(place) => {
-                let Some(identity) = self.identity else {
-                    return Err(io::Error::other(
-                        "this actor has no certificate: give it, or its root, `.transport(Transport::Tcp)`",
-                    ));
-                };
+                let identity = self.shown()?;
                 tls::call(tcp::dial(place, self.lost_after).await?, identity, peer).await
             }
+            #[cfg(feature = "quic")]
+            Addr::Quic(place) => quic::call(place, self.shown()?, peer).await,
+            #[cfg(not(feature = "quic"))]
+            Addr::Quic(_) => Err(no_quic()),
         }
     }
+}
+
+impl<'a> Caller<'a> {
+    fn shown(self) -> io::Result<&'a Identity> {
+        self.identity.ok_or_else(|| {
+            io::Error::other("this actor has no certificate: give it, or its root, `.transport(Transport::Tcp)`, or another that is secured")
+        })
+    }
+}
+
+#[cfg(not(feature = "quic"))]
+pub(crate) fn no_quic() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "this program was built without teamster's feature `quic`")
 }
 
 #[cfg(test)]

@@ -162,6 +162,26 @@ pub(super) fn read(folder: &Path) -> Result<Held, IdentityError> {
     Ok(Held { name, certificate, key, authorities, revoked, begins, ends, lists_due })
 }
 
+/// What a file says of authorities: their certificates, one at least, and their lists of what they have revoked.
+pub(super) fn allowed(file: &Path) -> Result<(Vec<Bytes>, Vec<Bytes>), IdentityError> {
+    let text = contents(file)?;
+    let garbled = |what: &'static str, reason: String| IdentityError::Garbled { path: file.to_owned(), what, reason };
+    let authorities = CertificateDer::pem_slice_iter(&text).map(|der| {
+        let der = der.map_err(|error| garbled("certificate", error.to_string()))?;
+        parsed(file, &der)?;
+        Ok(Bytes::copy_from_slice(&der))
+    });
+    let authorities = authorities.collect::<Result<Vec<_>, _>>()?;
+    if authorities.is_empty() {
+        return Err(garbled("certificate", "it has none".to_owned()));
+    }
+    let lists = CertificateRevocationListDer::pem_slice_iter(&text).map(|der| match der {
+        Ok(der) => Ok(Bytes::copy_from_slice(&der)),
+        Err(error) => Err(garbled("list of revoked certificates", error.to_string())),
+    });
+    Ok((authorities, lists.collect::<Result<_, _>>()?))
+}
+
 /// What of a folder changes when one of its files is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp([Option<(u64, u64, i64, i64)>; FILES.len()]);
@@ -218,6 +238,12 @@ fn parsed<'c>(path: &Path, der: &'c CertificateDer<'_>) -> Result<X509Certificat
         reason: error.to_string(),
     })?;
     Ok(certificate)
+}
+
+/// The identity that this certificate says it is of. Whoever has verified it knows that the identity has signed it.
+pub(super) fn named_by(certificate: &[u8]) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    name(&certificate)
 }
 
 /// Whose certificate this is.

@@ -3,6 +3,9 @@ pub(crate) mod dial;
 pub(crate) mod folder;
 #[cfg(feature = "tls")]
 mod identity;
+#[cfg(feature = "quic")]
+pub(crate) mod quic;
+pub(crate) mod session;
 pub(crate) mod socket;
 pub(crate) mod stream;
 pub(crate) mod tcp;

@@ -1,54 +1,12 @@
-//! TLS sessions of a build without the feature `tls`: there are none.
+//! TLS in a build without the feature `tls`: there is none.
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use uuid::Uuid;
 
 use super::stream::Stream;
 use crate::msg::spec::Credentials;
-
-/// No connection has one.
-#[derive(Debug)]
-pub(crate) enum Session {}
-
-impl Session {
-    pub(super) fn send(&self, _fd: BorrowedFd<'_>, _first: &[u8], _second: &[u8]) -> io::Result<usize> {
-        match *self {}
-    }
-
-    pub(super) fn recv(&self, _fd: BorrowedFd<'_>, _into: &mut [u8]) -> io::Result<usize> {
-        match *self {}
-    }
-
-    pub(super) fn recv_more(&self, _fd: BorrowedFd<'_>, _into: &mut Vec<u8>, _most: usize) -> io::Result<usize> {
-        match *self {}
-    }
-
-    pub(super) fn flush(&self, _fd: BorrowedFd<'_>) -> io::Result<bool> {
-        match *self {}
-    }
-
-    pub(crate) fn is_with(&self, _actor: Uuid) -> bool {
-        match *self {}
-    }
-
-    pub(crate) fn is_of(&self, _identity: &Identity) -> bool {
-        match *self {}
-    }
-
-    pub(super) fn is_waiting(&self) -> bool {
-        match *self {}
-    }
-
-    pub(super) fn is_drained(&self) -> bool {
-        match *self {}
-    }
-
-    pub(super) fn has_plaintext(&self) -> bool {
-        match *self {}
-    }
-}
 
 /// Nobody has one.
 #[derive(Clone, Debug)]

@@ -1,7 +1,8 @@
 //! TCP: listening, connecting, and who is at the other end of the loopback interface.
+#![expect(unsafe_code, reason = "how a connection fares is asked of the kernel, for which rustix has no function")]
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -29,13 +30,18 @@ pub(crate) fn bind_at(addr: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
 
 /// The same at a host and a port, of which a name is looked up.
 pub(crate) fn bind_to(place: &HostPort) -> io::Result<(OwnedFd, SocketAddr)> {
+    first_that_works(place, bind_at)
+}
+
+/// What `bind` makes of the first address of this place that it works at.
+pub(super) fn first_that_works<T>(place: &HostPort, bind: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
     let addrs: Vec<SocketAddr> = match &place.host {
         Host::Ip(ip) => vec![SocketAddr::new(*ip, place.port)],
         Host::Dns(name) => (name.as_str(), place.port).to_socket_addrs()?.collect(),
     };
     let mut failure = no_address(place);
     for addr in addrs {
-        match bind_at(addr) {
+        match bind(addr) {
             Ok(bound) => return Ok(bound),
             Err(error) => failure = error,
         }
@@ -53,14 +59,21 @@ pub(crate) fn interfaces(all: IpAddr) -> io::Result<Vec<IpAddr>> {
     Ok(if_addrs::get_if_addrs()?.into_iter().map(|interface| interface.ip()).filter(is_reached).collect())
 }
 
+/// Makes a connection what an agent's client needs: as [`prepare`], and it ends by itself when the other machine's kernel has
+/// been silent for `lost_after`, or has had no room for so long. What goes over it is granted before.
+#[cfg(feature = "tls")]
+pub(crate) fn prepare_to_end(fd: &OwnedFd, lost_after: Duration) -> io::Result<()> {
+    prepare(fd, lost_after)?;
+    sockopt::set_tcp_user_timeout(fd, u32::try_from(lost_after.as_millis()).unwrap_or(u32::MAX))?;
+    Ok(())
+}
+
 /// Makes a connection what a line needs: it never waits, sends at once, and ends when the other machine's kernel is silent
-/// for `lost_after`.
+/// for `lost_after` though nothing is said on it. Where something is, [`silence`] tells.
 pub(crate) fn prepare(fd: &OwnedFd, lost_after: Duration) -> io::Result<()> {
-    let millis = u32::try_from(lost_after.as_millis()).unwrap_or(u32::MAX);
     let probes = u32::try_from(lost_after.as_secs()).unwrap_or(u32::MAX).clamp(1, MOST_PROBES);
     rustix::io::ioctl_fionbio(fd, true)?;
     sockopt::set_tcp_nodelay(fd, true)?;
-    sockopt::set_tcp_user_timeout(fd, millis)?;
     sockopt::set_tcp_keepidle(fd, Duration::from_secs(1))?;
     sockopt::set_tcp_keepintvl(fd, Duration::from_secs(1))?;
     sockopt::set_tcp_keepcnt(fd, probes)?;
@@ -68,32 +81,69 @@ pub(crate) fn prepare(fd: &OwnedFd, lost_after: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// Connects, by the first address of the host that answers.
-pub(crate) async fn dial(place: &HostPort, lost_after: Duration) -> io::Result<OwnedFd> {
-    let addrs: Vec<SocketAddr> = match &place.host {
+/// For how long the other machine's kernel has not answered what was sent, and sent again. One that has no room answers.
+///
+/// The kernel's own limit, `TCP_USER_TIMEOUT`, does not tell the two apart: a reader that stands still would lose its line.
+pub(crate) fn silence(fd: BorrowedFd<'_>) -> Option<Duration> {
+    let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which is how many are there; all of them being zero is a value too.
+    let info = unsafe {
+        let asked = libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        );
+        (asked == 0).then(|| info.assume_init())?
+    };
+    // One question is on its way: two are not answered.
+    let is_owed = info.tcpi_retransmits > 0 || info.tcpi_probes > 1;
+    is_owed.then(|| Duration::from_millis(info.tcpi_last_ack_recv.into()))
+}
+
+/// The addresses of a place, in the order in which they are tried.
+async fn look_up(place: &HostPort) -> io::Result<Vec<SocketAddr>> {
+    Ok(in_turns(match &place.host {
         Host::Ip(ip) => vec![SocketAddr::new(*ip, place.port)],
         Host::Dns(name) => tokio::net::lookup_host((name.as_str(), place.port)).await?.collect(),
-    };
-    let mut tries: FuturesUnordered<_> = in_turns(addrs)
+    }))
+}
+
+/// What `connect` makes of the first address of this place that answers.
+pub(super) async fn first_that_answers<T, F: Future<Output = io::Result<T>>>(
+    place: &HostPort,
+    connect: impl Fn(SocketAddr) -> F,
+) -> io::Result<T> {
+    let mut tries: FuturesUnordered<_> = look_up(place)
+        .await?
         .into_iter()
         .zip(0..)
-        .map(|(addr, turn)| async move {
-            tokio::time::sleep(HEAD_START * turn).await;
-            tokio::net::TcpStream::connect(addr).await
+        .map(|(addr, turn)| {
+            let connected = connect(addr);
+            async move {
+                tokio::time::sleep(HEAD_START * turn).await;
+                connected.await
+            }
         })
         .collect();
     let mut failure = no_address(place);
     while let Some(tried) = tries.next().await {
         match tried {
-            Ok(stream) => {
-                let fd = OwnedFd::from(stream.into_std()?);
-                prepare(&fd, lost_after)?;
-                return Ok(fd);
-            }
+            Ok(connected) => return Ok(connected),
             Err(error) => failure = error,
         }
     }
     Err(failure)
+}
+
+/// Connects, by the first address of the host that answers.
+pub(crate) async fn dial(place: &HostPort, lost_after: Duration) -> io::Result<OwnedFd> {
+    let stream = first_that_answers(place, tokio::net::TcpStream::connect).await?;
+    let fd = OwnedFd::from(stream.into_std()?);
+    prepare(&fd, lost_after)?;
+    Ok(fd)
 }
 
 fn no_address(place: &HostPort) -> io::Error {

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, Connection, ServerConnection};
+use rustls::{AlertDescription as Alert, ClientConnection, Connection, ServerConnection};
 use tokio::io::Interest;
 use uuid::Uuid;
 
+use super::identity::{self, identity_name};
+use super::session::Session as Around;
 use super::stream::{Stream, recv_plain};
 use super::trust::actor_name;
 pub(crate) use super::trust::{Authority, Identity};
@@ -40,7 +42,7 @@ struct State {
 }
 
 /// What a handshake waits for.
-enum Needs {
+pub(crate) enum Needs {
     Nothing,
     Read,
     Write,
@@ -114,6 +116,12 @@ impl Session {
     /// Whether the peer's certificate was made for the tree of this identity: another may be believed too.
     pub(crate) fn is_of(&self, identity: &Identity) -> bool {
         identity.tree.as_ref().is_none_or(|tree| self.has_shown(tree))
+    }
+
+    /// The identity that the peer's certificate was signed by, if it was.
+    pub(crate) fn peer_identity(&self) -> Option<String> {
+        let state = self.state.lock();
+        state.tls.peer_certificates().and_then(<[_]>::first).and_then(|cert| identity::named_by(cert))
     }
 
     fn has_shown(&self, name: &ServerName<'_>) -> bool {
@@ -208,7 +216,7 @@ impl State {
 
 /// An error of TLS in the words of whoever has to mend it.
 fn told(error: &rustls::Error) -> String {
-    use rustls::{AlertDescription as Alert, CertificateError as Certificate};
+    use rustls::CertificateError as Certificate;
     let what = match error {
         rustls::Error::InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature) => {
             "its certificate is of no authority that this tree believes: it belongs to another tree, or to none"
@@ -237,13 +245,44 @@ fn told(error: &rustls::Error) -> String {
         rustls::Error::NoCertificatesPresented => "it has shown no certificate",
         rustls::Error::InvalidMessage(_) => "it does not speak TLS",
         rustls::Error::PeerIncompatible(_) => "it does not speak TLS 1.3",
-        rustls::Error::AlertReceived(Alert::CertificateRevoked) => "it refused us: our identity was revoked",
-        rustls::Error::AlertReceived(Alert::CertificateExpired) => "it refused us: our identity has expired",
-        rustls::Error::AlertReceived(Alert::UnknownCA) => "it refused us: it does not believe our authority",
-        rustls::Error::AlertReceived(_) => "it refused us",
+        rustls::Error::AlertReceived(alert) => told_by_alert(*alert),
         _ => "TLS failed",
     };
     format!("{what} ({error})")
+}
+
+/// Why we do not go on, by the alert that we send: where that is all that is known.
+#[cfg(feature = "quic")]
+pub(super) fn told_of_alert(alert: Alert) -> &'static str {
+    match alert {
+        Alert::UnknownCA | Alert::DecryptError => {
+            "its certificate is of no authority that this tree believes: it belongs to another tree, or to none"
+        }
+        Alert::CertificateRevoked => "its certificate, or the identity that has signed it, was revoked",
+        Alert::CertificateExpired => {
+            "its certificate, or the identity that has signed it, has expired, or is not valid yet: look at both clocks"
+        }
+        Alert::BadCertificate | Alert::CertificateUnknown => "its certificate is refused",
+        Alert::CertificateRequired => "it has shown no certificate",
+        Alert::NoApplicationProtocol => "it does not speak teamster",
+        _ => "QUIC failed",
+    }
+}
+
+/// Why the other side does not go on, by the alert that it sends.
+pub(super) fn told_by_alert(alert: Alert) -> &'static str {
+    match alert {
+        Alert::CertificateRevoked => "it refused us: our identity was revoked",
+        Alert::CertificateExpired => "it refused us: by its clock our identity has expired",
+        Alert::UnknownCA => "it refused us: it does not believe our authority",
+        _ => "it refused us",
+    }
+}
+
+impl AsFd for Handshake {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl std::fmt::Debug for Session {
@@ -271,7 +310,7 @@ impl Write for Out<'_> {
 }
 
 /// A handshake that goes on.
-struct Handshake {
+pub(crate) struct Handshake {
     fd: OwnedFd,
     state: State,
 }
@@ -282,17 +321,25 @@ impl Handshake {
         Ok(Handshake { fd, state: State::new(tls) })
     }
 
-    fn with_caller(fd: OwnedFd, identity: &Identity) -> io::Result<Self> {
+    /// The side that has called: the other one has to show that it is of this identity.
+    pub(crate) fn with_identity(fd: OwnedFd, own: &Identity, name: &str) -> io::Result<Self> {
+        let name = ServerName::try_from(identity_name(name)).map_err(io::Error::other)?;
+        let tls = ClientConnection::new(Arc::clone(&own.client), name).map_err(io::Error::other)?;
+        Ok(Handshake { fd, state: State::new(tls) })
+    }
+
+    pub(crate) fn with_caller(fd: OwnedFd, identity: &Identity) -> io::Result<Self> {
         let tls = ServerConnection::new(Arc::clone(&identity.server)).map_err(io::Error::other)?;
         Ok(Handshake { fd, state: State::new(tls) })
     }
 
-    fn step(&mut self) -> io::Result<Needs> {
+    /// Goes on as far as it does without waiting.
+    pub(crate) fn step(&mut self) -> io::Result<Needs> {
         self.state.shake_hands(self.fd.as_fd())
     }
 
-    fn done(self) -> Stream {
-        Stream::secured(self.fd, Session { state: Mutex::new(self.state) })
+    pub(crate) fn done(self) -> Stream {
+        Stream::around(self.fd, Around::Tls(Box::new(Session { state: Mutex::new(self.state) })))
     }
 
     async fn wait(mut self) -> io::Result<Stream> {

@@ -23,7 +23,7 @@ pub(super) fn actor_name(actor: Uuid) -> ServerName<'static> {
     ServerName::try_from(host_name(actor)).unwrap_or_else(|_never| unreachable!("a uuid is a host's name"))
 }
 
-fn host_name(actor: Uuid) -> String {
+pub(super) fn host_name(actor: Uuid) -> String {
     format!("{}.actor.teamster", actor.simple())
 }
 
@@ -70,6 +70,25 @@ impl Authority {
             (Arc::clone(&current.signer), current.edition)
         };
         signer.issue(actor, edition)
+    }
+
+    /// The same for a host's agent, which lets in whom these files name, if there are any, instead of all that its identity
+    /// believes.
+    ///
+    /// # Errors
+    ///
+    /// Of one of the files, which says what is wrong with it.
+    pub(crate) fn issue_for_agent(&self, allowed: &[PathBuf]) -> io::Result<Credentials> {
+        let mut credentials = self.issue(Uuid::new_v4())?;
+        if !allowed.is_empty() {
+            credentials.authorities.clear();
+        }
+        for file in allowed {
+            let (authorities, lists) = identity::allowed(file).map_err(io::Error::other)?;
+            credentials.authorities.extend(authorities);
+            credentials.revoked.extend(lists);
+        }
+        Ok(credentials)
     }
 
     /// It is another one once the folder has changed. One that can't be read now changes nothing: somebody is copying
@@ -201,6 +220,8 @@ impl Signer {
 pub(crate) struct Identity {
     pub(super) client: Arc<ClientConfig>,
     pub(super) server: Arc<ServerConfig>,
+    #[cfg(feature = "quic")]
+    pub(super) quic: Arc<super::quic::Configs>,
     /// What the certificates of its tree are made for too. None: nobody but its tree is believed.
     pub(super) tree: Option<ServerName<'static>>,
     edition: u64,
@@ -257,6 +278,13 @@ impl Identity {
         client.enable_sni = false; // who is called knows who he is
         let tree = credentials.identity.as_deref().map(|name| ServerName::try_from(identity_name(name)));
         let tree = tree.transpose().map_err(io::Error::other)?;
-        Ok(Identity { client: Arc::new(client), server: Arc::new(server), tree, edition: credentials.edition })
+        Ok(Identity {
+            #[cfg(feature = "quic")]
+            quic: Arc::new(super::quic::Configs::new(&client, &server)?),
+            client: Arc::new(client),
+            server: Arc::new(server),
+            tree,
+            edition: credentials.edition,
+        })
     }
 }

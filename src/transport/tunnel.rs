@@ -16,6 +16,7 @@ const CHUNK_BYTES: usize = 16 * 1024;
 ///
 /// Dropped, it ends both.
 pub(crate) async fn carry(line: &Socket, rest: &[u8], unix: UnixStream) -> io::Result<()> {
+    line.be_raw();
     let (mut from_unix, mut to_unix) = unix.into_split();
     to_unix.write_all(rest).await?;
     let inwards = async {

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Ends with its value.
 pub(crate) struct Cluster {
@@ -82,9 +82,16 @@ impl Cluster {
 
     /// How many keys begin so.
     pub(crate) async fn keys(&self, prefix: &str) -> i64 {
-        let mut client = etcd_client::Client::connect(self.endpoints(), None).await.expect("it connects");
-        let options = etcd_client::GetOptions::new().with_prefix().with_count_only();
-        client.get(prefix, Some(options)).await.expect("it answers").count()
+        let began = Instant::now();
+        loop {
+            let mut client = etcd_client::Client::connect(self.endpoints(), None).await.expect("it connects");
+            let options = etcd_client::GetOptions::new().with_prefix().with_count_only();
+            match client.get(prefix, Some(options)).await {
+                Ok(answer) => return answer.count(),
+                // It may have asked a member that is gone, or one that has no leader yet.
+                Err(error) => assert!(began.elapsed() < Duration::from_secs(20), "it answers: {error}"),
+            }
+        }
     }
 
     fn launch(&self, at: usize) -> (Running, mpsc::Receiver<()>) {

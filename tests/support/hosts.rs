@@ -1,5 +1,6 @@
 //! Hosts that a test makes: network namespaces of this machine, joined by a bridge in one more. All of them are gone
 //! with the test's process, however that ends.
+#![allow(dead_code, reason = "not every file uses all of it")]
 use teamster::{Addr, launch};
 
 use crate::namespaces::Unshared;
@@ -37,6 +38,11 @@ impl Hosts {
     pub(crate) fn prefix(&self, host: usize) -> Vec<String> {
         let pid = self.hosts[host].pid.to_string();
         ["nsenter", "-t", &pid, "-n"].map(str::to_owned).to_vec()
+    }
+
+    /// The namespaces of that host.
+    pub(crate) fn host(&self, host: usize) -> &Unshared {
+        &self.hosts[host]
     }
 
     /// Pulls a host's cable out.

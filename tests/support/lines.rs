@@ -5,11 +5,28 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::net::{Shutdown, shutdown};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
+/// Whether lines of this run are connections of the kernel's, which it cuts: what QUIC goes by has no end to shut down.
+pub(crate) fn can_be_cut() -> bool {
+    std::env::var("TEAMSTER_TRANSPORT").as_deref() != Ok("quic")
+}
+
 /// Shuts down all that a process has of lines to another one: how many those were.
 pub(crate) fn cut(pid: u32, peer: u32) -> std::io::Result<usize> {
     let lines = lines(pid, peer)?;
-    lines.iter().try_for_each(|line| shutdown(line, Shutdown::Both))?;
+    cut_off(&lines)?;
     Ok(lines.len())
+}
+
+/// Shuts these down, one after the other.
+pub(crate) fn cut_off(lines: &[OwnedFd]) -> std::io::Result<()> {
+    for line in lines {
+        match shutdown(line, Shutdown::Both) {
+            // The end of the one before has been seen already, and who saw it has ended this one too.
+            Err(rustix::io::Errno::NOTCONN) => {}
+            cut => cut?,
+        }
+    }
+    Ok(())
 }
 
 /// A process's lines to another one.

@@ -39,8 +39,13 @@ impl Drop for Machine {
 }
 
 impl Machines {
-    /// Makes so many. This thread, and those that it starts from now on, are on their network.
+    /// Makes so many, whose sshd takes many at once. This thread, and those that it starts from now on, are on their network.
     pub(crate) fn new(count: usize) -> Self {
+        Machines::with_sshd(count, "MaxStartups 200\nMaxSessions 200")
+    }
+
+    /// The same with these lines for sshd.
+    pub(crate) fn with_sshd(count: usize, lines: &str) -> Self {
         let switch = Unshared::new(&["--net"]);
         switch.run("ip link add br0 type bridge");
         switch.run("ip link set br0 up");
@@ -56,7 +61,7 @@ impl Machines {
             let unshared = Unshared::new(&flags);
             unshared.run(&format!("hostname {name}"));
             all.plug_in(n, &unshared);
-            let (sshd, listening) = all.start_sshd(n, &name, &unshared);
+            let (sshd, listening) = all.start_sshd(n, &name, &unshared, lines);
             all.machines.push(Machine { name, unshared, sshd, listening: Some(listening) });
         }
         all.network[1].enter_network();
@@ -72,7 +77,7 @@ impl Machines {
         to.run("ip link set eth0 up");
     }
 
-    fn start_sshd(&self, n: usize, name: &str, on: &Unshared) -> (Child, std::thread::JoinHandle<()>) {
+    fn start_sshd(&self, n: usize, name: &str, on: &Unshared, lines: &str) -> (Child, std::thread::JoinHandle<()>) {
         let of = |file: &str| self.folder.path().join(format!("{name}.{file}"));
         make_key(&of("host_key"));
         for folder in ["cache", "sockets"] {
@@ -80,7 +85,7 @@ impl Machines {
         }
         let config = format!(
             "ListenAddress {}\nHostKey {}\nPidFile none\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n\
-             PasswordAuthentication no\nKbdInteractiveAuthentication no\nMaxStartups 200\nMaxSessions 200\nUseDNS no\n\
+             PasswordAuthentication no\nKbdInteractiveAuthentication no\n{lines}\nUseDNS no\n\
              SetEnv XDG_CACHE_HOME={} TEAMSTER_DIR={}\n",
             ip(n),
             of("host_key").display(),

@@ -1,6 +1,7 @@
 //! Namespaces of this machine, which a test makes to stand for other ones. They are gone with the test's process, however
 //! that ends.
 #![allow(dead_code, reason = "not every file uses all of it")]
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
@@ -44,8 +45,11 @@ impl Unshared {
 
     /// This thread, and those that it starts from now on, are in that network.
     pub(crate) fn enter_network(&self) {
-        let namespace = std::fs::File::open(format!("/proc/{}/ns/net", self.pid)).expect("it lives");
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("root may");
+        enter(&self.network());
+    }
+
+    pub(crate) fn network(&self) -> File {
+        File::open(format!("/proc/{}/ns/net", self.pid)).expect("it lives")
     }
 
     /// That program, to run in there.
@@ -78,6 +82,11 @@ impl Drop for Unshared {
         drop(self.holder.stdin.take());
         let _ = self.holder.wait(); // it has nothing to say
     }
+}
+
+/// This thread, and those that it starts from now on, are in that network.
+pub(crate) fn enter(network: &File) {
+    move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).expect("root may");
 }
 
 /// A process's command line, of one that has not ended.

@@ -87,7 +87,7 @@ pub(crate) async fn is_idle(there: &Portal) {
 
 pub(crate) async fn with_one(test: impl AsyncFnOnce(&Portal) -> Result<(), BoxError>) {
     let ended = teamster::root().grace(PLENTY).open(async |an| {
-        let frank = an.start_actor("frank").await?;
+        let frank = crate::callee::callee(an, "frank").start().await?;
         test(&frank).await?;
         is_idle(&frank).await;
         Ok(())

@@ -10,6 +10,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 use tempfile::TempDir;
 
+#[path = "starved.rs"]
+mod starved;
+pub(crate) use starved::Moment;
+
 /// Which scene the program plays.
 pub(crate) const SCENE: &str = "TEAMSTER_TEST_SCENE";
 /// What all processes of the tree have in their environment.
@@ -165,9 +169,9 @@ impl Program {
     pub(crate) fn ends_within(&mut self, within: Duration) -> Ended {
         let pidfd = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()).expect("it is our child");
         let began = Instant::now();
-        if !ends_before(&pidfd, began + within) {
+        if !ends_before(&pidfd, &Deadline::after(within)) {
             // A machine that stood still is told from a program that hangs.
-            let is_late = ends_before(&pidfd, began + within + LATE);
+            let is_late = ends_before(&pidfd, &Deadline::after(LATE));
             let what = if is_late { "it has ended, but late" } else { "it hangs" };
             panic!("not within {within:?}: {what}, {:?}: {}", began.elapsed(), self.stderr());
         }
@@ -186,13 +190,13 @@ impl Program {
     #[track_caller]
     pub(crate) fn lives_for(&self, time: Duration) {
         let pidfd = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()).expect("it is our child");
-        assert!(!ends_before(&pidfd, Instant::now() + time), "it has ended: {}", self.stderr());
+        assert!(!ends_before(&pidfd, &Deadline::sharp(time)), "it has ended: {}", self.stderr());
     }
 
     /// Every process of the tree ends within this time.
     #[track_caller]
     pub(crate) fn gone_within(&self, within: Duration) {
-        let deadline = Instant::now() + within;
+        let deadline = Deadline::after(within);
         loop {
             let tree = self.tree();
             if tree.is_empty() {
@@ -202,18 +206,33 @@ impl Program {
                 let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
                 let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
                 let line = String::from_utf8_lossy(&line).replace('\0', " ");
-                assert!(ends_before(&pidfd, deadline), "{pid} ({line}) has not ended within {within:?}");
+                assert!(
+                    ends_before(&pidfd, &deadline),
+                    "{pid} ({line}) has not ended within {within:?}: {}",
+                    threads(pid)
+                );
             }
+        }
+    }
+
+    /// Every process of this name ends within this time.
+    #[track_caller]
+    pub(crate) fn gone_named(&self, name: &str, within: Duration) {
+        let deadline = Deadline::after(within);
+        for pid in self.tree() {
+            let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            let is_meant = std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name);
+            assert!(!is_meant || ends_before(&pidfd, &deadline), "{pid} ({name}) has not ended within {within:?}");
         }
     }
 
     /// Every process but the root itself ends within this time.
     #[track_caller]
     pub(crate) fn gone_but_root(&self, within: Duration) {
-        let deadline = Instant::now() + within;
+        let deadline = Deadline::after(within);
         for pid in self.tree().into_iter().filter(|pid| *pid != Pid::from_child(&self.child)) {
             let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
-            assert!(ends_before(&pidfd, deadline), "{pid} has not ended within {within:?}");
+            assert!(ends_before(&pidfd, &deadline), "{pid} has not ended within {within:?}");
         }
     }
 
@@ -246,10 +265,32 @@ fn list(folder: &std::path::Path, left: &mut Vec<std::path::PathBuf>) {
     }
 }
 
+/// What each thread of a process is doing.
+fn threads(pid: Pid) -> String {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let read = |thread: &std::fs::DirEntry, file| std::fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+    threads
+        .map(|thread| {
+            let stat = read(&thread, "stat");
+            let state = stat.rsplit_once(") ").map_or("", |(_, rest)| &rest[..1]).to_owned();
+            format!("{} {state} {}; ", read(&thread, "comm").trim(), read(&thread, "wchan"))
+        })
+        .collect()
+}
+
 fn stands_still(pid: Pid) -> bool {
+    all_threads_are(pid, ['T', 'Z'])
+}
+
+/// Whether no thread of the process runs, or would run if there were a processor for it.
+pub(crate) fn sleeps(pid: Pid) -> bool {
+    all_threads_are(pid, ['S', 'Z'])
+}
+
+fn all_threads_are(pid: Pid, states: [char; 2]) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let mut stats = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
-    stats.all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 'Z'])))
+    stats.all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(states)))
 }
 
 impl Drop for Program {
@@ -271,12 +312,36 @@ impl Ended {
     }
 }
 
-fn ends_before(pidfd: &OwnedFd, deadline: Instant) -> bool {
+/// When something has to be over. What of the time until then somebody on this machine waits for a processor does not count:
+/// that is about the machine.
+struct Deadline {
+    began: Moment,
+    time: Duration,
+    is_sharp: bool,
+}
+
+impl Deadline {
+    fn after(time: Duration) -> Deadline {
+        Deadline { began: Moment::now(), time, is_sharp: false }
+    }
+
+    /// All of the time counts.
+    fn sharp(time: Duration) -> Deadline {
+        Deadline { began: Moment::now(), time, is_sharp: true }
+    }
+
+    fn left(&self) -> Duration {
+        self.time.saturating_sub(if self.is_sharp { self.began.all() } else { self.began.elapsed() })
+    }
+}
+
+fn ends_before(pidfd: &OwnedFd, deadline: &Deadline) -> bool {
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.left();
         let timeout = Timespec::try_from(left).expect("it is short");
         match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&timeout)) {
-            Ok(0) => return false,
+            Ok(0) if left.is_zero() => return false,
+            Ok(0) => {}
             Ok(_) => return true,
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => panic!("a pidfd can't be polled: {error}"),

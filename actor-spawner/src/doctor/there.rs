@@ -1,5 +1,8 @@
 //! What is so on a host that the user's `ssh` reaches?
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::finding::Finding;
@@ -63,7 +66,79 @@ fn reach(host: &str) -> Vec<Finding> {
     };
     let took = after.saturating_sub(before);
     let reached = Finding::ok("ssh", format!("it is reached without a password, in {took:.1?}"));
-    vec![reached, skew(host, String::from_utf8_lossy(&output.stdout).trim(), before, after)]
+    let skew = skew(host, String::from_utf8_lossy(&output.stdout).trim(), before, after);
+    vec![reached, skew, udp(host)]
+}
+
+/// Whether datagrams as long as QUIC's first ones come from there, where an actor would connect from, and get back.
+fn udp(host: &str) -> Finding {
+    let failed = |error: &io::Error| Finding::warn("udp", format!("not looked at: {error}"), "ulimit -n 65536");
+    let bound =
+        UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).or_else(|_no_v6| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)));
+    let (socket, port) = match bound.and_then(|socket| Ok((socket.local_addr()?.port(), socket))) {
+        Ok((port, socket)) => (socket, port),
+        Err(error) => return failed(&error),
+    };
+    if let Err(error) = socket.set_read_timeout(Some(LOOK_AGAIN_AFTER)) {
+        return failed(&error);
+    }
+    let mut command = Command::new("ssh");
+    command.args(["-o", "BatchMode=yes", "-o", CONNECT_TIMEOUT, "--", host]).arg(echo_script(port));
+    let is_over = AtomicBool::new(false);
+    let (output, came) = std::thread::scope(|scope| {
+        let answers = scope.spawn(|| answer(&socket, &is_over));
+        let output = command.output();
+        is_over.store(true, Ordering::Relaxed);
+        (output, answers.join().unwrap_or(false))
+    });
+    match output {
+        Ok(output) => way(host, &String::from_utf8_lossy(&output.stdout), came),
+        Err(error) => failed(&error),
+    }
+}
+
+/// For the bash over there, whatever the login shell is: it knows from where ssh has come.
+fn echo_script(port: u16) -> String {
+    format!(
+        "bash -c 'exec 3<>\"/dev/udp/${{SSH_CONNECTION%% *}}/{port}\" && set -- $SSH_CONNECTION && echo \"from $3 to $1\" && \
+         for n in 1 2 3; do printf %-{DATAGRAM}s teamster >&3; read -r -t 1 -n 1 -u 3 && echo answered && exit; done'"
+    )
+}
+
+/// Answers what comes. Whether anything whole did.
+fn answer(socket: &UdpSocket, is_over: &AtomicBool) -> bool {
+    let (mut bytes, mut came) = ([0; 2 * DATAGRAM], false);
+    while !is_over.load(Ordering::Relaxed) {
+        let Ok((count, from)) = socket.recv_from(&mut bytes) else { continue }; // for so long nothing has come
+        if count == DATAGRAM && bytes.starts_with(b"teamster") {
+            came = true;
+            // One that gets lost is asked for again.
+            let _ = socket.send_to(b"!", from);
+        }
+    }
+    came
+}
+
+/// What was heard on both sides.
+fn way(host: &str, told: &str, came: bool) -> Finding {
+    let ends = told.lines().find_map(|line| line.strip_prefix("from ")?.split_once(" to "));
+    let Some((there, here)) = ends else {
+        let mend = format!("ssh {host} sudo apt-get install bash");
+        return Finding::warn("udp", "not looked at: there is no bash that opens /dev/udp", mend);
+    };
+    match (came, told.lines().any(|line| line == "answered")) {
+        (_, true) => Finding::ok("udp", format!("datagrams of {DATAGRAM} bytes get from {there} to {here} and back")),
+        (true, false) => Finding::warn(
+            "udp",
+            format!("datagrams come from {there} to {here}, and nothing gets back: QUIC does not work"),
+            format!("ssh {host} sudo ufw allow proto udp from {here}"),
+        ),
+        (false, false) => Finding::warn(
+            "udp",
+            format!("no datagram of {DATAGRAM} bytes gets from {there} to {here}: QUIC does not work"),
+            format!("sudo ufw allow proto udp from {there}"),
+        ),
+    }
 }
 
 fn unreachable(host: &str, said: &str) -> Finding {
@@ -103,6 +178,11 @@ fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+/// Bytes that every path of QUIC's has to carry: RFC 9000, section 14.
+const DATAGRAM: usize = 1200;
+/// How soon it is seen that nobody will send any more.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
 const CONNECT_TIMEOUT: &str = "ConnectTimeout=5";
 /// Seconds by which a clock may be wrong.
 const TOLERATED: f64 = 1.0;
@@ -123,6 +203,21 @@ mod tests {
         ];
         for (settings, verdict) in cases {
             assert_eq!(shares("h", settings).verdict, verdict, "{settings}");
+        }
+    }
+
+    #[test]
+    fn a_path_carries_datagrams_there_and_back_or_not() {
+        let cases = [
+            ("from 10.0.0.2 to 10.0.0.1\nanswered\n", true, Verdict::Ok, "from 10.0.0.2 to 10.0.0.1 and back"),
+            ("from 10.0.0.2 to 10.0.0.1\n", true, Verdict::Warn, "ssh h sudo ufw allow proto udp from 10.0.0.1"),
+            ("from 10.0.0.2 to 10.0.0.1\n", false, Verdict::Warn, "it: sudo ufw allow proto udp from 10.0.0.2"),
+            ("", false, Verdict::Warn, "ssh h sudo apt-get install bash"),
+        ];
+        for (told, came, verdict, says) in cases {
+            let finding = way("h", told, came);
+            assert_eq!(finding.verdict, verdict, "{told}");
+            assert!(finding.to_string().contains(says), "{finding}");
         }
     }
 

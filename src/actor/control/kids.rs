@@ -14,10 +14,11 @@ use crate::actor::hold::Held;
 use crate::actor::keeper::SIGNALLED;
 use crate::actor::process;
 use crate::actor::suspend::Listed;
+use crate::channel::LineEnd;
 use crate::channel::line::{Line, LineInbox};
-use crate::msg::death::{Death, DeathData, ExitKind, Receipt};
+use crate::msg::death::{Death, DeathData, ExitKind, Receipt, Rung};
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
-use crate::proto::escalation::{Escalation, Measure};
+use crate::proto::escalation::{Escalation, Measure, Times};
 use crate::proto::pulse::Pulse;
 
 /// One child.
@@ -27,6 +28,10 @@ pub(super) struct Kid {
     pub(super) listed: Option<Listed>,
     pub(super) pidfd: Arc<OwnedFd>,
     pub(super) line: Option<(Arc<Line>, LineInbox)>,
+    /// Its line goes over a network: what it said last may come after its end.
+    pub(super) is_on_network: bool,
+    /// Its process has ended, and what it said last is waited for, until then.
+    pub(super) last_words_by: Option<Instant>,
     /// Of a line to another host.
     pub(super) pulse: Option<Pulse>,
     pub(super) escalation: Escalation,
@@ -79,17 +84,24 @@ pub(super) enum Signalled {
 
 /// A process further down.
 pub(super) struct Descendant {
-    /// `None`: there was no record of it.
-    pub(super) aid: Option<Aid>,
+    /// `None`: there was none of it.
+    pub(super) record: Option<Record>,
     /// In a root: ctrl-z stops it. Before the descriptor, which is open as long as this lives.
     pub(super) listed: Option<Listed>,
     /// `None`: it runs on another host, where somebody sees to it.
     pub(super) pidfd: Option<Arc<OwnedFd>>,
 }
 
+/// Who it is, as it was told when it was started.
+pub(super) struct Record {
+    pub(super) aid: Aid,
+    /// It is a plain program: in no list of names, and nobody asks how it has ended.
+    pub(super) is_program: bool,
+}
+
 impl Descendant {
     pub(super) fn is(&self, uuid: Uuid) -> bool {
-        self.aid.as_ref().is_some_and(|aid| aid.uuid() == uuid)
+        self.record.as_ref().is_some_and(|record| record.aid.uuid() == uuid)
     }
 
     pub(super) fn signal(&self, signal: Signal) {
@@ -107,21 +119,24 @@ impl Kid {
         boot_by: Instant,
         boot_within: Duration,
     ) -> Self {
+        let is_program = child.is_program; // it says nothing, and nobody connects to it
         Kid {
             child,
             listed,
             pidfd,
             line: None,
+            is_on_network: false,
+            last_words_by: None,
             pulse: None,
             escalation: Escalation::new(),
-            boot_by: Some(boot_by),
+            boot_by: Some(boot_by).filter(|_| !is_program),
             boot_within,
             below: HashMap::new(),
             ended_below: Vec::new(),
             may_leave_unrecorded: false,
             below_until: None,
             is_reaped: false,
-            is_unlisted: false,
+            is_unlisted: is_program,
             has_acknowledged: false,
             signalled: Signalled::default(),
             held: None,
@@ -139,6 +154,9 @@ impl Kid {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         if self.is_reaped {
             return self.below_until;
+        }
+        if self.last_words_by.is_some() {
+            return self.last_words_by;
         }
         let pulse = self.pulse.as_ref().map(Pulse::next_deadline);
         [self.escalation.next_deadline(), self.boot_by, self.kill_by, pulse].into_iter().flatten().min()
@@ -209,7 +227,7 @@ impl Kid {
     fn escalate(&mut self, now: Instant, canceller: &Canceller, grace: Duration, is_sent: bool) {
         // One that still boots holds nothing that would need a grace.
         // One whose line has ended since is ending already, and keeps the word for a graceful end.
-        let boots = self.line.is_none() && self.child.connected.get().is_none();
+        let boots = self.line.is_none() && self.child.connected.get().is_none() && !self.child.is_program;
         let grace = if boots { Duration::ZERO } else { grace };
         if grace.is_zero() && !self.is_told_to_be_killed && self.kill_by.take().is_some() {
             self.kill(now);
@@ -249,6 +267,9 @@ impl Kid {
             }
             return;
         }
+        if self.last_words_by.is_some() {
+            return;
+        }
         if self.boot_by.is_some_and(|by| by <= now) {
             self.boot_by = None;
             self.child.story.lock().boot_timeout = Some(self.boot_within);
@@ -273,6 +294,7 @@ impl Kid {
 
     fn take(&mut self, measure: Measure, now: Instant, canceller: &Canceller) {
         match measure {
+            Measure::Cancel { .. } if self.child.is_program => self.terminate(now),
             Measure::Cancel { grace } => {
                 if let Some((line, _)) = &self.line {
                     send_cancel(line, grace, canceller);
@@ -281,6 +303,23 @@ impl Kid {
             Measure::Sigterm if self.child.is_far => drop(self.pull(Signal::TERM)),
             Measure::Sigterm => kill(&self.pidfd, Signal::TERM),
             Measure::Sigkill => self.kill(now),
+        }
+    }
+
+    /// SIGTERM for a program and its group, once: that is how it hears of a cancel.
+    fn terminate(&mut self, now: Instant) {
+        if std::mem::replace(&mut self.has_acknowledged, true) {
+            return;
+        }
+        self.escalation.on_ack(now); // it can't say so itself
+        let pid = Pid::from_raw(self.child.aid.pid().cast_signed());
+        // Its leader has not been reaped, so the number is its own.
+        let leads_group = pid.is_some_and(|pid| rustix::process::getpgid(Some(pid)) == Ok(pid));
+        for signal in [Signal::TERM, Signal::CONT] {
+            self.signal_group(signal);
+            if !leads_group {
+                kill(&self.pidfd, signal); // it has moved to another one
+            }
         }
     }
 
@@ -343,8 +382,10 @@ impl Kid {
         if self.escalation.was_asked()
             && !self.child.is_far
             && let Some((line, _)) = &self.line
+            && !line.is_timed()
         {
-            // Its last word has been read: the line's end would only wake us once more.
+            // Its last word has been read: the line's end would only wake us once more. Where no kernel says so, it waits for
+            // our word that this has come.
             let _ = line.with_fd(|fd| epoll::delete(epoll, fd));
         }
     }
@@ -375,6 +416,23 @@ impl Kid {
         self.child.story.lock().said.get_or_insert(said);
     }
 
+    /// Whether it has ended before its last words have come. They are waited for until its line ends, and not for long.
+    pub(super) fn awaits_last_words(&mut self, now: Instant) -> bool {
+        let Some((line, _)) = &self.line else { return false };
+        // On one host the datagrams of a process are all here when it has ended, and none says that it was the last.
+        let may_come = self.is_on_network && (self.child.is_far || !line.is_timed());
+        if !may_come || self.has_left || !self.has_ended() {
+            return false;
+        }
+        now < *self.last_words_by.get_or_insert(now + LAST_WORDS_WITHIN)
+    }
+
+    /// It has died by itself, as our request was on its way: on a network nobody can tell that when it is sent.
+    fn died_before_it_heard(&self, exit: ExitKind, times: &Times) -> bool {
+        let is_killed_by_us = times.rung.is_some_and(|rung| rung != Rung::Cancel);
+        self.is_on_network && !self.has_acknowledged && !is_killed_by_us && exit != ExitKind::Status(0)
+    }
+
     /// Collects the exit status, once its process has ended.
     ///
     /// Nothing of it is found any more by whoever sees that it is reaped: its end is to be told after that.
@@ -401,16 +459,26 @@ impl Kid {
         self.boot_by = None;
         if let Some(silent) = self.pulse.take().and_then(|pulse| pulse.silence(now)) {
             self.was_silent(silent); // it has lost us before we have lost it
+            if let Some(channel) = self.child.channel.get() {
+                channel.close(LineEnd::Io("its host is silent".to_owned())); // its end may never come here
+            }
         }
         let child = &self.child;
-        if let Some(names) = names {
+        if let Some(names) = names.filter(|_| !child.is_program) {
             names.gone(child.known_as());
         }
         let stderr_tail = child.stderr.as_ref().map(|stderr| stderr.drained_tail()).unwrap_or_default();
         // One that has ended by itself after all was not stuck.
         let stuck = self.stuck.take().filter(|_| matches!(exit, ExitKind::Signal(_)));
-        let story = child.story.lock();
         let times = self.escalation.times(now);
+        let mut story = child.story.lock();
+        if self.died_before_it_heard(exit, &times) {
+            story.asked = None;
+        }
+        if self.is_on_network && story.asked.is_none() && exit == ExitKind::Status(0) {
+            // Both look the same from here.
+            story.said.get_or_insert("it had lost a line to its parent, or has called exit".to_owned());
+        }
         let receipt = Receipt {
             aid: child.known_as().clone(),
             asked_by: story.asked.clone(),
@@ -442,7 +510,7 @@ fn send_cancel(line: &Line, grace: Duration, canceller: &Canceller) {
     line.cancel(0, grace, canceller);
 }
 
-pub(super) fn kill(pidfd: &OwnedFd, signal: Signal) {
+pub(crate) fn kill(pidfd: &OwnedFd, signal: Signal) {
     // Gone already is as good.
     let _ = rustix::process::pidfd_send_signal(pidfd, signal);
 }
@@ -462,11 +530,14 @@ fn exit_there(exit: ExitKind) -> ExitKind {
     }
 }
 
+/// How long what a child said last may be on its way, when its process has ended.
+const LAST_WORDS_WITHIN: Duration = Duration::from_millis(250);
+
 /// How long another host may take to kill an actor, and to say so.
 const KILLED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A descriptor that stands for the recorded process, unless that is gone.
-pub(super) fn open_recorded(pid: u32, start_ticks: u64) -> Option<OwnedFd> {
+pub(crate) fn open_recorded(pid: u32, start_ticks: u64) -> Option<OwnedFd> {
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
     let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::empty()).ok()?;
     // The pidfd comes before the look at the start time: a pid may be reused, a pidfd may not.

@@ -2,9 +2,10 @@
 //!
 //! It uses no tokio, never logs, writes to stdio or spawns, and takes no lock that may be held
 //! while user code runs: whatever the runtime is doing, a cancel is heard here.
-mod kids;
+mod datagrams;
+pub(crate) mod kids;
 mod obituaries;
-pub(super) mod orphans;
+pub(crate) mod orphans;
 mod starting;
 mod thread;
 
@@ -24,11 +25,11 @@ use tokio::sync::{Notify, oneshot};
 
 use self::starting::Starting;
 use self::thread::Token;
-use super::Actor;
 use super::child::Child;
 use super::load::Loads;
 use super::signals::Signals;
 use super::suspend::{self, Listed};
+use super::{Actor, DataLine};
 use crate::channel::line::{Line, LineInbox};
 use crate::msg::addr::Addrs;
 use crate::msg::death::Receipt;
@@ -72,6 +73,8 @@ pub(crate) enum Command {
     },
     /// Its control line is up.
     Attach { child: Arc<Child>, line: Arc<Line>, inbox: LineInbox },
+    /// A data line goes by datagrams, or to another host: see that it is kept up, or given up.
+    Tend { line: Arc<DataLine>, lost_after: Duration },
     /// It is on its way, and has got on at this time: its time to boot begins anew.
     GetsOn { child: Arc<Child>, at: Instant },
     /// Its data line is up too: it serves.
@@ -239,7 +242,8 @@ impl Control {
 
     /// The pulse of a line, if that goes to another host: it is to hear from us from now on.
     fn pulse_of(&self, line: &Arc<Line>, now: Instant, lost_after: Duration) -> Option<Pulse> {
-        if !line.is_remote() {
+        // Where the kernel keeps the line, it tells of the other side's end too, on one host.
+        if !line.is_remote() && !line.is_timed() {
             return None;
         }
         let mut remote = self.remote.lock();

@@ -15,12 +15,17 @@ const MAX_ENVIRONMENT_BYTES: u64 = 4 << 20;
 /// that far: between its fork and its exec, a process has the environment of the one that starts it.
 ///
 /// It takes about 10 µs for each process of the machine that this user may look at. Without `/proc`, none is found.
-pub(in crate::actor) fn below(lineage: &str) -> Vec<OwnedFd> {
+pub(crate) fn below(lineage: &str) -> Vec<OwnedFd> {
+    below_with_pids(lineage).map(|(_, pidfd)| pidfd).collect()
+}
+
+/// The same, each with its pid.
+pub(crate) fn below_with_pids(lineage: &str) -> impl Iterator<Item = (u32, OwnedFd)> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let is_below = |pid: &u32| environment(*pid).is_some_and(|environment| is_in(lineage, &environment));
+    let is_below = move |pid: &u32| environment(*pid).is_some_and(|environment| is_in(lineage, &environment));
     // Looked at again behind the descriptor: the pid may have become another's before we had that.
-    pids.filter(is_below).filter_map(|pid| open_recorded(pid, 0).filter(|_| is_below(&pid))).collect()
+    pids.filter(is_below).filter_map(move |pid| Some((pid, open_recorded(pid, 0).filter(|_| is_below(&pid))?)))
 }
 
 /// This process, if an actor of this lineage has started it.

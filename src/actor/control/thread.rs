@@ -11,7 +11,8 @@ use rustix::event::epoll;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::kids::{self, Descendant, Kid};
+use super::datagrams::{self, Tended};
+use super::kids::{self, Descendant, Kid, Record};
 use super::obituaries::{Obituaries, Remembered};
 use super::starting::Starting;
 use super::{Command, Control, NameSink, orphans};
@@ -22,10 +23,11 @@ use crate::actor::crash;
 use crate::actor::hold::Held;
 use crate::actor::host::is_here;
 use crate::actor::load::Loads;
+use crate::actor::process::ProcessStat;
 use crate::actor::signals::Signals;
 use crate::actor::suspend::{self, Listed, Suspension};
 use crate::channel::LineEnd;
-use crate::channel::line::{LineInbox, Rest};
+use crate::channel::line::{Line, LineInbox, Rest};
 use crate::msg::addr::Addrs;
 use crate::msg::death::Receipt;
 use crate::msg::frame::{AckState, Frame};
@@ -57,6 +59,10 @@ pub(super) enum Token {
     Line(u64),
     Descendant(u64),
     Debug,
+    /// The parent's process, where no line tells of its end.
+    Parent,
+    /// The same of whoever is at the other end of a data line.
+    Peer(u64),
 }
 
 const KEY_MASK: u64 = (1 << 56) - 1;
@@ -71,6 +77,8 @@ impl Token {
             Token::Line(key) => (4, key),
             Token::Descendant(key) => (5, key),
             Token::Debug => (6, 0),
+            Token::Parent => (7, 0),
+            Token::Peer(key) => (8, key),
         };
         epoll::EventData::new_u64(kind << 56 | key)
     }
@@ -84,6 +92,8 @@ impl Token {
             3 => Token::Process(key),
             4 => Token::Line(key),
             6 => Token::Debug,
+            7 => Token::Parent,
+            8 => Token::Peer(key),
             _ => Token::Descendant(key),
         }
     }
@@ -121,6 +131,10 @@ pub(super) struct Thread {
     catching_up: Vec<oneshot::Sender<()>>,
     /// A process that does not exist yet, as far as anybody knows.
     starting: Option<Starting>,
+    /// Data lines that no kernel keeps up.
+    tended: Tended,
+    /// Of a parent whose line does not tell.
+    parent: Option<OwnedFd>,
     own: Own,
     /// Of a child: whether it is only its own threads that live in it.
     threads: Option<Threads>,
@@ -158,11 +172,16 @@ impl Thread {
                     control.send(Command::Blocked { child: None });
                 }
             });
+            up.on_due(Self::waker(&control));
         }
         let Some(of) = actor.upgrade() else { return Err(io::Error::other("the actor is gone")) };
         let (aid, clock, names, lost_after) =
             (of.aid.clone(), Arc::clone(&of.clock), of.names.clone(), of.settings.lost_after);
         let is_far = of.parent.as_ref().is_some_and(|parent| !is_here(&parent.aid));
+        let parent = match (&control.up, &of.parent) {
+            (Some(up), Some(parent)) if up.is_timed() => datagrams::watch(&control.epoll, &parent.aid, Token::Parent),
+            _ => None,
+        };
         drop(of);
         let up_pulse = control.up.as_ref().and_then(|up| control.pulse_of(up, clock.now(), lost_after));
         let suspension = control.up.is_none().then(|| Suspension::install(&control.event));
@@ -188,6 +207,8 @@ impl Thread {
             looks: Vec::new(),
             catching_up: Vec::new(),
             starting: None,
+            tended: Tended::default(),
+            parent,
             own: Own::default(),
             threads: None,
             is_stopping: false,
@@ -218,6 +239,8 @@ impl Thread {
                     Token::Process(key) => self.on_process(key),
                     Token::Descendant(key) => self.on_descendant(key),
                     Token::Debug => self.on_debug(),
+                    Token::Parent => self.on_parents_end(),
+                    Token::Peer(key) => self.tended.on_end(key),
                 }
             }
             // A child that was booked when we looked at ours for the last time would miss their cancel.
@@ -225,6 +248,7 @@ impl Thread {
             self.look_again();
             self.catch_up();
             self.on_timers();
+            self.on_datagrams();
         }
         self.suspension = None;
         // One that came while the last things were being put away still ends the program.
@@ -235,13 +259,61 @@ impl Thread {
         }
     }
 
-    /// How long to wait at most. While the clock stands nothing becomes due, and its going on wakes us.
+    /// How long to wait at most.
     fn timeout(&self) -> Option<rustix::event::Timespec> {
-        let left = self.next_timer()?.saturating_duration_since(self.clock.now());
-        if !left.is_zero() && self.clock.is_held() {
-            return None;
+        let left = self.next_timer().map(|at| at.saturating_duration_since(self.clock.now()));
+        // While the clock stands nothing of its becomes due, and its going on wakes us.
+        let by_clock = left.filter(|left| left.is_zero() || !self.clock.is_held());
+        let by_line = self.next_datagram().map(|at| at.saturating_duration_since(Instant::now()));
+        rustix::event::Timespec::try_from(by_clock.into_iter().chain(by_line).min()?).ok()
+    }
+
+    /// Control lines that go by datagrams.
+    fn timed_lines(&self) -> impl Iterator<Item = &Arc<Line>> {
+        let of_kids = self.kids.values().filter_map(|kid| kid.line.as_ref()).map(|(line, _)| line);
+        of_kids.chain(self.control.up.as_ref()).filter(|line| line.is_timed())
+    }
+
+    /// When something of them is due, by the time of the machine.
+    fn next_datagram(&self) -> Option<Instant> {
+        let lines = self.timed_lines().filter_map(|line| line.deadline());
+        lines.chain(self.tended.next_deadline()).min()
+    }
+
+    fn on_datagrams(&mut self) {
+        let now = Instant::now();
+        let is_due = |line: &Line| line.is_timed() && line.deadline().is_some_and(|at| at <= now);
+        let of_kids = self.kids.iter().filter(|(_, kid)| kid.line.as_ref().is_some_and(|(line, _)| is_due(line)));
+        for key in of_kids.map(|(key, _)| *key).collect::<Vec<_>>() {
+            if let Some((line, _)) = self.kids.get(&key).and_then(|kid| kid.line.as_ref()) {
+                line.on_time();
+            }
+            self.on_line(key); // what is due may be its end
         }
-        rustix::event::Timespec::try_from(left).ok()
+        if let Some(up) = self.control.up.clone().filter(|up| is_due(up)) {
+            up.on_time();
+            self.on_up();
+        }
+        self.tended.on_time();
+    }
+
+    /// The parent's process has ended, and what it had said before is read.
+    fn on_parents_end(&mut self) {
+        if let Some(parent) = self.parent.take() {
+            let _ = epoll::delete(&self.control.epoll, &parent); // it was added when it was opened
+            self.on_up();
+            self.leave_parent();
+        }
+    }
+
+    /// Has this thread look at its timers.
+    fn waker(control: &Arc<Control>) -> impl Fn() + Send + Sync + 'static {
+        let control = Arc::downgrade(control);
+        move || {
+            if let Some(control) = control.upgrade() {
+                control.wake();
+            }
+        }
     }
 
     fn next_timer(&self) -> Option<Instant> {
@@ -268,15 +340,19 @@ impl Thread {
         }
         self.on_pulses();
         let patience = self.patience(now);
-        let mut unheard = Vec::new();
+        let (mut unheard, mut silent) = (Vec::new(), Vec::new());
         for (key, kid) in &mut self.kids {
             if kid.next_deadline().is_some_and(|at| at <= now) {
                 kid.on_timeout(now, &self.aid, patience);
+                silent.extend(Some(*key).filter(|_| kid.last_words_by.is_some()));
                 unheard.extend(Some(*key).filter(|_| kid.is_reaped && kid.line.is_some()));
             }
         }
         for key in unheard {
             self.give_up(key);
+        }
+        for key in silent {
+            self.reap(key);
         }
         if let Some((at, signal)) = self.own.verdict_at
             && at <= now
@@ -328,6 +404,8 @@ impl Thread {
             match pulse.on_timeout(now) {
                 Due::Nothing => {}
                 Due::Beat { late } => self.control.beat(line, late, || self.clock.is_held()),
+                // It is seen, and says nothing since somebody has stopped it.
+                Due::Lost { .. } if !line.is_remote() && datagrams::is_stopped(&kid.child.aid) => pulse.on_heard(now),
                 Due::Lost { silent } => self.host_lost(key, silent),
             }
         }
@@ -336,8 +414,22 @@ impl Thread {
         match pulse.on_timeout(now) {
             Due::Nothing => {}
             Due::Beat { late } => self.control.beat(up, late, || self.clock.is_held()),
+            Due::Lost { .. } if !up.is_remote() && self.is_parent_stopped() => {
+                if let Some(pulse) = &mut self.up_pulse {
+                    pulse.on_heard(now);
+                }
+            }
             Due::Lost { .. } => self.leave_parent(),
         }
+    }
+
+    /// Of a parent on this host, whose line does not tell.
+    fn is_parent_stopped(&self) -> bool {
+        if self.parent.is_none() {
+            return false;
+        }
+        let actor = self.actor.upgrade();
+        actor.as_ref().and_then(|actor| actor.parent.as_ref()).is_some_and(|parent| datagrams::is_stopped(&parent.aid))
     }
 
     /// A child on another host has come to its heartbeat so late. It is not for this thread to log that.
@@ -399,6 +491,8 @@ impl Thread {
                             control.send(Command::Blocked { child: Some(key) });
                         }
                     });
+                    line.on_due(Self::waker(&self.control));
+                    kid.is_on_network = line.is_on_network();
                     kid.pulse = self.control.pulse_of(&line, self.clock.now(), kid.child.lost_after);
                     kid.line = Some((line, inbox));
                     if kid.escalation.was_asked() {
@@ -406,6 +500,7 @@ impl Thread {
                     }
                     self.on_line(key);
                 }
+                Command::Tend { line, lost_after } => self.tended.add(&line, lost_after, &self.control.epoll),
                 Command::GetsOn { child, at } => {
                     if let Some(kid) = self.kids.get_mut(&child.key) {
                         kid.boot_by = kid.boot_by.map(|_| at + kid.boot_within);
@@ -549,6 +644,9 @@ impl Thread {
         if is_broken || rest == Rest::Ended {
             self.line_lost(key);
         }
+        if self.kids.get(&key).is_some_and(|kid| kid.last_words_by.is_some()) {
+            self.reap(key);
+        }
     }
 
     /// The control line of a living child has ended. Mostly its process is ending; if it is not,
@@ -593,7 +691,7 @@ impl Thread {
                     kid.held = on.then(|| Held::on(&self.clock));
                 }
             }
-            Received::SpawnRecord { aid, start_ticks } => self.record(key, aid, start_ticks),
+            Received::SpawnRecord { record, start_ticks } => self.record(key, record, start_ticks),
             Received::Gone { aid } => self.gone(key, &aid),
             Received::Ready { aid, addrs } => self.ready(&aid, &addrs),
             Received::TasksGone => {
@@ -890,24 +988,27 @@ impl Thread {
     }
 
     /// A process further down exists: hold on to it, and tell those above.
-    fn record(&mut self, key: u64, aid: Aid, start_ticks: u64) {
+    fn record(&mut self, key: u64, record: Record, start_ticks: u64) {
+        let Record { ref aid, is_program } = record;
         // An ancestor whose line is broken sees our own end: nothing more can be told it.
-        let _ = self.control.send_up(&Frame::SpawnRecord { aid: aid.clone(), start_ticks });
-        let pidfd = match is_here(&aid) {
+        let _ = self.control.send_up(&Frame::SpawnRecord { aid: aid.clone(), start_ticks, is_program });
+        let pidfd = match is_here(aid) {
             true => match kids::open_recorded(aid.pid(), start_ticks) {
                 Some(pidfd) => Some(Arc::new(pidfd)),
                 None => {
-                    self.obituaries.remember(aid.uuid(), Remembered::Below(key)); // it was quicker than its record
+                    if !is_program {
+                        self.obituaries.remember(aid.uuid(), Remembered::Below(key)); // it was quicker than its record
+                    }
                     return;
                 }
             },
             false => None,
         };
         let Some(kid) = self.kids.get_mut(&key) else { return };
-        if let Some(names) = &self.names {
-            names.born(&aid, &kid.child.aid, start_ticks, pidfd.as_ref());
+        if let Some(names) = self.names.as_ref().filter(|_| !is_program) {
+            names.born(aid, &kid.child.aid, start_ticks, pidfd.as_ref());
         }
-        self.hold_on(key, Some(aid), pidfd);
+        self.hold_on(key, Some(record), pidfd);
     }
 
     /// An actor further down is gone, on a host where we could not see that ourselves.
@@ -930,7 +1031,7 @@ impl Thread {
     }
 
     /// The child is gone when this process is gone too.
-    fn hold_on(&mut self, key: u64, aid: Option<Aid>, pidfd: Option<Arc<OwnedFd>>) {
+    fn hold_on(&mut self, key: u64, record: Option<Record>, pidfd: Option<Arc<OwnedFd>>) {
         let Some(kid) = self.kids.get_mut(&key) else { return };
         let descendant = self.next_descendant;
         self.next_descendant += 1;
@@ -938,8 +1039,8 @@ impl Thread {
         let watch = |pidfd: &Arc<OwnedFd>| epoll::add(&self.control.epoll, pidfd.as_fd(), token, epoll::EventFlags::IN);
         if pidfd.as_ref().is_none_or(|pidfd| watch(pidfd).is_ok()) {
             let of_root = pidfd.as_ref().filter(|_| self.control.up.is_none());
-            let listed = of_root.map(|pidfd| Listed::new(aid.as_ref(), pidfd));
-            kid.below.insert(descendant, Descendant { aid, listed, pidfd });
+            let listed = of_root.map(|pidfd| Listed::new(record.as_ref().map(|record| &record.aid), pidfd));
+            kid.below.insert(descendant, Descendant { record, listed, pidfd });
             self.descendants.insert(descendant, key);
         }
     }
@@ -952,6 +1053,10 @@ impl Thread {
         if kid.is_gone() {
             for pidfd in orphans::below(&actor.lineage_of(&kid.child.aid)) {
                 self.hold_on(key, None, Some(Arc::new(pidfd)));
+            }
+            let now = self.clock.now();
+            if let Some(kid) = self.kids.get_mut(&key).filter(|kid| !kid.is_gone()) {
+                kid.below_until.get_or_insert(now); // where the time of those that were recorded is over, so is theirs
             }
         }
     }
@@ -968,11 +1073,22 @@ impl Thread {
         self.on_commands();
         // What it said before its end comes first: records, above all.
         self.on_line(key);
+        self.reap(key);
+    }
+
+    fn reap(&mut self, key: u64) {
         let now = self.clock.now();
         let Some(kid) = self.kids.get_mut(&key) else { return };
         if kid.is_reaped {
             return;
         }
+        if kid.awaits_last_words(now) {
+            // It has nothing new to say, and would wake us until it is reaped.
+            let _ = epoll::delete(&self.control.epoll, kid.pidfd.as_fd());
+            return;
+        }
+        kid.last_words_by = None;
+        let left = if kid.child.is_program { left_to_us(&kid.child.aid) } else { Vec::new() };
         let Some(ended) = kid.try_reap(now, self.names.as_deref()) else { return };
         let _ = epoll::delete(&self.control.epoll, kid.pidfd.as_fd());
         if kid.child.is_far {
@@ -984,32 +1100,38 @@ impl Thread {
         kid.have_those_below_go_on(); // one that is stopped would not hear that its parent is gone
         let grace = kid.escalation.left(now).unwrap_or(kid.child.grace);
         kid.below_until = Some(now + grace);
+        for pidfd in left {
+            self.hold_on(key, None, Some(Arc::new(pidfd))); // it was killed, and the program is gone when it is
+        }
         self.settle(key, Some(ended));
     }
 
     fn on_descendant(&mut self, descendant: u64) {
         let Some(key) = self.descendants.remove(&descendant) else { return };
         let Some(kid) = self.kids.get_mut(&key) else { return };
-        if let Some(Descendant { aid, listed, pidfd }) = kid.below.remove(&descendant) {
+        if let Some(Descendant { record, listed, pidfd }) = kid.below.remove(&descendant) {
             drop(listed);
             let is_seen = pidfd.is_some();
             if let Some(pidfd) = pidfd {
                 let _ = epoll::delete(&self.control.epoll, pidfd.as_fd());
                 kid.ended_below(pidfd);
             }
-            if let Some(aid) = aid {
-                self.forget(key, aid, is_seen);
+            if let Some(record) = record {
+                self.forget(key, record, is_seen);
             }
         }
         self.settle(key, None);
     }
 
     /// An actor below is gone. `is_seen`: whoever is on this host sees it too.
-    fn forget(&mut self, key: u64, aid: Aid, is_seen: bool) {
-        if let Some(names) = &self.names {
-            names.gone(&aid);
+    fn forget(&mut self, key: u64, record: Record, is_seen: bool) {
+        let Record { aid, is_program } = record;
+        if !is_program {
+            if let Some(names) = &self.names {
+                names.gone(&aid);
+            }
+            self.obituaries.remember(aid.uuid(), Remembered::Below(key));
         }
-        self.obituaries.remember(aid.uuid(), Remembered::Below(key));
         self.tell_gone(aid, is_seen);
     }
 
@@ -1031,8 +1153,8 @@ impl Thread {
         let below = if is_gone { std::mem::take(&mut kid.below) } else { HashMap::new() };
         for (descendant, below) in below {
             self.descendants.remove(&descendant);
-            if let Some(aid) = below.aid {
-                self.forget(key, aid, false);
+            if let Some(record) = below.record {
+                self.forget(key, record, false);
             }
         }
         let Some(kid) = self.kids.get_mut(&key) else { return };
@@ -1052,7 +1174,9 @@ impl Thread {
                 let itself = child.known_as().clone();
                 self.tell(Word::Obituary, mourner, itself, Some(receipt.clone()), CameFrom::Here);
             }
-            self.obituaries.remember(child.aid.uuid(), Remembered::Child(receipt));
+            if !child.is_program {
+                self.obituaries.remember(child.aid.uuid(), Remembered::Child(receipt));
+            }
         }
         let Some((askers, askers_below)) = askers else { return };
         self.tell_gone(child.known_as().clone(), true);
@@ -1084,6 +1208,8 @@ impl Thread {
                 if !is_shielded {
                     self.interrupt(&actor, signal);
                 }
+            } else if signal == libc::SIGINT && actor.settings.is_worker {
+                // Somebody at a terminal means the program: its root decides.
             } else if !actor.is_cancelled() && self.own.verdict_at.is_none() {
                 self.own.verdict_at = Some((self.clock.now() + VERDICT_WITHIN, signal));
                 // A broken line says so by its end.
@@ -1309,7 +1435,7 @@ enum Received {
     Dump { id: u64 },
     Load { id: u64, load: Option<Vec<u8>> },
     Stuck { places: Vec<u8> },
-    SpawnRecord { aid: Aid, start_ticks: u64 },
+    SpawnRecord { record: Record, start_ticks: u64 },
     Gone { aid: Aid },
     Ready { aid: Aid, addrs: Addrs },
     Spawning,
@@ -1359,7 +1485,9 @@ impl Received {
             Frame::Dump { id } => Received::Dump { id },
             Frame::Load { id, load } => Received::Load { id, load: load.map(<[u8]>::to_owned) },
             Frame::Stuck { places } => Received::Stuck { places: places.to_owned() },
-            Frame::SpawnRecord { aid, start_ticks } => Received::SpawnRecord { aid, start_ticks },
+            Frame::SpawnRecord { aid, start_ticks, is_program } => {
+                Received::SpawnRecord { record: Record { aid, is_program }, start_ticks }
+            }
             Frame::Gone { aid } => Received::Gone { aid },
             Frame::Ready { aid, addrs } => Received::Ready { aid, addrs },
             Frame::Spawning => Received::Spawning,
@@ -1377,6 +1505,20 @@ impl Received {
             _ => return None,
         })
     }
+}
+
+/// What a program that has ended leaves behind in its group, as far as that has become ours: we reap it, as nobody else would.
+///
+/// Only before the program is reaped: until then the group's number is its own.
+fn left_to_us(program: &Aid) -> Vec<OwnedFd> {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let children = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    let pids: Vec<u32> = children
+        .flat_map(|pids| pids.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect();
+    let is_left =
+        |pid: &u32| *pid != program.pid() && ProcessStat::read(*pid).is_some_and(|stat| stat.group == program.pid());
+    pids.into_iter().filter(is_left).filter_map(|pid| kids::open_recorded(pid, 0)).collect()
 }
 
 /// Edge-triggered. Room is waited for only once there was none: the peer's every read would wake us.

@@ -17,7 +17,18 @@ use super::{REMOTE, now_us, targets, variable};
 
 /// Prints events on stderr as `TEAMSTER_LOG` says, if it is set and the program has no subscriber.
 pub(crate) fn install_in_root() {
-    let Some(text) = variable().filter(|_| !tracing::dispatcher::has_been_set()) else { return };
+    install(None);
+}
+
+/// The same where `TEAMSTER_LOG` says nothing, as these directives do.
+#[cfg(feature = "tls")]
+pub(crate) fn install_in_agent(directives: &str) {
+    install(Some(directives));
+}
+
+fn install(directives: Option<&str>) {
+    let text = variable().or_else(|| directives.map(str::to_owned));
+    let Some(text) = text.filter(|_| !tracing::dispatcher::has_been_set()) else { return };
     let (targets, unreadable) = targets(&text);
     let own = FollowLayer.with_filter(targets.clone());
     let targets = targets.with_target(REMOTE, LevelFilter::TRACE); // filtered where they come from

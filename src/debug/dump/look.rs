@@ -58,7 +58,9 @@ pub(super) fn threads_here(until: Instant, skip: Skip) -> (Vec<String>, Vec<Thre
 /// What is known without asking.
 fn outline(actor: &Actor, modules: &Modules, id: u64) -> Answer {
     let metrics = actor.runtime.metrics();
-    let known = actor.tasks.len() + actor.drivers.len();
+    // A guest's tasks are none of the runtime's.
+    let tasks = if actor.is_guest() { 0 } else { actor.tasks.len() };
+    let known = tasks + actor.drivers.len();
     let workers = match actor.runtime.runtime_flavor() {
         tokio::runtime::RuntimeFlavor::CurrentThread => 0,
         _ => u32::try_from(metrics.num_workers()).unwrap_or(u32::MAX),

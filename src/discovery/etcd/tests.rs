@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::actor::host::host_id;
 use crate::actor::process::ProcessStat;
-use crate::discovery::client::{find, find_all, list, wait};
+use crate::discovery::tests::{find, find_all, list, wait};
 use crate::discovery::{DiscoveryError, Registrar};
 use crate::msg::addr::Addr;
 use crate::msg::ident::Aid;

@@ -5,9 +5,11 @@
 //! type calls the few visits that can answer it.
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use serde::de::value::SeqDeserializer;
 use serde::de::{self, DeserializeSeed, Expected, Unexpected, Visitor};
 
+use super::aside::ASIDE;
 use super::refusal::{Error, Step};
 use super::{MAX_DEPTH, SOME_OF_NIL};
 
@@ -25,6 +27,8 @@ enum Token<'de> {
     Map(usize),
     /// So many `Some`s around a nil.
     SomeOfNil(u8),
+    /// Bytes that lie elsewhere, under this number.
+    Aside(u32),
 }
 
 #[derive(Clone, Copy)]
@@ -49,6 +53,7 @@ impl Token<'_> {
             Token::Seq(_) => Unexpected::Seq,
             Token::Map(_) => Unexpected::Map,
             Token::SomeOfNil(_) => Unexpected::Option,
+            Token::Aside(_) => Unexpected::Other("byte array"),
         };
         de::Error::invalid_type(unexpected, expected)
     }
@@ -149,6 +154,7 @@ impl<'de> Deserializer<'de> {
             // Of those that are whole, none comes here.
             0..=0x7f | 0xcc..=0xd3 | 0xe0..=0xff => return Err(cut()),
             0xd4 => self.some_of_nil()?,
+            0xd6 => self.aside()?,
             0xd9 => self.len8().and_then(|len| self.str(len))?,
             0xda => self.len16().and_then(|len| self.str(len))?,
             0xdb => self.len32().and_then(|len| self.str(len))?,
@@ -156,7 +162,7 @@ impl<'de> Deserializer<'de> {
             0xdd => Token::Seq(self.len32()?),
             0xde => Token::Map(self.len16()?),
             0xdf => Token::Map(self.len32()?),
-            marker @ (0xc1 | 0xc7..=0xc9 | 0xd5..=0xd8) => return Err(unknown_marker(marker)),
+            marker @ (0xc1 | 0xc7..=0xc9 | 0xd5 | 0xd7 | 0xd8) => return Err(unknown_marker(marker)),
         })
     }
 
@@ -180,6 +186,15 @@ impl<'de> Deserializer<'de> {
             [kind, _] if kind != SOME_OF_NIL as u8 => Err(unknown_marker(0xd4)),
             [_, 0] => Err(Error::new("an optional value with nothing around its nil")),
             [_, somes] => Ok(Token::SomeOfNil(somes)),
+        }
+    }
+
+    /// Behind a fixext4 marker.
+    #[cold]
+    fn aside(&mut self) -> Result<Token<'de>, Error> {
+        match self.chunk()? {
+            [kind, a, b, c, d] if kind == ASIDE as u8 => Ok(Token::Aside(u32::from_be_bytes([a, b, c, d]))),
+            _ => Err(unknown_marker(0xd6)),
         }
     }
 
@@ -258,6 +273,7 @@ impl<'de> Deserializer<'de> {
             Token::Seq(len) => self.seq(len, &[], visitor),
             Token::Map(len) => self.map(len, visitor),
             Token::SomeOfNil(somes) => self.some_around_nil(somes, visitor),
+            Token::Aside(number) => visitor.visit_bytes(&piece(number)?),
         }
     }
 
@@ -303,6 +319,7 @@ impl<'de> Deserializer<'de> {
         match self.token()? {
             Token::Str(value) => visitor.visit_borrowed_str(value),
             Token::Bin(value) => visitor.visit_borrowed_bytes(value),
+            Token::Aside(number) => visitor.visit_bytes(&piece(number)?),
             other => Err(other.unexpected(&visitor)),
         }
     }
@@ -312,6 +329,7 @@ impl<'de> Deserializer<'de> {
             Token::Bin(value) => visitor.visit_borrowed_bytes(value),
             Token::Str(value) => visitor.visit_borrowed_str(value),
             Token::Seq(len) => self.seq(len, &[], visitor),
+            Token::Aside(number) => visitor.visit_bytes(&piece(number)?),
             other => Err(other.unexpected(&visitor)),
         }
     }
@@ -328,12 +346,8 @@ impl<'de> Deserializer<'de> {
     fn other_elements<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Error> {
         match self.token()? {
             Token::Seq(len) => self.seq(len, &[], visitor),
-            Token::Bin(bytes) => {
-                let mut elements = SeqDeserializer::new(bytes.iter().copied());
-                let value = visitor.visit_seq(&mut elements)?;
-                elements.end()?;
-                Ok(value)
-            }
+            Token::Bin(bytes) => byte_by_byte(bytes, visitor),
+            Token::Aside(number) => byte_by_byte(&piece(number)?, visitor),
             other => Err(other.unexpected(&visitor)),
         }
     }
@@ -403,6 +417,20 @@ impl<'de> Deserializer<'de> {
         // Any other visitor knows what it does.
         Ok(Layout::Positional(len))
     }
+}
+
+/// Bytes, for who wants a sequence of numbers.
+fn byte_by_byte<'de, V: Visitor<'de>>(bytes: &[u8], visitor: V) -> Result<V::Value, Error> {
+    let mut elements = SeqDeserializer::new(bytes.iter().copied());
+    let value = visitor.visit_seq(&mut elements)?;
+    elements.end()?;
+    Ok(value)
+}
+
+/// What lies elsewhere.
+#[cold]
+fn piece(number: u32) -> Result<Bytes, Error> {
+    super::aside::piece(number).ok_or_else(|| Error::new(format!("its byte string {number} did not come with it")))
 }
 
 /// An integer of `N` bytes, and what is behind it.

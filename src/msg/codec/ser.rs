@@ -5,6 +5,7 @@ use rmp::encode as write;
 use serde::ser::{self, Serialize};
 
 use super::super::frame::Encoding;
+use super::aside::{ASIDE, SPILL_BYTES, Spill};
 use super::de::printed;
 use super::refusal::{Error, Step};
 use super::{MAX_DEPTH, SOME_OF_NIL};
@@ -12,6 +13,8 @@ use super::{MAX_DEPTH, SOME_OF_NIL};
 /// Appends to a `Vec`, which cannot fail: only values and lengths can.
 pub(super) struct Serializer<'o> {
     out: &'o mut Vec<u8>,
+    /// Where large byte strings go.
+    spill: Option<&'o mut (dyn Spill + 'o)>,
     named: bool,
     skipped: bool,
     depth: u16,
@@ -19,14 +22,19 @@ pub(super) struct Serializer<'o> {
 
 impl<'o> Serializer<'o> {
     #[inline]
-    pub(super) fn new(out: &'o mut Vec<u8>, encoding: Encoding) -> Self {
-        Serializer { out, named: encoding == Encoding::Named, skipped: false, depth: MAX_DEPTH }
+    pub(super) fn new(out: &'o mut Vec<u8>, encoding: Encoding, spill: Option<&'o mut (dyn Spill + '_)>) -> Self {
+        let spill = spill.map(|spill| spill as &mut (dyn Spill + 'o)); // which lives longer, as far as anybody knows
+        Serializer { out, spill, named: encoding == Encoding::Named, skipped: false, depth: MAX_DEPTH }
     }
 
     /// Whether a field was skipped where only positions would have told it from the others.
     #[inline]
     pub(super) fn has_skipped(&self) -> bool {
         self.skipped
+    }
+
+    pub(super) fn into_parts(self) -> (&'o mut Vec<u8>, Option<&'o mut (dyn Spill + 'o)>) {
+        (self.out, self.spill)
     }
 
     #[inline]
@@ -87,6 +95,15 @@ impl<'o> Serializer<'o> {
         }
         self.skipped = true;
         Err(Error::new("a field was skipped"))
+    }
+
+    /// Leaves a mark for bytes that went elsewhere, if they did.
+    #[cold]
+    fn spill(&mut self, bytes: &[u8]) -> bool {
+        let Some(number) = self.spill.as_mut().and_then(|spill| spill.take(bytes)) else { return false };
+        let [a, b, c, d] = number.to_be_bytes();
+        self.out.extend_from_slice(&[0xd6, ASIDE as u8, a, b, c, d]);
+        true
     }
 
     /// A sequence or map whose length is known at its end only.
@@ -275,6 +292,9 @@ impl<'s, 'o> ser::Serializer for &'s mut Serializer<'o> {
 
     #[inline]
     fn serialize_bytes(self, value: &[u8]) -> Result<(), Error> {
+        if value.len() >= SPILL_BYTES && self.spill(value) {
+            return Ok(());
+        }
         write::write_bin_len(self.out, length(value.len())?).expect(VEC);
         self.out.extend_from_slice(value);
         Ok(())

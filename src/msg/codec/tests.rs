@@ -564,3 +564,113 @@ fn codec_times() {
     time("Vec<u8> of 1000", vec![200u8; 1000]);
     time("Bytes of 1000", Bytes::from(vec![200u8; 1000]));
 }
+
+/// Keeps what it is shown, as long as there are no more than `room`.
+struct Shelf {
+    room: usize,
+    taken: Vec<Bytes>,
+    restarts: usize,
+}
+
+impl Spill for Shelf {
+    fn take(&mut self, bytes: &[u8]) -> Option<u32> {
+        if self.taken.len() == self.room {
+            return None;
+        }
+        self.taken.push(Bytes::copy_from_slice(bytes));
+        Some(self.taken.len() as u32 - 1)
+    }
+
+    fn restart(&mut self) {
+        self.taken.clear();
+        self.restarts += 1;
+    }
+}
+
+#[derive(Serialize, Deserialize, PartialEq, Debug)]
+struct Parcel {
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    note: Option<String>,
+    first: Bytes,
+    small: Bytes,
+    later: Option<Bytes>,
+}
+
+fn large(fill: u8) -> Bytes {
+    vec![fill; SPILL_BYTES].into()
+}
+
+fn parcel(note: Option<&str>) -> Parcel {
+    Parcel {
+        note: note.map(str::to_owned),
+        first: large(1),
+        small: Bytes::from_static(b"small"),
+        later: Some(large(2)),
+    }
+}
+
+/// There with `room` places, and back; gives how many were taken, and how often it began anew.
+#[track_caller]
+fn spilled<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T, room: usize) -> (usize, usize) {
+    let mut shelf = Shelf { room, taken: Vec::new(), restarts: 0 };
+    let mut out = b"before".to_vec();
+    encode_with(value, Positional, &mut out, Some(&mut shelf)).unwrap();
+    let left = out.len() - 6 + shelf.taken.iter().map(Bytes::len).sum::<usize>();
+    assert!(left < 2 * SPILL_BYTES + 200, "nothing is there twice: {left}");
+    let taken = shelf.taken.len();
+    assert_eq!(with_pieces(shelf.taken, || decode::<T>(&out[6..])).as_ref(), Ok(value));
+    (taken, shelf.restarts)
+}
+
+#[test]
+fn large_byte_strings_lie_aside_as_far_as_there_is_room() {
+    assert_eq!(spilled(&parcel(Some("a note")), 2), (2, 0));
+    assert_eq!(spilled(&parcel(Some("a note")), 1), (1, 0));
+    assert_eq!(spilled(&parcel(Some("a note")), 0), (0, 0));
+    assert_eq!(spilled(&large(1).slice(1..), 1), (0, 0), "one byte less stays");
+    assert_eq!(spilled(&vec![(1, large(1)), (2, large(2))], 2), (2, 0));
+}
+
+#[test]
+fn what_lay_aside_is_dropped_when_a_value_is_written_anew() {
+    assert_eq!(spilled(&parcel(None), 2), (2, 1), "it skips a field, which positions would not show");
+}
+
+#[test]
+fn bytes_that_lie_aside_are_bytes_to_every_visitor() {
+    let marked = [0xd6, 84, 0, 0, 0, 0];
+    let three = || vec![Bytes::from_static(&[1, 2, 3])];
+    assert_eq!(with_pieces(three(), || decode::<Bytes>(&marked)), Ok(Bytes::from_static(&[1, 2, 3])));
+    assert_eq!(with_pieces(three(), || decode::<Vec<u8>>(&marked)), Ok(vec![1, 2, 3]));
+    assert_eq!(with_pieces(three(), || decode::<(u8, u8, u8)>(&marked)), Ok((1, 2, 3)));
+    assert_eq!(with_pieces(three(), || decode::<Option<Bytes>>(&marked)).unwrap().unwrap().len(), 3);
+    assert_eq!(with_pieces(three(), || decode::<serde::de::IgnoredAny>(&marked)), Ok(serde::de::IgnoredAny));
+    with_pieces(three(), || decode::<u8>(&marked)).expect_err("it is no number");
+    with_pieces(three(), || decode::<(u8, u8)>(&marked)).expect_err("they are three");
+}
+
+#[test]
+fn a_mark_without_its_bytes_is_an_error() {
+    let marked = [0xd6, 84, 0, 0, 0, 1];
+    let failure = decode::<Bytes>(&marked).unwrap_err();
+    assert_eq!(failure.message, "its byte string 1 did not come with it");
+    let one = vec![Bytes::new()];
+    with_pieces(one, || decode::<Bytes>(&marked)).expect_err("there is no second");
+    decode::<Bytes>(&marked[..5]).expect_err("it is cut");
+    decode::<Bytes>(&[0xd6, 83, 0, 0, 0, 0]).expect_err("another extension is unknown");
+    assert_eq!(value_len(&marked), Some(6));
+}
+
+#[test]
+fn pieces_are_those_of_the_innermost_decoding_and_gone_after_it() {
+    let marked = [0xd6, 84, 0, 0, 0, 0];
+    let read = || decode::<Bytes>(&marked).ok();
+    with_pieces(vec![Bytes::from_static(b"outer")], || {
+        assert_eq!(with_pieces(vec![Bytes::from_static(b"inner")], read).unwrap(), "inner");
+        assert_eq!(read().unwrap(), "outer");
+        let panicked = std::panic::catch_unwind(|| with_pieces(vec![], || panic!("while decoding")));
+        panicked.expect_err("it panics");
+        assert_eq!(read().unwrap(), "outer");
+    });
+    assert_eq!(read(), None);
+}

@@ -85,6 +85,31 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// What [`super::course`] tells.
+    #[cfg(feature = "quic")]
+    pub(super) fn course(&mut self) -> Option<super::Course> {
+        use super::Course;
+        let left = self.array()?;
+        let kind = u8::try_from(self.uint()?).ok()?;
+        let mut fields = Fields { reader: self, left: left.checked_sub(1)? };
+        Some(match kind {
+            kind::START => Course::Start(fields.uint()?),
+            kind::START_ACK | kind::STARTED | kind::OPEN | kind::YIELD | kind::STOP => Course::Behind(fields.uint()?),
+            kind::RETURN | kind::ERROR => {
+                let dialog = fields.uint()?;
+                if kind == kind::RETURN {
+                    fields.encoding()?;
+                }
+                match fields.left()? {
+                    0 => Course::Last(dialog),
+                    _ => Course::LastBegins(dialog),
+                }
+            }
+            kind::PART => Course::Piece { dialog: fields.uint()?, is_last: fields.uint()? == 0 },
+            _ => Course::Line,
+        })
+    }
+
     /// Lets a function that is not inlined read from a copy: what one borrows lies on the stack,
     /// and the hot kinds are read in registers.
     #[inline(always)]
@@ -483,7 +508,9 @@ impl<'a> Fields<'_, 'a> {
     }
 
     fn spawn_record(&mut self) -> Option<Frame<'a>> {
-        Some(Frame::SpawnRecord { aid: self.aid()?, start_ticks: self.uint()? })
+        let (aid, start_ticks) = (self.aid()?, self.uint()?);
+        let is_program = self.option(Reader::bool)?.unwrap_or(false);
+        Some(Frame::SpawnRecord { aid, start_ticks, is_program })
     }
 
     fn ready(&mut self) -> Option<Frame<'a>> {
@@ -518,6 +545,7 @@ impl<'a> Fields<'_, 'a> {
             }
             "tcp" => Addr::Tcp,
             "insecure" => Addr::InsecureTcp,
+            "quic" => Addr::Quic,
             _later => return Some(None),
         };
         let host = self.next()?.str()?;

@@ -30,6 +30,7 @@ fn addr() -> impl Strategy<Value = Addr> {
         path.prop_map(|path| Addr::Uds(std::ffi::OsString::from_vec(path).into())),
         place().prop_map(Addr::Tcp),
         place().prop_map(Addr::InsecureTcp),
+        place().prop_map(Addr::Quic),
     ]
 }
 
@@ -147,7 +148,11 @@ fn frame() -> impl Strategy<Value = Frame<'static>> {
         }),
         (number(), prop_oneof![Just(AckState::Asked), Just(AckState::Ended)])
             .prop_map(|(dialog, state)| Frame::CancelAck { dialog, state }),
-        (aid(), number()).prop_map(|(aid, start_ticks)| Frame::SpawnRecord { aid, start_ticks }),
+        (aid(), number(), any::<bool>()).prop_map(|(aid, start_ticks, is_program)| Frame::SpawnRecord {
+            aid,
+            start_ticks,
+            is_program
+        }),
         (aid(), addrs()).prop_map(|(aid, addrs)| Frame::Ready { aid, addrs }),
         Just(Frame::Spawning),
         Just(Frame::TasksGone),
@@ -207,6 +212,27 @@ proptest! {
         prop_assert_eq!(read_total, total);
     }
 
+    /// Its first bytes are enough to tell where it belongs.
+    #[cfg(feature = "quic")]
+    #[test]
+    fn a_frame_shows_where_it_belongs(frame in frame(), payload in any::<Vec<u8>>()) {
+        let bytes = encoded(&frame, &payload);
+        let head = &bytes[..bytes.len().min(COURSE_BYTES)];
+        let expected = match frame {
+            Frame::Start { dialog, .. } => Course::Start(dialog),
+            Frame::StartAck { dialog }
+            | Frame::Started { dialog, .. }
+            | Frame::Open { dialog }
+            | Frame::Yield { dialog, .. }
+            | Frame::Stop { dialog, .. } => Course::Behind(dialog),
+            Frame::Return { dialog, left: 0, .. } | Frame::Error { dialog, left: 0 } => Course::Last(dialog),
+            Frame::Return { dialog, .. } | Frame::Error { dialog, .. } => Course::LastBegins(dialog),
+            Frame::Part { dialog, left } => Course::Piece { dialog, is_last: left == 0 },
+            _ => Course::Line,
+        };
+        prop_assert_eq!(course(head), Some(expected));
+    }
+
     #[test]
     fn a_frame_cut_anywhere_waits_for_more(frame in frame(), payload in any::<Vec<u8>>()) {
         let bytes = encoded(&frame, &payload);
@@ -236,6 +262,7 @@ proptest! {
             Frame::Yield { dialog, encoding, left } => Frame::Yield { dialog, encoding, left: left.max(1) },
             Frame::Return { dialog, encoding, left } => Frame::Return { dialog, encoding, left: left.max(1) },
             Frame::Error { dialog, left } => Frame::Error { dialog, left: left.max(1) },
+            Frame::SpawnRecord { aid, start_ticks, .. } => Frame::SpawnRecord { aid, start_ticks, is_program: true },
             other => other,
         };
         let mut field = vec![0x91; nested];
@@ -381,7 +408,7 @@ fn documented() -> Vec<(&'static str, Frame<'static>, &'static [u8])> {
         ("cancel_ack", Frame::CancelAck { dialog: 3, state: AckState::Asked }, b""),
         ("credit", Frame::Credit { dialog: 3, up_to: 32768 }, b""),
         ("part", Frame::Part { dialog: 3, left: 298 }, b"\x00\x00"),
-        ("spawn_record", Frame::SpawnRecord { aid: aid.clone(), start_ticks: 12345 }, b""),
+        ("spawn_record", Frame::SpawnRecord { aid: aid.clone(), start_ticks: 12345, is_program: false }, b""),
         ("ready", Frame::Ready { aid: aid.clone(), addrs: addr.into() }, b""),
         ("tasks_gone", Frame::TasksGone, b""),
         ("signalled", Frame::Signalled { signal: 15 }, b""),

@@ -190,10 +190,13 @@ fn encode_rare(frame: &Frame<'_>, payload_bytes: usize, out: &mut BytesMut) {
             w.canceller(canceller);
         }
         Frame::Spawning => w.open(1, kind::SPAWNING),
-        Frame::SpawnRecord { aid, start_ticks } => {
-            w.open(3, kind::SPAWN_RECORD);
+        Frame::SpawnRecord { aid, start_ticks, is_program } => {
+            w.open(3 + u8::from(*is_program), kind::SPAWN_RECORD);
             w.aid(aid);
             w.uint(*start_ticks);
+            if *is_program {
+                w.bool(true);
+            }
         }
         Frame::Ready { aid, addrs } => {
             w.open(3, kind::READY);
@@ -367,6 +370,7 @@ impl Writer {
             }
             Addr::Tcp(place) => self.place("tcp", place),
             Addr::InsecureTcp(place) => self.place("insecure", place),
+            Addr::Quic(place) => self.place("quic", place),
         }
     }
 

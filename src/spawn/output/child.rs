@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
+use super::program::Lines;
 use super::{Looked, Shared};
 
 /// The two pipes of one child, and what has been read from them.
@@ -18,6 +19,8 @@ pub(crate) struct ChildOutput {
     state: Mutex<State>,
     /// The thread that relays it, and its number there.
     relay: OnceLock<(Weak<Shared>, u64)>,
+    /// Where its lines go, if that is not our own stdout and stderr.
+    lines: Option<Arc<Lines>>,
 }
 
 impl ChildOutput {
@@ -27,17 +30,40 @@ impl ChildOutput {
     ///
     /// A descriptor that can't be made non-blocking.
     pub(crate) fn new(stdout: Option<OwnedFd>, stderr: Option<OwnedFd>) -> io::Result<Arc<ChildOutput>> {
-        for pipe in [&stdout, &stderr].into_iter().flatten() {
+        Self::with(State::new(Phase::Booting, stdout, stderr), None)
+    }
+
+    /// The same for a program, which is ready from the first and whose lines go to `lines`. With a `capture`, stdout goes there
+    /// instead, byte by byte.
+    ///
+    /// # Errors
+    ///
+    /// A descriptor that can't be made non-blocking.
+    pub(super) fn of_program(
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+        capture: Option<Capture>,
+        lines: Arc<Lines>,
+    ) -> io::Result<Arc<ChildOutput>> {
+        let state = State { capture, ..State::new(Phase::Ready, Some(stdout), Some(stderr)) };
+        Self::with(state, Some(lines))
+    }
+
+    fn with(state: State, lines: Option<Arc<Lines>>) -> io::Result<Arc<ChildOutput>> {
+        for pipe in state.sources.iter().filter_map(|source| source.pipe.as_ref()) {
             rustix::io::ioctl_fionbio(pipe, true)?; // our end only: the child's stays as it is
         }
-        let state = State {
-            phase: Phase::Booting,
-            sources: [Source::new(stdout), Source::new(stderr)],
-            tail: Tail::default(),
-            boot_stdout: Tail::default(),
-            when_relayed: Vec::new(),
-        };
-        Ok(Arc::new(ChildOutput { state: Mutex::new(state), relay: OnceLock::new() }))
+        Ok(Arc::new(ChildOutput { state: Mutex::new(state), relay: OnceLock::new(), lines }))
+    }
+
+    pub(super) fn lines(&self) -> Option<&Arc<Lines>> {
+        self.lines.as_ref()
+    }
+
+    /// What was captured by now; nothing is from now on.
+    pub(super) fn take_captured(&self) -> Option<Capture> {
+        let mut state = self.state.lock();
+        state.capture.as_mut().map(|capture| std::mem::replace(capture, Capture::new(0)))
     }
 
     /// The child has said Hello: what it prints from now on is relayed.
@@ -165,7 +191,31 @@ struct State {
     tail: Tail,
     /// Of stdout, until the child is ready: a program that never gets there may say why on either.
     boot_stdout: Tail,
+    /// Takes what comes on stdout, instead of its lines.
+    capture: Option<Capture>,
     when_relayed: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+/// The first bytes of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Capture {
+    pub(crate) bytes: Vec<u8>,
+    most: usize,
+    /// More came than was asked for.
+    pub(crate) is_cut: bool,
+}
+
+impl Capture {
+    /// Keeps at most so many bytes.
+    pub(crate) fn new(most: usize) -> Self {
+        Capture { bytes: Vec::new(), most, is_cut: false }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        let fitting = bytes.len().min(self.most - self.bytes.len());
+        self.bytes.extend_from_slice(&bytes[..fitting]);
+        self.is_cut |= fitting < bytes.len();
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,6 +240,17 @@ enum Left {
 }
 
 impl State {
+    fn new(phase: Phase, stdout: Option<OwnedFd>, stderr: Option<OwnedFd>) -> Self {
+        State {
+            phase,
+            sources: [Source::new(stdout), Source::new(stderr)],
+            tail: Tail::default(),
+            boot_stdout: Tail::default(),
+            capture: None,
+            when_relayed: Vec::new(),
+        }
+    }
+
     /// Reads until the pipe is empty, or `budget_bytes` have come. Never waits.
     fn read(&mut self, stream: Stream, budget_bytes: usize) -> Left {
         let mut buffer = [0; 16 * 1024];
@@ -211,6 +272,11 @@ impl State {
     }
 
     fn keep(&mut self, stream: Stream, bytes: &[u8]) {
+        if stream == Stream::Stdout
+            && let Some(capture) = &mut self.capture
+        {
+            return capture.push(bytes);
+        }
         match (stream, self.phase) {
             (Stream::Stderr, _) => self.tail.push(bytes),
             (Stream::Stdout, Phase::Booting) => self.boot_stdout.push(bytes),

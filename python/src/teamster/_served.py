@@ -1,0 +1,167 @@
+"""How is a call of another actor run? As a task, or in a thread; and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from . import errors
+from ._ident import Canceller, CancelRequest
+from ._registry import CONTEXT, STREAM, Endpoint, place_of
+
+if TYPE_CHECKING:
+    from ._context import Context
+    from ._line import Line
+
+CURRENT: contextvars.ContextVar[Served | None] = contextvars.ContextVar("teamster_dialog", default=None)
+"""The dialog that this code serves."""
+
+
+class Served:
+    """One dialog that runs here, or whose arguments are on their way (no endpoint yet)."""
+
+    __slots__ = (
+        "after",
+        "asked",
+        "canceller",
+        "context",
+        "deadline",
+        "dialog",
+        "endpoint",
+        "has_begun",
+        "inner",
+        "is_over",
+        "line",
+        "task",
+        "timer",
+    )
+
+    def __init__(self, line: Line, dialog: int) -> None:
+        self.line = line
+        self.dialog = dialog
+        self.endpoint: Endpoint | None = None
+        self.after: float | None = None
+        """Seconds that its caller gave it."""
+        self.deadline: float | None = None
+        """The same as a time of the loop's clock."""
+        self.asked: Canceller | None = None
+        """Who asked for its end, as the control thread knows at once."""
+        self.canceller: Canceller | None = None
+        self.context: Context | None = None
+        self.has_begun = False
+        self.is_over = False
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.inner: set[asyncio.Task[Any]] = set()
+        """What its thread waits for."""
+
+    def begin(self, run: Coroutine[Any, Any, None]) -> None:
+        """Makes it a task."""
+        loop = self.line.loop
+        self.task = loop.create_task(run)
+        if self.after is not None:
+            self.deadline = loop.time() + self.after
+            self._arm(self.after)
+
+    def _arm(self, after: float) -> None:
+        self.timer = self.line.loop.call_later(after, self._late, self.line.actor.stood)
+
+    def _late(self, stood: float) -> None:
+        """The deadline has passed, if the whole tree has not stood still meanwhile."""
+        more = self.line.actor.stood - stood
+        if more > 0:
+            self._arm(more)
+        elif not self.is_over:
+            self.cancel(Canceller(self.line.actor.aid, CancelRequest.DEADLINE))
+
+    def cancel(self, canceller: Canceller) -> None:
+        """Cancels the task. Asking again is asking once."""
+        if self.asked is None:
+            self.asked = canceller
+        if self.canceller is not None or self.is_over:
+            return
+        self.canceller = canceller
+        if self.context is not None:
+            self.context.on_cancel()
+        if self.endpoint is not None and not self.endpoint.is_async:
+            for task in self.inner:
+                task.cancel()
+        elif self.has_begun and self.task is not None:
+            self.task.cancel()
+
+    @property
+    def cancelled(self) -> dict[str, Any]:
+        """What it ends with if it was cancelled, or cancels itself."""
+        canceller = self.canceller or Canceller(self.line.actor.aid, CancelRequest.ITSELF)
+        if canceller.request is CancelRequest.DEADLINE and self.after is not None:
+            return {"Deadline": {"after": errors.duration(self.after)}}
+        return {"Cancelled": canceller.__teamster__()}
+
+
+async def run_served(served: Served, args: list[Any]) -> None:
+    """The whole of one dialog's task."""
+    line = served.line
+    if served.canceller is not None:  # before its first step
+        line.over(served, told=served.cancelled)
+        return
+    served.has_begun = True
+    CURRENT.set(served)
+    endpoint = served.endpoint
+    assert endpoint is not None, "it has been resolved"
+    try:
+        if served.context is None and endpoint.is_async:
+            value = await endpoint.function(*args)
+        else:
+            value = await _by_kind(served, endpoint, args)
+    except asyncio.CancelledError:
+        line.over(served, told=served.cancelled)
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except errors.Cancelled as cancelled:
+        # In a thread, that is how it hears of its own cancel.
+        is_own = served.canceller is not None and cancelled.canceller == served.canceller
+        line.over(served, told=served.cancelled if is_own else errors.failed(cancelled, line.actor.aid, place_of(endpoint.function)))
+    except BaseException as error:
+        line.over(served, told=errors.failed(error, line.actor.aid, place_of(endpoint.function)))
+    else:
+        line.over(served, value=value)
+    finally:
+        if served.timer is not None:
+            served.timer.cancel()
+
+
+async def _by_kind(served: Served, endpoint: Endpoint, args: list[Any]) -> Any:
+    context = served.context
+    if context is None:
+        return await served.line.actor.in_thread(served, endpoint.function, args)
+    context.acknowledge()
+    if endpoint.kind == STREAM:
+        return await _stream(context, endpoint, args)
+    assert endpoint.kind == CONTEXT
+    if endpoint.is_async:
+        value = await endpoint.function(context, *args)
+    else:
+        from . import sync
+
+        own = sync.Context(context, served.line.loop)
+        value = await served.line.actor.in_thread(served, endpoint.function, [own, *args])
+    if not context.link.has_started:
+        raise errors.Misused("the context returned without `started`: its opener waits for that first word")
+    return value
+
+
+async def _stream(context: Context, endpoint: Endpoint, args: list[Any]) -> None:
+    """The values of an async generator, one after the other."""
+    await context.started(None)
+    values = endpoint.function(*args)
+    try:
+        async with context.open_stream() as stream:
+            async for value in values:
+                try:
+                    await stream.send(value)
+                except errors.StreamClosed:
+                    break  # its reader has seen enough
+    finally:
+        await values.aclose()
