@@ -496,9 +496,14 @@ async fn workers_that_are_killed_from_outside_lose_no_more_than_what_they_were_i
         }
         assert!(lost <= 10, "{lost} jobs failed by 10 kills");
         // The last one may have had no job, and not be reaped yet.
-        while pool.statistics().broken < 10 {
+        let ended = loop {
+            let now = pool.statistics();
+            if now.broken + now.retired + now.killed == 10 {
+                break now;
+            }
             tokio::task::yield_now().await;
-        }
+        };
+        assert_eq!(ended.broken, 10, "{ended:?}");
         Ok(())
     })
     .await?;

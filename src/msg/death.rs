@@ -380,7 +380,7 @@ fn signal_name(number: i32) -> Option<&'static str> {
 pub struct Receipt {
     /// The actor that was asked to end.
     pub aid: Aid,
-    /// Who asked first. `None`: it ended before anybody asked.
+    /// Who asked first. `None`: it ended before anybody asked, or without having heard of it.
     pub asked_by: Option<Canceller>,
     /// When its control thread acknowledged the request.
     pub heard: Option<Duration>,
@@ -388,7 +388,7 @@ pub struct Receipt {
     pub tasks_gone: Option<Duration>,
     /// When its process had been reaped. Zero: it was gone before we asked.
     pub reaped: Duration,
-    /// What it took. `None`: it ended before anybody asked, or nobody here knows.
+    /// What it took. `None`: nobody had asked it, or nobody here knows.
     pub rung: Option<Rung>,
     /// The operating system's word on its end.
     pub exit: ExitKind,

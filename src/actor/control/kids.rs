@@ -427,10 +427,16 @@ impl Kid {
         now < *self.last_words_by.get_or_insert(now + LAST_WORDS_WITHIN)
     }
 
-    /// It has died by itself, as our request was on its way: on a network nobody can tell that when it is sent.
+    /// It has died by itself, as our request was on its way. Nobody can tell that when it is sent: on a network never, and on one
+    /// host not while the kernel takes its process down, whose lines end before it counts as dead.
     fn died_before_it_heard(&self, exit: ExitKind, times: &Times) -> bool {
         let is_killed_by_us = times.rung.is_some_and(|rung| rung != Rung::Cancel);
-        self.is_on_network && !self.has_acknowledged && !is_killed_by_us && exit != ExitKind::Status(0)
+        !self.child.is_program && !self.has_acknowledged && !is_killed_by_us && exit != ExitKind::Status(0)
+    }
+
+    /// Whether it has died with something on its line that we have not read, which may say that it had heard our request.
+    pub(super) fn may_have_heard(&self) -> bool {
+        self.line.is_some() && !self.has_acknowledged && self.escalation.was_asked() && self.has_ended()
     }
 
     /// Collects the exit status, once its process has ended.

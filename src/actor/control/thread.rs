@@ -1088,6 +1088,10 @@ impl Thread {
             return;
         }
         kid.last_words_by = None;
+        if kid.may_have_heard() {
+            self.on_line(key);
+        }
+        let Some(kid) = self.kids.get_mut(&key).filter(|kid| !kid.is_reaped) else { return };
         let left = if kid.child.is_program { left_to_us(&kid.child.aid) } else { Vec::new() };
         let Some(ended) = kid.try_reap(now, self.names.as_deref()) else { return };
         let _ = epoll::delete(&self.control.epoll, kid.pidfd.as_fd());
