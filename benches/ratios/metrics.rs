@@ -33,6 +33,7 @@ pub(crate) const METRICS: &[Metric] = &[
     metric("rpc_rtt_2cpu", "us", Better::Less, |budget| Box::pin(round_trips(budget, Some(1)))),
     metric("guest_overhead", "us", Better::Less, |budget| Box::pin(guest_overhead(budget, None))),
     metric("guest_overhead_2cpu", "us", Better::Less, |budget| Box::pin(guest_overhead(budget, Some(1)))),
+    metric("guest_beat", "ms p99", Better::Absolute, |budget| Box::pin(beats(budget))),
     #[cfg(feature = "asyncio")]
     metric("asyncio_rtt", "us", Better::Less, |budget| Box::pin(crate::asyncio::round_trips(budget))),
     metric("rpc_tput", "calls/s", Better::More, |budget| Box::pin(throughput(budget))),
@@ -108,6 +109,14 @@ async fn guest_overhead(budget: Budget, cpu: Option<usize>) -> Result<Measured> 
             async || plain.round_trips(CHUNK_OF_CALLS).await,
         )
         .await
+    })
+    .await
+}
+
+/// How late the timer of a guest's host is beside a flood of calls, by the clock on the wall.
+async fn beats(budget: Budget) -> Result<Measured> {
+    ours::open(machine::BOTH, async |ours| {
+        Ok(Measured { ours: vec![ours.lateness(budget.time()).await?], raw: vec![] })
     })
     .await
 }

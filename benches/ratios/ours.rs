@@ -1,4 +1,5 @@
 //! Our side of every metric: what a user would write.
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -98,7 +99,41 @@ fn rest(guest: Guest) {
     main.run(Duration::from_secs(3600), |_late| {});
 }
 
+thread_local! {
+    /// By how much each beat of the loop's timer was late.
+    static LATE: RefCell<Vec<Duration>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A loop with a timer to keep.
+#[teamster::host_loop]
+fn beat(guest: Guest) {
+    let main = MainLoop::default();
+    let (soon, quit) = (main.clone(), main.clone());
+    guest.start(move |slice| soon.call_soon(|| slice.run()), move || quit.quit());
+    main.run(Duration::from_millis(10), |late| LATE.with_borrow_mut(|all| all.push(late)));
+}
+
+/// In ms, since this was asked last.
+#[rpc]
+async fn lateness() -> Vec<f64> {
+    LATE.take().iter().map(|late| late.as_secs_f64() * 1e3).collect()
+}
+
 impl Ours<'_> {
+    /// By how much 99 of 100 beats of a guest's host were less late, in ms, while the guest was flooded with calls.
+    pub(crate) async fn lateness(&self, time: Duration) -> Result<f64> {
+        let portal = self.nursery.actor("guest").infect(beat()).start().await?;
+        portal.run(lateness()).await?;
+        let callee = Callee { portal };
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            callee.calls_per_second(100).await?;
+        }
+        let mut late = callee.portal.run(lateness()).await?;
+        late.sort_by(f64::total_cmp);
+        Ok(late[late.len() * 99 / 100])
+    }
+
     pub(crate) async fn callee(&self, cpu: Option<usize>) -> Result<Callee> {
         let portal = self.nursery.start_actor("callee").await?;
         if let Some(cpu) = cpu {

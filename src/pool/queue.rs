@@ -126,10 +126,24 @@ impl<W: Keyed, J> Queue<W, J> {
         if self.is_closed {
             return None;
         }
-        let ticket = Ticket(self.next_ticket);
-        self.next_ticket += 1;
+        let ticket = self.ticket();
         self.waiting.insert(ticket, job);
         Some(ticket)
+    }
+
+    /// A job comes that need not wait: the worker that was used last takes it. Its place is what it would have had.
+    pub(super) fn take_at_once(&mut self) -> Option<(Ticket, W)> {
+        if !self.waiting.is_empty() {
+            return None; // those come first
+        }
+        let worker = self.take()?;
+        Some((self.ticket(), worker))
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        ticket
     }
 
     /// The worker that was used last, if one has nothing to do and may be given something.
@@ -141,6 +155,11 @@ impl<W: Keyed, J> Queue<W, J> {
     pub(super) fn take_along(&mut self, fits: impl FnOnce(&J) -> bool) -> Option<(Ticket, J)> {
         let next = self.waiting.first_entry()?;
         fits(next.get()).then(|| next.remove_entry())
+    }
+
+    /// How many jobs wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     /// A job that was taken along has not begun: it waits in its old place.

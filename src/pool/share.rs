@@ -116,7 +116,7 @@ impl Share {
     /// Nothing is lost.
     pub(super) async fn job_of(self: &Arc<Self>, path: &'static str, args: &[u8]) -> Result<Job, Error> {
         if self.is_missed.load(Ordering::Relaxed) {
-            self.connect().await;
+            Box::pin(self.connect()).await; // seldom: each job would be as long otherwise
         }
         let Some(Some(link)) = self.way() else { return self.whole(path, args.to_vec(), Encoding::Positional) };
         self.parcel_with(path, link, |bytes, _none_is_large| {

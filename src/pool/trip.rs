@@ -157,10 +157,24 @@ impl Workers {
         let seat = Arc::new(Seat::default());
         let place = current::current().filter(|place| place.deadline.is_some());
         let job = Errand { path, args, tell, tries: 0, seat: Arc::clone(&seat), is_cancellable, place };
-        let ticket = self.state.lock().queue.line_up(Waiter::Errand(job)).ok_or(Error::Usage(CLOSED))?;
-        let _riding = Riding { workers: self, ticket, seat: &seat };
+        let ticket = self.set_out(job).ok_or(Error::Usage(CLOSED))?;
+        let mut riding = Riding { workers: self, ticket, seat: &seat, is_told: false };
+        let told = told.await;
+        riding.is_told = true;
+        told.unwrap_or_else(|_forgotten| Err(Error::Usage(CLOSED)))
+    }
+
+    /// A job gets to a worker at once, or waits for one. `None`: the pool takes none any more.
+    fn set_out(self: &Arc<Self>, job: Errand) -> Option<Ticket> {
+        let mut state = self.state.lock();
+        if let Some((ticket, worker)) = state.queue.take_at_once() {
+            self.depart(state, ticket, job, worker);
+            return Some(ticket);
+        }
+        let ticket = state.queue.line_up(Waiter::Errand(job))?;
+        drop(state);
         self.give_again();
-        told.await.unwrap_or_else(|_forgotten| Err(Error::Usage(CLOSED)))
+        Some(ticket)
     }
 
     /// A worker takes a job, and those behind it that may go with it.
@@ -205,14 +219,15 @@ impl Workers {
         state.along += trip.along.load(Ordering::Relaxed);
         drop(state);
         let travelling = Travelling(trip);
-        let trip = async move {
+        // In a box: it is large, and would be moved several times until it is a task.
+        let trip = Box::pin(async move {
             let travelling = travelling; // all of it: its riders are told also if this is never polled
             let trip = &travelling.0;
             match trip.is_alone {
                 true => trip.travel_alone(alone).await,
-                false => trip.travel(&batch).await,
+                false => Box::pin(trip.travel(&batch)).await,
             }
-        };
+        });
         let actor = &self.nursery().actor;
         match place {
             Some(place) => actor.spawn_driver(At::new(place, trip)),
@@ -221,7 +236,7 @@ impl Workers {
     }
 
     fn company_of(&self, state: &mut State, first: &Errand, worker: &Worker) -> Vec<(Ticket, Errand)> {
-        let waiting = state.queue.counts().waiting;
+        let waiting = state.queue.waiting();
         if waiting == 0 {
             return Vec::new();
         }
@@ -356,10 +371,12 @@ impl Trip {
     fn let_go(&self) {
         let begun = self.board().stop();
         let answers = self.answers();
-        let ended = self.settle(answers, |place, _job| match place < begun {
+        let mut state = self.turn.workers.state.lock();
+        let ended = self.settle(&mut state, answers, |place, _job| match place < begun {
             true => Outcome::Stays,
             false => Outcome::Again,
         });
+        drop(state);
         tell(ended);
         self.turn.workers.give_again();
     }
@@ -378,7 +395,8 @@ impl Trip {
         };
         let has_worked = matches!(next, Next::Job(1..));
         let is_over = !matches!(next, Next::Job(_));
-        let ended = self.settle(answers, |place, job| {
+        let mut state = workers.state.lock();
+        let ended = self.settle(&mut state, answers, |place, job| {
             if place > done || is_killed {
                 return Outcome::Again;
             }
@@ -394,28 +412,29 @@ impl Trip {
                 false => Outcome::Told(Err(Error::Usage(NEVER_BEGAN))),
             }
         });
-        if has_worked {
-            let mut state = workers.state.lock();
-            // Where nobody waits, nobody has to know.
-            if state.queue.counts().waiting > 0 {
-                state.pace(self.path).took(jobs, time);
-            }
+        let is_waited = state.queue.waiting() > 0;
+        // Where nobody waits, nobody has to know.
+        if has_worked && is_waited {
+            state.pace(self.path).took(jobs, time);
         }
+        drop(state);
         self.turn.go_on(next);
         // Only now: who is told finds the worker where it is.
         tell(ended);
-        workers.give_again();
+        if is_waited {
+            workers.give_again();
+        }
     }
 
     /// Those of whose jobs something has come. Does with each other one as `undone` says.
     fn settle(
         &self,
+        state: &mut State,
         answers: Vec<Result<Answer, Error>>,
         mut undone: impl FnMut(usize, &mut Errand) -> Outcome,
     ) -> Vec<(Errand, Option<Result<Answer, Error>>)> {
         let mut ended = Vec::with_capacity(answers.len());
         let mut answers = answers.into_iter();
-        let mut state = self.turn.workers.state.lock();
         state.along -= self.along.swap(0, Ordering::Relaxed);
         for (place, rider) in self.riders.lock().all.iter_mut().enumerate() {
             let answer = answers.next();
@@ -436,7 +455,6 @@ impl Trip {
                 }
             }
         }
-        drop(state);
         ended
     }
 
@@ -515,17 +533,22 @@ struct Riding<'a> {
     workers: &'a Workers,
     ticket: Ticket,
     seat: &'a Seat,
+    /// He has heard what has come of it.
+    is_told: bool,
 }
 
 impl Drop for Riding<'_> {
     fn drop(&mut self) {
+        if self.is_told {
+            return;
+        }
         let mut state = self.workers.state.lock();
         if let Some(withdrawn) = state.queue.withdraw(self.ticket) {
             drop(state);
             drop(withdrawn);
             return self.workers.changed.notify_waiters();
         }
-        let Some((trip, place)) = self.seat.0.lock().take() else { return }; // it has been told
+        let Some((trip, place)) = self.seat.0.lock().take() else { return }; // it has ended
         let (left, job) = trip.leave(place);
         drop(state);
         drop(job);

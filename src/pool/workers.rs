@@ -198,10 +198,7 @@ impl Workers {
                 drop(tell.send(Ok(Lease::of(self, worker))));
             }
             Given::To(ticket, Waiter::Errand(job), worker) => self.depart(state, ticket, job, worker),
-            Given::Idle => {
-                drop(state);
-                self.look_after_idle(is_warm);
-            }
+            Given::Idle => self.look_after_idle(state, is_warm),
             Given::End(worker) => {
                 drop(state);
                 self.end(&worker, self.patience());
@@ -317,8 +314,7 @@ impl Workers {
     }
 
     /// Somebody ends those that get no job for long, and in time for this one, which has just become one of them.
-    fn look_after_idle(self: &Arc<Self>, is_warm: bool) {
-        let mut state = self.state.lock();
+    fn look_after_idle(self: &Arc<Self>, mut state: MutexGuard<'_, State>, is_warm: bool) {
         let due = Instant::now()
             + if is_warm { self.settings.idle_timeout.min(WARM_FOR) } else { self.settings.idle_timeout };
         if state.queue.is_closed() || state.janitor.as_ref().is_some_and(|(_, at)| *at <= due) {
