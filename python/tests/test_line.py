@@ -269,11 +269,11 @@ async def test_a_cancel_between_a_start_and_its_task_is_none_too_early() -> None
     line, transport = line_to_peer()
     begin = line._begin
 
-    def cancelled_before(served: Any, header: list[Any], args: Any, problem: str | None) -> None:
+    def cancelled_before(*what: Any) -> None:
         assert line.cancel_now(2, DROPPED) == _frames.ACK_ENDED
-        begin(served, header, args, problem)
+        begin(*what)
 
-    line._begin = cancelled_before  # type: ignore[method-assign]
+    line._begin = cancelled_before  # type: ignore[method-assign, assignment]
     line.feed(start(2, "line::size", b"x"))
     await turns()
     assert was_cancelled(transport, 2) and not line.serving

@@ -125,3 +125,10 @@ def test_what_breaks_the_protocol_is_said(data: bytes) -> None:
 @pytest.mark.parametrize("value", [0, 1, 127, 128, 255, 256, 65_535, 65_536, (1 << 32) - 1, 1 << 32, (1 << 64) - 1])
 def test_integers_are_as_short_as_they_can_be(value: int) -> None:
     assert _frames.integer(value) == _codec.pack(value)
+
+
+@pytest.mark.parametrize("dialog", [1, 127, 128, 255, 256, 65_535, 65_536, (1 << 32) - 1, 1 << 32, (1 << 64) - 1])
+@pytest.mark.parametrize("length", [0, 1, 127, 128, 1000])
+def test_a_return_is_written_as_any_other_frame(dialog: int, length: int) -> None:
+    payload = bytes(length)
+    assert _frames.returned(dialog, payload) == frame([_frames.RETURN, dialog, _frames.NAMED], payload)

@@ -49,7 +49,6 @@ class Actor:
         self.died_by: int | None = None
         self.stood = 0.0
         """Seconds in which the terminal had stopped the whole tree."""
-        self.in_flight = 0
         self.served_count = 0
         self.parent_line: Line | None = None
         self.lines: list[Line] = []
@@ -126,7 +125,7 @@ class Actor:
         return {
             "actor": self.spec.aid.uuid,
             "served": self.served_count,
-            "in_flight": self.in_flight,
+            "in_flight": len(self.running),
             "waits_for": sum(len(line.calls) for line in list(self.lines)),
             "queued_bytes": sum(line.queued_bytes for line in list(self.lines)),
             "rss_bytes": rss_bytes,

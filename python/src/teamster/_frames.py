@@ -99,6 +99,20 @@ def integer(value: int) -> bytes:
     return struct.pack(">BQ", 0xCF, value)
 
 
+_RETURN_16 = struct.Struct(">B3x3BHB")
+_RETURN_32 = struct.Struct(">B3x3BIB")
+
+
+def returned(dialog: int, payload: bytes) -> bytes:
+    """A whole Return. Most are short, and of dialogs with an id of 16 or 32 bits."""
+    if len(payload) < 0x80:
+        if 0x100 <= dialog < 0x10000:
+            return _RETURN_16.pack(6 + len(payload), 0x93, RETURN, 0xCD, dialog, NAMED) + payload
+        if 0x10000 <= dialog < 0x1_0000_0000:
+            return _RETURN_32.pack(8 + len(payload), 0x93, RETURN, 0xCE, dialog, NAMED) + payload
+    return framed(head_of(RETURN, dialog, True, 0), payload)
+
+
 def head_of(kind: int, dialog: int, named: bool, left: int) -> bytes:
     """The header of Started, Yield, Return (with an encoding) or of Error and Part (without)."""
     parts = [b"", bytes((kind,)), integer(dialog)]

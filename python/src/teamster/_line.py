@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _codec, _frames, errors
 from ._context import HEADER_BYTES, Context, OpenedContext, too_long
+from ._first_step import FirstSteps
 from ._frames import Violation
 from ._ident import Aid, Canceller, CancelRequest
 from ._peers import why_lost
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 LONG_BYTES = 32 * 1024
 """Payloads over this travel in pieces, so that others come in between."""
+SHORT_BYTES = 1024
+"""Those up to this are within any limit."""
 PIECE_BYTES = 128 * 1024
 PIECES_A_TURN = 8
 HIGH_WATER_BYTES = 512 * 1024
@@ -33,6 +36,8 @@ PEEKED_BYTES = 4096
 """Frames over this are not copied to find their header."""
 
 _LENGTH = struct.Struct("<I")
+_PLAIN_FIELDS = {0xCC: struct.Struct(">BBB"), 0xCD: struct.Struct(">HBB"), 0xCE: struct.Struct(">IBB"), 0xCF: struct.Struct(">QBB")}
+"""A dialog's id of 0x80 or more, by its first byte; and two small numbers."""
 _CONTEXT_CALLED = "{} is a context: open it by `portal.open_context`"
 
 
@@ -102,7 +107,9 @@ class Line(asyncio.BufferedProtocol):
         self._drained: list[asyncio.Future[None]] = []
         # Dialogs of theirs.
         self.serving: dict[int, Served] = {}
-        self._fresh: list[Served] = []
+        self._fresh: list[tuple[Served, list[Any]]] = []
+        """What has come, with its arguments, and has taken no step."""
+        self._steps = FirstSteps(self.loop)
         self._endpoints: dict[int, Any] = {}
         self._last_start = 0
         self._tombstones: dict[int, Canceller] = {}
@@ -120,14 +127,19 @@ class Line(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._view[self._filled :]
+        return self._view[self._filled :] if self._filled else self._view
 
     def buffer_updated(self, nbytes: int) -> None:
+        self._flushes = True  # at the end of this, and not when the loop comes round
         self._filled += nbytes
         try:
             self._read()
         except Violation as violation:
             self.close(f"protocol violation: {violation}")
+        if self._fresh:
+            self._first_steps()
+        else:
+            self._flush()
 
     def feed(self, data: bytes) -> None:
         """What was read before the line had its transport."""
@@ -135,19 +147,26 @@ class Line(asyncio.BufferedProtocol):
             piece = data[start : start + BUFFER_BYTES // 2]
             room = self.get_buffer(len(piece))
             room[: len(piece)] = piece
-            self.buffer_updated(len(piece))
+            self._filled += len(piece)
+            try:
+                self._read()
+            except Violation as violation:
+                self.close(f"protocol violation: {violation}")
+        if self._fresh:
+            self.loop.call_soon(self._first_steps)  # where no other task runs
 
     def _read(self) -> None:
-        view, end, at = self._view, self._filled, 0
+        view, buffer, end, at = self._view, self._buffer, self._filled, 0
         while end - at >= 4:
-            (length,) = _LENGTH.unpack_from(view, at)
+            (length,) = _LENGTH.unpack_from(buffer, at)
             if not 0 < length <= self.limit:
                 raise Violation(f"a frame of {length} bytes, where {self.limit} are the limit")
-            if end - at - 4 < length:
+            begin, behind = at + 4, at + 4 + length
+            if behind > end:
                 break
-            at += 4
-            self._frame(view[at : at + length])
-            at += length
+            if buffer[begin] != 0x94 or not self._on_plain_start(begin, behind):
+                self._frame(view[begin:behind])
+            at = behind
             if self.is_closed:
                 return
         rest = end - at
@@ -217,8 +236,11 @@ class Line(asyncio.BufferedProtocol):
         """Writes a frame, with all that is written until the loop comes round."""
         self._out.append(frame)
         if not self._flushes:
-            self._flushes = True
-            self.loop.call_soon(self._flush)
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        self._flushes = True
+        self.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flushes = False
@@ -368,11 +390,37 @@ class Line(asyncio.BufferedProtocol):
 
     # ---- dialogs of theirs
 
+    def _on_plain_start(self, at: int, end: int) -> bool:
+        """Nearly all calls come as `[16, dialog, endpoint, encoding]`, with a small number for the endpoint, and with short
+        arguments: those are read here, without a reader of headers. False: this is none, and nothing was done.
+        """
+        buffer = self._buffer
+        if not 3 <= end - at <= PEEKED_BYTES or buffer[at + 1] != _frames.START:
+            return False
+        fields = _PLAIN_FIELDS.get(buffer[at + 2])
+        if fields is None:
+            return False
+        args = at + 3 + fields.size
+        if args > end:
+            return False
+        dialog, number, encoding = fields.unpack_from(buffer, at + 3)
+        if number >= 0x80 or encoding >= 0x80:
+            return False
+        value, problem = None, None
+        try:
+            value = _codec.unpack(self._view[args:end])
+        except _codec.CodecError as error:
+            problem = str(error)
+        served = self._open(dialog, number, None)
+        if served is not None:
+            self._begin(served, number, None, value, problem)
+        return True
+
     def _on_start_frame(self, header: list[Any], payload: memoryview) -> None:
         left = _frames.left_of(header, 6)
         if left:
             self._check_sum(len(payload) + left)
-            if self._open(header) is not None:
+            if self._open_by(header) is not None:
                 self._incoming[header[1]] = Incoming(header, payload, left)
             return
         value, problem = _decoded(payload)
@@ -382,11 +430,12 @@ class Line(asyncio.BufferedProtocol):
         if total > self.limit:
             raise Violation(f"a payload of {total} bytes, where {self.limit} are the limit")
 
-    def _open(self, header: list[Any]) -> Served | None:
+    def _open_by(self, header: list[Any]) -> Served | None:
+        return self._open(header[1], header[2], header[5] if len(header) > 5 else None)
+
+    def _open(self, dialog: int, number: int, path: Any) -> Served | None:
         """A dialog of theirs that has no endpoint yet: from here on it can be cancelled. None: it was, before."""
-        dialog, number = header[1], header[2]
-        path = header[5] if len(header) > 5 else None
-        if dialog <= self._last_start or dialog % 2 == self._next_dialog % 2:
+        if dialog <= self._last_start or not (dialog ^ self._next_dialog) & 1:
             raise Violation(f"the dialog {dialog} can't start")
         if len(self.serving) >= MAX_DIALOGS:
             raise Violation(f"more than {MAX_DIALOGS} dialogs are open")
@@ -406,17 +455,20 @@ class Line(asyncio.BufferedProtocol):
         return served
 
     def _on_start(self, header: list[Any], args: Any, problem: str | None) -> None:
-        served = self._open(header)
+        served = self._open_by(header)
         if served is not None:
-            self._begin(served, header, args, problem)
+            self._begin_by(served, header, args, problem)
 
-    def _begin(self, served: Served, header: list[Any], args: Any, problem: str | None) -> None:
-        """Runs a call whose arguments are here."""
+    def _begin_by(self, served: Served, header: list[Any], args: Any, problem: str | None) -> None:
+        self._begin(served, header[2], header[4] if len(header) > 4 else None, args, problem)
+
+    def _begin(self, served: Served, number: int, after_us: int | None, args: Any, problem: str | None) -> None:
+        """Runs a call whose arguments are here, as soon as all is read that has come with it."""
         dialog = served.dialog
         try:
-            endpoint = self._endpoints[header[2]]
+            endpoint = self._endpoints[number]
         except KeyError:
-            raise Violation(f"the endpoint {header[2]} has no path") from None
+            raise Violation(f"the endpoint {number} has no path") from None
         if not isinstance(endpoint, Endpoint):
             self._refuse(dialog, endpoint)
             return
@@ -426,34 +478,28 @@ class Line(asyncio.BufferedProtocol):
         if args is None:
             args = []
         if problem is None:
-            problem = "they are no array" if not isinstance(args, list) else endpoint.misfit(len(args))
+            if not isinstance(args, list):
+                problem = "they are no array"
+            elif len(args) != endpoint.most:
+                problem = endpoint.misfit(len(args))
         if problem is not None:
             self._refuse(dialog, errors.codec("Decode", endpoint.path, "the arguments", problem))
             return
-        if len(header) > 4 and header[4] is not None:
-            served.after = header[4] / 1e6
+        if after_us is not None:
+            served.expire(after_us / 1e6)
         if endpoint.kind != CALL:
             served.context = Context(self, dialog, endpoint.path, served)
-        with self._lock:
-            asked = served.asked
-            if asked is None:
-                served.endpoint = endpoint
-        if asked is not None:  # while its arguments became values
-            self._refuse(dialog, {"Cancelled": asked})
-            return
-        served.begin(run_served(served, args))
-        self.actor.in_flight += 1
+        # Who asks for its end from now on is told that it runs. The first step looks whether somebody has asked before.
+        served.endpoint = endpoint
         self.actor.running.add(served)
-        fresh = self._fresh
-        if not fresh:
-            # It runs right behind the first steps of all that came together, and flushes what they have said.
-            self.loop.call_soon(self._after_first_steps)
-            self._flushes = True
-        fresh.append(served)
+        self._fresh.append((served, args))
 
-    def _after_first_steps(self) -> None:
+    def _first_steps(self) -> None:
+        """Begins what has come, and sends what that says."""
+        self._flushes = True
         fresh, self._fresh = self._fresh, []
-        for served in fresh:
+        for served, args in fresh:
+            self._steps.begin(served, run_served(served, args))
             if not served.is_over and served.context is None:
                 self._out.append(_frames.framed(b"\x92\x11" + _frames.integer(served.dialog)))
         self._flush()
@@ -470,34 +516,40 @@ class Line(asyncio.BufferedProtocol):
             payload = _codec.pack(errors.codec("Encode", "", "the error", too_long(payload, self.limit)))
         self.write_payload(lambda left: _frames.head_of(_frames.ERROR, dialog, False, left), dialog, payload)
 
-    def over(self, served: Served, *, value: Any = None, told: Any = None) -> None:
-        """A dialog's task has ended: its last frame is sent."""
-        dialog = served.dialog
-        with self._lock:
-            self.serving.pop(dialog, None)
+    def over(self, served: Served) -> bool:
+        """A dialog's task has ended. Whether its other side can be told how."""
+        self.serving.pop(served.dialog, None)
         served.is_over = True
-        self.actor.in_flight -= 1
-        self.actor.running.discard(served)
-        self.actor.served_count += 1
+        served.task = None  # it has a context in which `CURRENT` is this: nobody has to look for the circle
+        actor = self.actor
+        actor.running.discard(served)
+        actor.served_count += 1
         if served.context is not None:
             served.context.on_over()
-            served.context = None  # each knows the other: nobody has to look for the circle
-        if self.is_closed:
+            served.context = None  # another circle
+        return not self.is_closed
+
+    def failed(self, served: Served, told: Any) -> None:
+        """A dialog's task has ended with an error: that is its last frame."""
+        if self.over(served):
+            self.send_error(served.dialog, told)
+
+    def returned(self, served: Served, endpoint: Endpoint, value: Any) -> None:
+        """A dialog's task has ended with a value: that is its last frame."""
+        if not self.over(served):
             return
-        if told is not None:
-            self.send_error(dialog, told)
-            return
-        path = "" if served.endpoint is None else served.endpoint.path
+        dialog = served.dialog
         try:
             payload = _codec.pack(value)
         except _codec.CodecError as error:
-            self.send_error(dialog, errors.codec("Encode", path, "the result", str(error)))
+            self.send_error(dialog, errors.codec("Encode", endpoint.path, "the result", str(error)))
             return
-        if len(payload) + HEADER_BYTES + len(path) > self.limit:
-            self.send_error(dialog, errors.codec("Encode", path, "the result", too_long(payload, self.limit)))
-            return
-        if len(payload) <= LONG_BYTES and dialog not in self._longs:
-            self.write(_frames.framed(b"\x93\x16" + _frames.integer(dialog) + b"\x01", payload))
+        if len(payload) <= SHORT_BYTES and not self._longs:
+            self._out.append(_frames.returned(dialog, payload))
+            if not self._flushes:
+                self._flush_soon()
+        elif len(payload) + HEADER_BYTES + len(endpoint.path) > self.limit:
+            self.send_error(dialog, errors.codec("Encode", endpoint.path, "the result", too_long(payload, self.limit)))
         else:
             self.write_payload(lambda left: _frames.head_of(_frames.RETURN, dialog, True, left), dialog, payload)
 
@@ -730,7 +782,7 @@ class Line(asyncio.BufferedProtocol):
         if kind == _frames.START:
             served = self.serving[dialog]
             value, problem = _decoded(payload)
-            self._begin(served, header, value, problem)
+            self._begin_by(served, header, value, problem)
         elif kind == _frames.ERROR:
             self._on_error(header[:2], payload)
         elif kind == _frames.RETURN:

@@ -13,6 +13,7 @@ from ._registry import CONTEXT, STREAM, Endpoint, place_of
 
 if TYPE_CHECKING:
     from ._context import Context
+    from ._first_step import FirstSteps
     from ._line import Line
 
 CURRENT: contextvars.ContextVar[Served | None] = contextvars.ContextVar("teamster_dialog", default=None)
@@ -57,13 +58,11 @@ class Served:
         self.inner: set[asyncio.Task[Any]] = set()
         """What its thread waits for."""
 
-    def begin(self, run: Coroutine[Any, Any, None]) -> None:
-        """Makes it a task."""
-        loop = self.line.loop
-        self.task = loop.create_task(run)
-        if self.after is not None:
-            self.deadline = loop.time() + self.after
-            self._arm(self.after)
+    def expire(self, after: float) -> None:
+        """It is cancelled in so many seconds, unless it is over by then."""
+        self.after = after
+        self.deadline = self.line.loop.time() + after
+        self._arm(after)
 
     def _arm(self, after: float) -> None:
         self.timer = self.line.loop.call_later(after, self._late, self.line.actor.stood)
@@ -103,10 +102,13 @@ class Served:
 async def run_served(served: Served, args: list[Any]) -> None:
     """The whole of one dialog's task."""
     line = served.line
-    if served.canceller is not None:  # before its first step
-        line.over(served, told=served.cancelled)
+    if served.asked is not None:  # before its first step
+        served.canceller = served.asked
+        line.failed(served, served.cancelled)
         return
     served.has_begun = True
+    if served.task is None:  # it is being made
+        served.task = asyncio.current_task()
     CURRENT.set(served)
     endpoint = served.endpoint
     assert endpoint is not None, "it has been resolved"
@@ -116,17 +118,17 @@ async def run_served(served: Served, args: list[Any]) -> None:
         else:
             value = await _by_kind(served, endpoint, args)
     except asyncio.CancelledError:
-        line.over(served, told=served.cancelled)
+        line.failed(served, served.cancelled)
     except (SystemExit, KeyboardInterrupt):
         raise
     except errors.Cancelled as cancelled:
         # In a thread, that is how it hears of its own cancel.
         is_own = served.canceller is not None and cancelled.canceller == served.canceller
-        line.over(served, told=served.cancelled if is_own else errors.failed(cancelled, line.actor.aid, place_of(endpoint.function)))
+        line.failed(served, served.cancelled if is_own else errors.failed(cancelled, line.actor.aid, place_of(endpoint.function)))
     except BaseException as error:
-        line.over(served, told=errors.failed(error, line.actor.aid, place_of(endpoint.function)))
+        line.failed(served, errors.failed(error, line.actor.aid, place_of(endpoint.function)))
     else:
-        line.over(served, value=value)
+        line.returned(served, endpoint, value)
     finally:
         if served.timer is not None:
             served.timer.cancel()

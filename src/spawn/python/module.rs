@@ -13,6 +13,7 @@ const FILES: &[(&str, &str)] = &[
     ("_context.py", include_str!("../../../python/src/teamster/_context.py")),
     ("_control.py", include_str!("../../../python/src/teamster/_control.py")),
     ("_credit.py", include_str!("../../../python/src/teamster/_credit.py")),
+    ("_first_step.py", include_str!("../../../python/src/teamster/_first_step.py")),
     ("_frames.py", include_str!("../../../python/src/teamster/_frames.py")),
     ("_ident.py", include_str!("../../../python/src/teamster/_ident.py")),
     ("_line.py", include_str!("../../../python/src/teamster/_line.py")),
