@@ -68,7 +68,7 @@ def line_to_peer() -> tuple[Line, Transport]:
     actor: Any = Actor()
     line, transport = Line(actor, PEER, is_parent=False, connects=True, limit=1 << 20), Transport()
     line.was_idle = True  # nobody asks for an obituary
-    line.connection_made(transport)
+    line.connection_made(transport)  # type: ignore[arg-type]
     return line, transport
 
 

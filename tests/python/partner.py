@@ -447,7 +447,7 @@ else:
 async def lose_line(to):
     cut = 0
     for line in list(this().lines):
-        sock = line.transport.get_extra_info("socket")
+        sock = line.transport.sock
         pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if pid == to:
             sock.shutdown(socket.SHUT_RDWR)

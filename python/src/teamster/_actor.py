@@ -22,6 +22,7 @@ from . import _control, _frames, _logs, _registry, _spec, errors
 from ._ident import Aid, Canceller
 from ._line import Line
 from ._served import CURRENT, Served
+from ._socket import Socket
 from ._threads import Threads
 
 BOOT_VARIABLE = "TEAMSTER_BOOT"
@@ -204,22 +205,22 @@ class Actor:
             header, rest = found
             peer, limit = welcomed(header)
             line = Line(self, peer, is_parent=False, connects=True, limit=limit)
-            await self.attach(line, sock, rest)
+            self.attach(line, sock, rest)
         except BaseException:
             sock.close()
             raise
         return line
 
-    async def attach(self, line: Line, sock: socket.socket, rest: bytes) -> None:
+    def attach(self, line: Line, sock: socket.socket, rest: bytes) -> None:
         """Keeps a line moving, whose handshake is over."""
         sock.setblocking(False)
         self.lines.append(line)
-        if sock.family == socket.AF_UNIX:
-            await self.loop.create_unix_connection(lambda: line, sock=sock)
-        else:
+        if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await self.loop.create_connection(lambda: line, sock=sock)
+        transport = Socket(self.loop, sock, line)
+        line.connection_made(transport)
         line.feed(rest)
+        transport.start()
 
     def listen(self) -> socket.socket | None:
         """This actor's own socket, where others call it."""
@@ -264,7 +265,7 @@ class Actor:
             )
             header = [_frames.WELCOME, _frames.PROTOCOL, self.aid.header(), self.spec.max_frame_bytes, False]
             await self.loop.sock_sendall(sock, _frames.frame(header))
-            await self.attach(line, sock, rest)
+            self.attach(line, sock, rest)
         except _Refused as refused:
             with contextlib.suppress(OSError):
                 sock.send(_frames.frame([_frames.BYE, str(refused)]))
@@ -484,7 +485,7 @@ async def _live(actor: Actor, data_line: socket.socket, listener: socket.socket 
             return
         print(f"teamster: {actor.aid}: the parent did not let us in: {error}", file=sys.stderr)
         raise SystemExit(BOOT_FAILED) from None
-    await actor.attach(line, data_line, rest)
+    actor.attach(line, data_line, rest)
     _logs.install(actor)
     accepting = None if listener is None else actor.loop.create_task(actor.accept(listener))
     waits = {actor.ending}

@@ -21,6 +21,7 @@ from ._served import Served, run_served
 
 if TYPE_CHECKING:
     from ._actor import Actor
+    from ._socket import Socket
 
 LONG_BYTES = 32 * 1024
 """Payloads over this travel in pieces, so that others come in between."""
@@ -77,7 +78,7 @@ class Long:
         self.sent = 0
 
 
-class Line(asyncio.BufferedProtocol):
+class Line:
     """A data line. All of it belongs to the loop's thread, but for `cancel_now`."""
 
     def __init__(self, actor: Actor, peer: Aid, *, is_parent: bool, connects: bool, limit: int) -> None:
@@ -86,7 +87,7 @@ class Line(asyncio.BufferedProtocol):
         self.is_parent = is_parent
         self.limit = limit
         self.loop: asyncio.AbstractEventLoop = actor.loop
-        self.transport: asyncio.Transport | None = None
+        self.transport: Socket | None = None
         self.is_closed = False
         self.was_idle = False
         """The other side has closed it, since nobody had used it for a while."""
@@ -122,7 +123,7 @@ class Line(asyncio.BufferedProtocol):
 
     # ---- the transport
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: Socket) -> None:
         self.transport = transport
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
 
@@ -181,9 +182,6 @@ class Line(asyncio.BufferedProtocol):
             self._buffer = bytearray(BUFFER_BYTES)
             self._view = memoryview(self._buffer)
         self._filled = rest
-
-    def eof_received(self) -> bool:
-        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._conclude("the line has ended" if exc is None else str(exc))

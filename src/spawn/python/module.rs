@@ -24,6 +24,7 @@ const FILES: &[(&str, &str)] = &[
     ("_pure.py", include_str!("../../../python/src/teamster/_pure.py")),
     ("_registry.py", include_str!("../../../python/src/teamster/_registry.py")),
     ("_served.py", include_str!("../../../python/src/teamster/_served.py")),
+    ("_socket.py", include_str!("../../../python/src/teamster/_socket.py")),
     ("_spec.py", include_str!("../../../python/src/teamster/_spec.py")),
     ("_threads.py", include_str!("../../../python/src/teamster/_threads.py")),
     ("_version.py", include_str!("../../../python/src/teamster/_version.py")),
