@@ -191,6 +191,19 @@ async def test_who_was_asked_to_end_before_its_first_step_takes_none() -> None:
 
 
 @on_loop
+async def test_its_deadline_goes_with_it() -> None:
+    line, _ = line_to_peer()
+    await arrives(line, frame([_frames.START, 2, 0, 0, 10**9, "first::add"], pack([1, 2])))
+    await arrives(line, frame([_frames.START, 4, 1, 0, 10**9, "first::waits"], pack([])))
+    [served] = line.serving.values()
+    assert served.timer is not None and not served.timer.cancelled()
+    line.cancel_now(4, DROPPED)
+    await turns()
+    loop: Any = asyncio.get_running_loop()
+    assert served.timer.cancelled() and all(timer.cancelled() for timer in loop._scheduled)
+
+
+@on_loop
 async def test_what_a_call_sets_in_its_context_is_its_own() -> None:
     line, transport = line_to_peer()
     data = start(2, "first::paints") + frame([_frames.START, 4, 0, 0])

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 LONG_BYTES = 32 * 1024
 """Payloads over this travel in pieces, so that others come in between."""
-SHORT_BYTES = 1024
-"""Those up to this are within any limit."""
 PIECE_BYTES = 128 * 1024
 PIECES_A_TURN = 8
 HIGH_WATER_BYTES = 512 * 1024
@@ -234,11 +232,8 @@ class Line:
         """Writes a frame, with all that is written until the loop comes round."""
         self._out.append(frame)
         if not self._flushes:
-            self._flush_soon()
-
-    def _flush_soon(self) -> None:
-        self._flushes = True
-        self.loop.call_soon(self._flush)
+            self._flushes = True
+            self.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flushes = False
@@ -518,6 +513,8 @@ class Line:
         """A dialog's task has ended. Whether its other side can be told how."""
         self.serving.pop(served.dialog, None)
         served.is_over = True
+        if served.timer is not None:
+            served.timer.cancel()
         served.task = None  # it has a context in which `CURRENT` is this: nobody has to look for the circle
         actor = self.actor
         actor.running.discard(served)
@@ -542,12 +539,10 @@ class Line:
         except _codec.CodecError as error:
             self.send_error(dialog, errors.codec("Encode", endpoint.path, "the result", str(error)))
             return
-        if len(payload) <= SHORT_BYTES and not self._longs:
-            self._out.append(_frames.returned(dialog, payload))
-            if not self._flushes:
-                self._flush_soon()
-        elif len(payload) + HEADER_BYTES + len(endpoint.path) > self.limit:
+        if len(payload) + HEADER_BYTES + len(endpoint.path) > self.limit:
             self.send_error(dialog, errors.codec("Encode", endpoint.path, "the result", too_long(payload, self.limit)))
+        elif len(payload) <= LONG_BYTES and dialog not in self._longs:
+            self.write(_frames.returned(dialog, payload))
         else:
             self.write_payload(lambda left: _frames.head_of(_frames.RETURN, dialog, True, left), dialog, payload)
 

@@ -129,9 +129,6 @@ async def run_served(served: Served, args: list[Any]) -> None:
         line.failed(served, errors.failed(error, line.actor.aid, place_of(endpoint.function)))
     else:
         line.returned(served, endpoint, value)
-    finally:
-        if served.timer is not None:
-            served.timer.cancel()
 
 
 async def _by_kind(served: Served, endpoint: Endpoint, args: list[Any]) -> Any:
