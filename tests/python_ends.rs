@@ -32,6 +32,22 @@ async fn main() -> Result<(), Error> {
                 println!("ready");
                 pending().await
             }
+            "boots" => {
+                let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/never_runs.py");
+                let file = tempfile::tempdir()?.keep().join("boots");
+                let starting = an.actor("carl").python(Python::script(script)).args([&file]).start();
+                let telling = async {
+                    while !file.exists() {
+                        tokio::task::yield_now().await;
+                    }
+                    println!("ready");
+                    pending::<Result<(), Error>>().await
+                };
+                tokio::select! {
+                    started = starting => panic!("it is no actor: {started:?}"),
+                    told = telling => Ok(told?),
+                }
+            }
             "below" => {
                 let middle = an.start_actor("middle").await?;
                 Ok(middle.run(keeps_one()).await?)
@@ -113,7 +129,7 @@ fn sigint_to_every_process_of_the_tree_is_one_to_the_root() {
 #[test]
 #[ignore = "needs Python 3.11"]
 fn a_killed_root_takes_python_programs_with_it() {
-    for scene in ["idle", "callee::hold", "callee::block", "callee::spin", "below"] {
+    for scene in ["idle", "boots", "callee::hold", "callee::block", "callee::spin", "below"] {
         let mut program = Program::start(scene);
         program.says("ready");
         program.signal(Signal::KILL);

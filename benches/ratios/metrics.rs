@@ -55,7 +55,8 @@ pub(crate) const METRICS: &[Metric] = &[
     metric("stream_bulk", "MiB/s", Better::More, |budget| Box::pin(bulk(budget))),
     metric("stream_2way", "MiB/s", Better::More, |budget| Box::pin(bulk_both_ways(budget))),
     metric("stream_merge", "us", Better::Less, |budget| Box::pin(merge(budget))),
-    metric("py_rpc_rtt", "us", Better::Less, |budget| Box::pin(python::round_trips(budget))),
+    metric("py_rpc_rtt", "us", Better::Less, |budget| Box::pin(python::round_trips(budget, "protocol"))),
+    metric("py_rpc_rtt_streams", "us", Better::Less, |budget| Box::pin(python::round_trips(budget, "streams"))),
     #[cfg(feature = "tls")]
     metric("rpc_rtt_tcp_tls", "us", Better::Less, |budget| Box::pin(tls_round_trips(budget))),
     #[cfg(feature = "tls")]

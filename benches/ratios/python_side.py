@@ -1,4 +1,7 @@
-"""Both sides of `py_rpc_rtt`: an actor that adds; or, with the path of a socket, an echo by asyncio and msgpack alone."""
+"""Both sides of `py_rpc_rtt`: an actor that adds; or, with the path of a socket, an echo by asyncio and msgpack alone.
+
+That is an `asyncio.Protocol`, which is the least that asyncio asks for, or a function with a reader and a writer.
+"""
 
 import asyncio
 import sys
@@ -47,7 +50,21 @@ async def echo(path):
     await ended
 
 
-if len(sys.argv) > 1:
-    asyncio.run(echo(sys.argv[1]))
+async def echo_by_streams(path):
+    reader, writer = await asyncio.open_unix_connection(path)
+    packer = msgpack.Packer()
+    while True:
+        try:
+            length = int.from_bytes(await reader.readexactly(4), "little")
+            value = msgpack.unpackb(await reader.readexactly(length))
+        except asyncio.IncompleteReadError:
+            break
+        answer = packer.pack(value)
+        writer.write(len(answer).to_bytes(4, "little") + answer)
+        await writer.drain()
+
+
+if len(sys.argv) > 2:
+    asyncio.run({"protocol": echo, "streams": echo_by_streams}[sys.argv[2]](sys.argv[1]))
 else:
     teamster.run()

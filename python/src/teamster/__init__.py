@@ -13,7 +13,7 @@ A Rust program starts it by `nursery.actor("maths").python("maths.py").start().a
 
 from __future__ import annotations
 
-from . import sync
+from . import _boot_watch, sync
 from ._actor import is_child, run, serve
 from ._context import Context, OpenedContext, Stream
 from ._ident import Aid, Canceller, CancelRequest
@@ -41,6 +41,10 @@ from .errors import (
     TransportError,
     Unknown,
 )
+
+
+if is_child():
+    _boot_watch.begin()
 
 
 def canceller() -> Canceller | None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from . import _control, _frames, _logs, _registry, _spec, errors
+from . import _boot_watch, _control, _frames, _logs, _registry, _spec, errors
 from ._ident import Aid, Canceller
 from ._line import Line
 from ._served import CURRENT, Served
@@ -444,6 +444,7 @@ def _boot(loop: asyncio.AbstractEventLoop) -> tuple[Actor, socket.socket, socket
         if threading.current_thread() is threading.main_thread():
             actor.control.take_signals()
         actor.control.start()
+        _boot_watch.end()
         what = "speaking to the parent"
         addrs = [] if listener is None else [["uds", os.fsencode(spec.socket_path)]]
         data_line.sendall(_hello(actor, _frames.LINE_DATA, spec.data_token, addrs))

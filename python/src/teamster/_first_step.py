@@ -50,7 +50,11 @@ else:
                 owner.task = loop.create_task(run)
                 return
             kept = loop.call_soon
-            loop.call_soon = self._call_soon
+            try:
+                loop.call_soon = self._call_soon
+            except AttributeError:  # a loop whose methods can't be replaced
+                owner.task = loop.create_task(run)
+                return
             try:
                 owner.task = task = asyncio.Task(run, loop=loop)
             finally:

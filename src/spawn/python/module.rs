@@ -9,6 +9,7 @@ const PACKAGE: &str = "teamster";
 const FILES: &[(&str, &str)] = &[
     ("__init__.py", include_str!("../../../python/src/teamster/__init__.py")),
     ("_actor.py", include_str!("../../../python/src/teamster/_actor.py")),
+    ("_boot_watch.py", include_str!("../../../python/src/teamster/_boot_watch.py")),
     ("_codec.py", include_str!("../../../python/src/teamster/_codec.py")),
     ("_context.py", include_str!("../../../python/src/teamster/_context.py")),
     ("_control.py", include_str!("../../../python/src/teamster/_control.py")),
