@@ -401,6 +401,8 @@ async def test_a_hostile_frame_closes_the_line_with_a_word() -> None:
         [_frames.CANCEL, 1, 0, {}],
         [_frames.CANCEL, 1, 0, [[*aid[:1], 3, *aid[2:]], 0, 0]],
         [_frames.CANCEL, 1, 0, [["name", [500] * 16, 7, "host"], 0, 0]],
+        *([kind, dialog, 0] for kind in STREAMS_KINDS for dialog in (0, 1, 2)),  # which never began
+        *([kind] for kind in _frames.NAMES if kind not in _line._ON),
     ]
     for header in hostile:
         line, transport = line_to_peer()
@@ -412,6 +414,44 @@ async def test_a_hostile_frame_closes_the_line_with_a_word() -> None:
     line, transport = line_to_peer()
     line.feed(b"\x02\0\0\0\x90\x16")  # an array of no fields, and what looks like a kind behind it
     assert line.is_closed
+
+
+STREAMS_KINDS = (_frames.STARTED, _frames.OPEN, _frames.YIELD, _frames.STOP, _frames.CREDIT, _frames.PART)
+
+
+@on_loop
+async def test_what_comes_for_a_dialog_that_has_ended_is_dropped() -> None:
+    line, transport = line_to_peer()
+    line.feed(start(2, "line::size", b"12"))
+    call = await calls(line, "peer::size", b"12")
+    line.feed(_frames.framed(head_of(_frames.RETURN, 1, True, 0), pack(2)))
+    assert await call == 2
+    await turns()
+    assert _frames.RETURN in kinds(transport), "both have ended"
+    for dialog in (1, 2):
+        for kind in STREAMS_KINDS:
+            line.feed(frame([kind, dialog, 0], pack(7)))
+            assert not line.is_closed, (dialog, _frames.NAMES[kind])
+
+
+@on_loop
+async def test_what_has_no_place_in_a_context_is_named_with_its_dialog() -> None:
+    hostile = {
+        "Started for the dialog 2, where it has no place now": [_frames.STARTED, 2, 0],
+        "Yield for the dialog 2, where it has no place now": [_frames.YIELD, 2, 0],
+        "Part for the dialog 2, where it has no place now": [_frames.PART, 2, 0],
+        "Stop for the dialog 2, where it has no place now": [_frames.STOP, 2, 0],
+        "7 is no way to stop": [_frames.STOP, 2, 7],
+        "Return for the dialog 2, which is not open here": [_frames.RETURN, 2, 0],
+    }
+    for wanted, header in hostile.items():
+        line, transport = line_to_peer()
+        line.feed(start(2, "line::linked"))
+        await turns()
+        line.feed(frame(header, pack(7)))
+        said = transport.written[-1][0]
+        assert said[0] == _frames.BYE and wanted in said[1], said
+        await turns()
 
 
 @on_loop

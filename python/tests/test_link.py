@@ -17,9 +17,9 @@ def opened(*, is_callee: bool = True) -> Link:
     if is_callee:
         link.start()
     else:
-        link.on_started()
+        link.on_started(1)
     link.open_stream()
-    link.on_open()
+    link.on_open(1)
     return link
 
 
@@ -90,11 +90,11 @@ def test_room_is_for_what_the_peer_takes() -> None:
     link.open_stream()
     assert link.room(FIRST_WINDOW_BYTES) is Room.NOW
     assert link.room(1) is Room.NO_READER
-    link.on_open()
+    link.on_open(1)
     assert link.room(1) is Room.PIECES
     link.sending.on_credit(FIRST_WINDOW_BYTES + 10)
     assert link.room(4) is Room.NOW
-    link.on_stop(STOP_LEFT)
+    link.on_stop(1, STOP_LEFT)
     assert link.room(6) is Room.IN_TRANSIT and link.room(1) is Room.GONE
 
 
@@ -103,27 +103,27 @@ def test_room_is_for_what_the_peer_takes() -> None:
 
 def test_items_come_once_and_in_order() -> None:
     link = opened()
-    link.on_yield(view(b"\x01\x02"), 0)
-    link.on_yield(view(b"\x93\x01"), 2)
-    link.on_part(view(b"\x02"), 1)
+    link.on_yield(1, view(b"\x01\x02"), 0)
+    link.on_yield(1, view(b"\x93\x01"), 2)
+    link.on_part(1, view(b"\x02"), 1)
     assert [link.read(), link.take(), link.read(), link.take(), link.read()] == [True, 1, True, 2, False]
-    link.on_part(view(b"\x03"), 0)
+    link.on_part(1, view(b"\x03"), 0)
     assert link.read() and link.take() == [1, 2, 3]
-    link.on_stop(STOP_FINISHED)
+    link.on_stop(1, STOP_FINISHED)
     assert not link.read() and link.is_drained
 
 
 @pytest.mark.parametrize(
     "script",
     [
-        lambda link: link.on_open(),
-        lambda link: link.on_started(),
-        lambda link: (link.on_yield(view(b"\x93"), 3), link.on_yield(view(b"\x01"), 0)),
-        lambda link: (link.on_yield(view(b"\x93"), 3), link.on_part(view(b"\x01"), 1)),
-        lambda link: (link.on_yield(view(b"\x93"), 3), link.on_part(view(b"\x01\x02\x03\x04"), 0)),
-        lambda link: (link.on_stop(STOP_FINISHED), link.on_yield(view(b"\x01"), 0)),
-        lambda link: (link.on_stop(STOP_LEFT), link.on_stop(STOP_FINISHED)),
-        lambda link: link.on_yield(view(b"\0" * (FIRST_WINDOW_BYTES + 1)), 0),
+        lambda link: link.on_open(1),
+        lambda link: link.on_started(1),
+        lambda link: (link.on_yield(1, view(b"\x93"), 3), link.on_yield(1, view(b"\x01"), 0)),
+        lambda link: (link.on_yield(1, view(b"\x93"), 3), link.on_part(1, view(b"\x01"), 1)),
+        lambda link: (link.on_yield(1, view(b"\x93"), 3), link.on_part(1, view(b"\x01\x02\x03\x04"), 0)),
+        lambda link: (link.on_stop(1, STOP_FINISHED), link.on_yield(1, view(b"\x01"), 0)),
+        lambda link: (link.on_stop(1, STOP_LEFT), link.on_stop(1, STOP_FINISHED)),
+        lambda link: link.on_yield(1, view(b"\0" * (FIRST_WINDOW_BYTES + 1)), 0),
     ],
     ids=["opened twice", "started by its opener", "two items at once", "less than said", "more than said", "after the stop", "stopped less", "over the credit"],
 )
@@ -136,24 +136,24 @@ def test_what_the_peer_may_not_say(script: object) -> None:
 def test_items_before_the_peer_has_opened_break_the_protocol() -> None:
     link = Link(is_callee=True)
     with pytest.raises(Violation):
-        link.on_yield(view(b"\x01"), 0)
-    link.on_stop(STOP_BODY_OVER)  # but it may be over
+        link.on_yield(1, view(b"\x01"), 0)
+    link.on_stop(1, STOP_BODY_OVER)  # but it may be over
 
 
 def test_one_long_item_is_let_in_as_it_arrives_and_only_for_a_reader() -> None:
     link = opened()
-    link.on_yield(view(b"\0" * FIRST_WINDOW_BYTES), 1 << 20)
+    link.on_yield(1, view(b"\0" * FIRST_WINDOW_BYTES), 1 << 20)
     granted = link.credit()
     assert granted is not None and granted > WINDOW_BYTES
     other = Link(is_callee=True)
-    other.on_open()
-    other.on_yield(view(b"\0" * FIRST_WINDOW_BYTES), 1 << 20)
+    other.on_open(1)
+    other.on_yield(1, view(b"\0" * FIRST_WINDOW_BYTES), 1 << 20)
     assert other.credit() is None, "nobody reads it"
 
 
 def test_who_reads_no_more_holds_up_nobody() -> None:
     link = opened()
-    link.on_yield(view(b"\0" * FIRST_WINDOW_BYTES), 0)
+    link.on_yield(1, view(b"\0" * FIRST_WINDOW_BYTES), 0)
     link.stop(STOP_LEFT)
     assert link.credit() is not None and not link.read() and link.is_drained
 
@@ -164,7 +164,7 @@ def test_where_overruns_are_allowed_the_newest_stay() -> None:
     total = 0
     for number in range(200_000):
         data = b"\xcd" + number.to_bytes(2, "big") if number < 1 << 16 else b"\xce" + number.to_bytes(4, "big")
-        link.on_yield(view(data), 0)
+        link.on_yield(1, view(data), 0)
         link.credit()
         total += 1
     kept = []
@@ -176,7 +176,7 @@ def test_where_overruns_are_allowed_the_newest_stay() -> None:
 
 def test_a_cancel_is_one_and_drops_what_waits() -> None:
     link = opened()
-    link.on_yield(view(b"\x01"), 0)
+    link.on_yield(1, view(b"\x01"), 0)
     assert link.cancel() and not link.cancel() and not link.read()
     link.on_end()
     assert link.room(1) is Room.IN_TRANSIT

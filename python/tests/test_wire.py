@@ -31,7 +31,12 @@ FRANK = Aid("frank", bytes(range(16)), 7, "here")
 
 def test_there_are_examples_of_all_kinds() -> None:
     kinds = {_frames.split(memoryview(data[4:]))[0][0] for data in EXAMPLES.values()}
-    assert kinds == _frames.KINDS
+    assert kinds == _frames.NAMES.keys()
+
+
+def test_kinds_are_called_what_the_page_calls_them() -> None:
+    rows = re.findall(r"^\| (\d+) \| (\w+) \| ", WIRE.read_text(), re.MULTILINE)
+    assert {int(number): name for number, name in rows} == _frames.NAMES
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

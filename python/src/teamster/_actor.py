@@ -293,6 +293,8 @@ class Actor:
             raise _Refused("another protocol")
         if hello[7] is not None and hello[7] != self.aid.uuid:
             raise _Refused("another actor lives at this address now")
+        if hello[3] == _frames.LINE_CONTROL and hello[4] is None:
+            raise _Refused("a control line needs a token")
         if hello[3] != _frames.LINE_DATA or hello[4] is not None:
             raise _Refused("an unknown token, or one that was used already")
         return hello, rest

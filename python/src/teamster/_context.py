@@ -29,7 +29,7 @@ OVERRUN_AFTER = 1.0
 
 def too_long(payload: bytes, limit: int) -> str:
     """What is wrong with a payload that no frame may have."""
-    return f"it has {len(payload)} bytes, and the limit is {limit}"
+    return f"its {len(payload)} bytes and a header are over the limit of {limit} bytes a message: send it in parts"
 
 
 class _Side:
@@ -415,7 +415,7 @@ class OpenedContext(_Side):
         return self._value
 
     def on_started(self, value: Any, problem: str | None) -> None:
-        self.link.on_started()
+        self.link.on_started(self.dialog)
         self.first, self._problem = value, problem
         self.wake()
 

@@ -16,8 +16,16 @@ HELLO, WELCOME, BYE, PING, PONG = 1, 2, 3, 4, 5
 START, START_ACK, STARTED, OPEN, YIELD, STOP, RETURN, ERROR = 16, 17, 18, 19, 20, 21, 22, 23
 CANCEL, CANCEL_ACK, CREDIT, PART = 24, 25, 26, 27
 TASKS_GONE, SIGNALLED, LOG, OBITUARY_ASKED, OBITUARY, STOOD, LOAD = 34, 35, 37, 42, 43, 45, 47
-KINDS = frozenset({1, 2, 3, 4, 5, *range(16, 28), *range(32, 50)})
-"""All that a peer may send, whether we act on it or not."""
+NAMES = dict(
+    zip(
+        (*range(1, 6), *range(16, 28), *range(32, 50)),
+        "Hello Welcome Bye Ping Pong Start StartAck Started Open Yield Stop Return Error Cancel CancelAck Credit Part"
+        " SpawnRecord Ready TasksGone Signalled EndAsked Log Dump End Ended Spawning ObituaryAsked Obituary Hold Stood Stuck"
+        " Load Beat Gone".split(),
+        strict=True,
+    )
+)
+"""All that a peer may send on one of its lines, by number."""
 
 NAMED = 1
 LINE_DATA, LINE_CONTROL = 0, 1
@@ -48,6 +56,21 @@ _FIELDS: dict[int, tuple[int, tuple[int, ...]]] = {
 
 class Violation(Exception):
     """The peer broke the protocol."""
+
+
+def not_open(kind: int, dialog: int) -> Violation:
+    """For a dialog that was never there, or one of ours that has ended."""
+    return Violation(f"{NAMES[kind]} for the dialog {dialog}, which is not open here")
+
+
+def out_of_order(kind: int, dialog: int) -> Violation:
+    """For one that is there."""
+    return Violation(f"{NAMES[kind]} for the dialog {dialog}, where it has no place now")
+
+
+def too_long(size: int, limit: int) -> Violation:
+    """A payload that comes in pieces."""
+    return Violation(f"a payload of {size} bytes is over the limit of {limit} bytes")
 
 
 def check(header: list[Any]) -> None:
@@ -142,7 +165,7 @@ def split(body: memoryview) -> tuple[list[Any], memoryview]:
             raise Violation(f"a header can't be read: {error}") from None
         if not isinstance(header, list) or not header or not isinstance(header[0], int):
             raise Violation("a header is no array that begins with a kind")
-        if header[0] not in KINDS:
+        if header[0] not in NAMES:
             raise Violation(f"{header[0]} is no kind of frame")
         return header, body[values.tell() :]
     raise Violation("a frame ends inside its header")

@@ -374,10 +374,9 @@ class Line:
             self._on_return(header, value, problem)
 
     def _on_frame(self, header: list[Any], payload: memoryview) -> None:
-        try:
-            on_frame = _ON[header[0]]
-        except KeyError:
-            return  # one that means nothing on a data line
+        on_frame = _ON.get(header[0])
+        if on_frame is None:  # of a control line, or of a handshake
+            raise Violation(f"a {_frames.NAMES[header[0]]} frame has no place here")
         _frames.check(header)
         on_frame(self, header, payload)
 
@@ -421,7 +420,7 @@ class Line:
 
     def _check_sum(self, total: int) -> None:
         if total > self.limit:
-            raise Violation(f"a payload of {total} bytes, where {self.limit} are the limit")
+            raise _frames.too_long(total, self.limit)
 
     def _open_by(self, header: list[Any]) -> Served | None:
         return self._open(header[1], header[2], header[5] if len(header) > 5 else None)
@@ -663,27 +662,27 @@ class Line:
                 if not future.done():
                     future.set_result(None)
 
-    def _ours(self, dialog: int) -> Outgoing:
+    def _ours(self, kind: int, dialog: int) -> Outgoing:
         outgoing = self.calls.get(dialog)
         if outgoing is None:
-            raise Violation(f"the dialog {dialog} is not open")
+            raise _frames.not_open(kind, dialog)
         return outgoing
 
     def _on_start_ack(self, header: list[Any], _payload: memoryview) -> None:
-        self._ours(header[1]).has_begun = True
+        self._ours(header[0], header[1]).has_begun = True
 
     def _on_return_frame(self, header: list[Any], payload: memoryview) -> None:
         left = _frames.left_of(header, 3)
         if left:
             self._check_sum(len(payload) + left)
-            self._ours(header[1])
+            self._ours(header[0], header[1])
             self._incoming[header[1]] = Incoming(header, payload, left)
             return
         value, problem = _decoded(payload)
         self._on_return(header, value, problem)
 
     def _on_return(self, header: list[Any], value: Any, problem: str | None) -> None:
-        outgoing = self._ours(header[1])
+        outgoing = self._ours(header[0], header[1])
         error = None if problem is None else errors.CodecError(outgoing.path, "the result", problem, "Decode")
         self._concluded(outgoing, value, error)
 
@@ -691,25 +690,39 @@ class Line:
         left = _frames.left_of(header, 2)
         if left:
             self._check_sum(len(payload) + left)
-            self._ours(header[1])
+            self._ours(header[0], header[1])
             self._incoming[header[1]] = Incoming(header, payload, left)
             return
-        outgoing = self._ours(header[1])
+        outgoing = self._ours(header[0], header[1])
         self._concluded(outgoing, None, errors.from_wire(payload, outgoing.path, self.peer))
 
     # ---- contexts
 
-    def _context(self, dialog: int) -> Context | OpenedContext | None:
+    def _context(self, kind: int, dialog: int) -> Context | OpenedContext | None:
+        """Whom a frame of a stream is for. None: it is dropped."""
         served = self.serving.get(dialog)
         if served is not None:
             return served.context
         outgoing = self.calls.get(dialog)
-        return None if outgoing is None else outgoing.context
+        if outgoing is not None:
+            return outgoing.context
+        self._check_has_been(kind, dialog)
+        return None
+
+    def _check_has_been(self, kind: int, dialog: int) -> None:
+        """What comes for a dialog that has ended here was on its way; for one that never began it can't be."""
+        is_ours = dialog % 2 == self._next_dialog % 2
+        has_been = dialog < self._next_dialog if is_ours else 0 < dialog <= self._last_start
+        if not has_been:
+            raise _frames.not_open(kind, dialog)
 
     def _on_started(self, header: list[Any], payload: memoryview) -> None:
         left = _frames.left_of(header, 3)
         outgoing = self.calls.get(header[1])
         if outgoing is None:
+            if header[1] in self.serving:
+                raise _frames.out_of_order(_frames.STARTED, header[1])
+            self._check_has_been(_frames.STARTED, header[1])
             return
         if outgoing.context is None:
             # The caller has mistaken its path: that one call fails, and ends as whatever is cancelled.
@@ -725,28 +738,28 @@ class Line:
         outgoing.context.on_started(value, problem)
 
     def _on_open(self, header: list[Any], _payload: memoryview) -> None:
-        context = self._context(header[1])
+        context = self._context(header[0], header[1])
         if context is not None:
-            context.link.on_open()
+            context.link.on_open(header[1])
             context.wake()
 
     def _on_yield(self, header: list[Any], payload: memoryview) -> None:
         left = _frames.left_of(header, 3)
         self._check_sum(len(payload) + left)
-        context = self._context(header[1])
+        context = self._context(header[0], header[1])
         if context is not None:
-            context.link.on_yield(payload, left)
+            context.link.on_yield(header[1], payload, left)
             context.grant()
             context.wake()
 
     def _on_stop(self, header: list[Any], _payload: memoryview) -> None:
-        context = self._context(header[1])
+        context = self._context(header[0], header[1])
         if context is not None:
-            context.link.on_stop(header[2])
+            context.link.on_stop(header[1], header[2])
             context.wake()
 
     def _on_credit(self, header: list[Any], _payload: memoryview) -> None:
-        context = self._context(header[1])
+        context = self._context(header[0], header[1])
         if context is not None:
             context.link.sending.on_credit(header[2])
             context.wake()
@@ -755,16 +768,16 @@ class Line:
         dialog, left = header[1], header[2]
         incoming = self._incoming.get(dialog)
         if incoming is None:
-            context = self._context(dialog)
+            context = self._context(_frames.PART, dialog)
             if context is not None:
-                context.link.on_part(payload, left)
+                context.link.on_part(dialog, payload, left)
                 context.grant()
                 context.wake()
             return  # else of one that has ended here
         incoming.data += payload
         incoming.left -= len(payload)
         if incoming.left != left:
-            raise Violation("the parts of a payload do not fit each other")
+            raise _frames.out_of_order(_frames.PART, dialog)
         if not left:
             del self._incoming[dialog]
             self._whole(incoming.header, memoryview(incoming.data))
@@ -833,6 +846,7 @@ _ON: dict[int, Callable[[Line, list[Any], memoryview], None]] = {
     _frames.PART: Line._on_part,
     _frames.PING: Line._on_ping,
     _frames.PONG: Line._ignore,
+    _frames.LOG: Line._ignore,
     _frames.BYE: Line._on_bye,
 }
 

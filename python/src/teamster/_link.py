@@ -8,7 +8,7 @@ from typing import Any
 
 from . import _codec, _frames
 from ._credit import WINDOW_BYTES, Receiving, Sending
-from ._frames import Violation
+from ._frames import Violation, out_of_order
 from .errors import Misused
 
 KEPT_BYTES = WINDOW_BYTES // 4
@@ -177,42 +177,40 @@ class Link:
 
     # ---- the peer speaks
 
-    def on_started(self) -> None:
+    def on_started(self, dialog: int) -> None:
         if self.is_callee or self.has_started:
-            raise Violation("Started is not allowed now")
+            raise out_of_order(_frames.STARTED, dialog)
         self.has_started = True
 
-    def on_open(self) -> None:
+    def on_open(self, dialog: int) -> None:
         if self.theirs_open:
-            raise Violation("Open came twice")
+            raise out_of_order(_frames.OPEN, dialog)
         self.theirs_open = True
 
-    def on_yield(self, data: memoryview, left: int) -> None:
+    def on_yield(self, dialog: int, data: memoryview, left: int) -> None:
         """Whole items, or with `left` the beginning of one."""
         if not self.theirs_open or self.theirs_stop is not None or self.partial is not None:
-            raise Violation("Yield is not allowed now")
-        self._book(len(data))
+            raise out_of_order(_frames.YIELD, dialog)
+        self._book(dialog, len(data))
         if left:
             self.partial, self.partial_left = bytearray(data), left
         else:
             self._push(bytes(data))
 
-    def on_part(self, data: memoryview, left: int) -> None:
+    def on_part(self, dialog: int, data: memoryview, left: int) -> None:
         """More of an item."""
-        if self.partial is None:
-            return  # of one whose place an end has taken
-        if self.partial_left - len(data) != left:
-            raise Violation("the parts of an item do not fit each other")
-        self._book(len(data))
+        if self.partial is None or self.partial_left - len(data) != left:
+            raise out_of_order(_frames.PART, dialog)
+        self._book(dialog, len(data))
         self.partial_left = left
         self.partial += data
         if not left:
             whole, self.partial = self.partial, None
             self._push(bytes(whole))
 
-    def _book(self, count: int) -> None:
+    def _book(self, dialog: int, count: int) -> None:
         if not self.receiving.on_bytes(count):
-            raise Violation("more items came than were granted")
+            raise Violation(f"more items in the dialog {dialog} than it was granted")
 
     def _push(self, items: bytes) -> None:
         unread = max(len(items) - self.let_in, 0)
@@ -245,11 +243,13 @@ class Link:
             self.receiving.consume(unread)
             self._push_dropping(segment)
 
-    def on_stop(self, how: int) -> None:
+    def on_stop(self, dialog: int, how: int) -> None:
+        if how > _frames.STOP_BODY_OVER:
+            raise Violation(f"a malformed frame: {how} is no way to stop")
         is_new = self.theirs_stop is None or self.theirs_stop < how
         is_theirs = how != _frames.STOP_BODY_OVER or self.is_callee
         if not is_new or not is_theirs or (not self.theirs_open and how != _frames.STOP_BODY_OVER):
-            raise Violation("Stop is not allowed now")
+            raise out_of_order(_frames.STOP, dialog)
         self.theirs_stop = how
 
     def on_end(self) -> None:
