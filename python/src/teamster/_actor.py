@@ -21,6 +21,7 @@ from typing import Any
 from . import _boot_watch, _control, _frames, _logs, _registry, _spec, errors
 from ._ident import Aid, Canceller
 from ._line import Line
+from ._peers import death_of
 from ._served import CURRENT, Served
 from ._socket import Socket
 from ._threads import Threads
@@ -185,7 +186,8 @@ class Actor:
                     return await self._dial_at(aid, usable)
             except (OSError, TimeoutError, EOFError, errors.TransportError, _frames.Violation) as error:
                 problems.append(f"{usable[1]}: {error or type(error).__name__}")
-        raise errors.TransportError(f"{aid} can't be reached: {'; '.join(problems) or 'no address that we can use'}")
+        text = f"{aid} can't be reached: {'; '.join(problems) or 'no address that we can use'}"
+        raise await death_of(self, aid) or errors.TransportError(text)
 
     async def _dial_at(self, aid: Aid, addr: tuple[Any, ...]) -> Line:
         sock = socket.socket(socket.AF_UNIX if addr[0] == "uds" else socket.AF_INET)

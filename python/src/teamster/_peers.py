@@ -20,27 +20,35 @@ _RUNGS = (None, "Cancel", "Sigterm", "Sigkill")
 
 async def why_lost(actor: Actor, aid: Aid) -> errors.TeamsterError | None:
     """What is known of the end of `aid`, if it has ended: it was cancelled, or it died."""
+    death = await death_of(actor, aid)
+    return death if death is None or death.canceller is None else errors.Cancelled(death.canceller)
+
+
+async def death_of(actor: Actor, aid: Aid) -> errors.ActorDied | None:
+    """The end of `aid`, if it has ended."""
     if actor.canceller is not None or aid.host != actor.aid.host or not await _is_dead_soon(aid):
         return None
     receipt = await _obituary(actor, aid)
     if receipt is None:
-        return errors.ActorDied(aid, "how is not known", _death(aid, None, "Unknown", None, None))
+        return errors.ActorDied(aid, "how is not known", None, _death(aid, None, "Unknown", None, None))
     receipt += [None] * (7 - len(receipt))
     asked, _heard, _gone, _reaped, rung, (how, number), stuck = receipt[:7]
-    if asked is not None:
-        return errors.Cancelled(Canceller.read(asked))
+    canceller = None if asked is None else Canceller.read(asked)
     exit_kind = [{"Status": number}, {"Signal": number}, "Unknown"][how if how in (0, 1) else 2]
     text = [f"exited with status {number}", f"killed by signal {number}", "how is not known"][how if how in (0, 1) else 2]
-    return errors.ActorDied(aid, text, _death(aid, None, exit_kind, _RUNGS[rung] if rung < len(_RUNGS) else None, stuck))
+    if canceller is not None:
+        text = f"it was cancelled by {canceller}"
+    death = _death(aid, canceller, exit_kind, _RUNGS[rung] if rung < len(_RUNGS) else None, stuck)
+    return errors.ActorDied(aid, text, canceller, death)
 
 
-def _death(aid: Aid, asked: Any, exit_kind: Any, rung: str | None, stuck: str | None) -> dict[str, Any]:
+def _death(aid: Aid, asked: Canceller | None, exit_kind: Any, rung: str | None, stuck: str | None) -> dict[str, Any]:
     """As Rust has it."""
     return {
         "id": new_uuid(),
         "aid": aid.__teamster__(),
         "exit": exit_kind,
-        "asked": asked,
+        "asked": None if asked is None else asked.__teamster__(),
         "rung": rung,
         "said": None,
         "in_service": [],

@@ -121,11 +121,12 @@ class NotStopped(_AtEndpoint):
 
 
 class ActorDied(TeamsterError):
-    """Its process has ended, and nobody had asked for that."""
+    """Its process has ended. Where somebody had asked for that, `canceller` says who: it was called too late."""
 
-    def __init__(self, aid: Aid, how: str, death: dict[str, Any]) -> None:
+    def __init__(self, aid: Aid, how: str, canceller: Canceller | None, death: dict[str, Any]) -> None:
         super().__init__(f"{aid} has died: {how}")
         self.aid = aid
+        self.canceller = canceller
         self._as_rust = {"ActorDied": {"inner": death}}
 
 
