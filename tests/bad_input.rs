@@ -13,8 +13,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use teamster::launch::Launcher;
 use teamster::{ActorNursery, Addr, Context, Error, Portal, context, open_nursery, rpc};
 
+#[path = "support/callee.rs"]
+mod callee;
 #[path = "support/partner.rs"]
 mod partner;
+use callee::{callee, is_python};
 
 #[rpc]
 async fn add(a: i64, b: i64) -> i64 {
@@ -91,8 +94,18 @@ fn start(endpoint: &str, arguments: &[u8]) -> Vec<u8> {
 }
 
 /// Says all this at an address and gives, as text, what comes back until the other side closes.
-/// Off the runtime: the address may be our own.
 async fn say(to: PathBuf, parts: Vec<Vec<u8>>) -> String {
+    converse(to, parts, None).await
+}
+
+/// The same as a client that says goodbye once it has heard that.
+async fn ask(to: PathBuf, parts: Vec<Vec<u8>>, wanted: &str) {
+    let answer = converse(to, parts, Some(wanted.to_owned())).await;
+    assert!(answer.contains(wanted), "{wanted:?} is not in {answer:?}");
+}
+
+/// Off the runtime: the address may be our own.
+async fn converse(to: PathBuf, parts: Vec<Vec<u8>>, mut until: Option<String>) -> String {
     let said = tokio::task::spawn_blocking(move || {
         let mut stream = UnixStream::connect(to).expect("it listens");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("any time will do");
@@ -101,10 +114,22 @@ async fn say(to: PathBuf, parts: Vec<Vec<u8>>) -> String {
                 break; // it has closed already: what it said stands
             }
         }
-        let mut answer = Vec::new();
-        match stream.read_to_end(&mut answer) {
-            Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => panic!("{error}: it was not closed"),
-            Ok(_) | Err(_) => String::from_utf8_lossy(&answer).into_owned(),
+        let (mut heard, mut answer) = (vec![0; 4096], Vec::new());
+        loop {
+            let count = match stream.read(&mut heard) {
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => 0,
+                read => read.unwrap_or_else(|error| {
+                    panic!("{error}: it was not closed, and said {:?}", String::from_utf8_lossy(&answer))
+                }),
+            };
+            answer.extend_from_slice(&heard[..count]);
+            let text = String::from_utf8_lossy(&answer);
+            if count == 0 {
+                return text.into_owned();
+            }
+            if until.take_if(|until| text.contains(until.as_str())).is_some() {
+                stream.write_all(&bye()).expect("it listens");
+            }
         }
     });
     said.await.expect("it does not panic")
@@ -113,7 +138,7 @@ async fn say(to: PathBuf, parts: Vec<Vec<u8>>) -> String {
 #[teamster::test]
 async fn strangers_are_refused_and_told_why() -> Result<(), Error> {
     open_nursery(async |an| {
-        let frank = an.start_actor("frank").await?;
+        let frank = callee(an, "frank").start().await?;
         let root = path(&me().await?);
         for to in [path(&frank), root] {
             let check = async |parts: Vec<Vec<u8>>, wanted: &str| {
@@ -144,7 +169,7 @@ async fn strangers_are_refused_and_told_why() -> Result<(), Error> {
 #[teamster::test]
 async fn half_a_handshake_holds_up_nobody() -> Result<(), Error> {
     open_nursery(async |an| {
-        let frank = an.start_actor("frank").await?;
+        let frank = callee(an, "frank").start().await?;
         let mut halves = Vec::new();
         for to in [path(&frank), path(&me().await?)] {
             for cut in [0, 2, 4, 9] {
@@ -164,31 +189,34 @@ async fn half_a_handshake_holds_up_nobody() -> Result<(), Error> {
 #[teamster::test]
 async fn a_foreign_client_hears_what_is_wrong_with_its_call() -> Result<(), Error> {
     open_nursery(async |an| {
-        let frank = an.start_actor("frank").await?;
-        let shy = an.actor("shy").expose(["nothing"]).start().await?;
+        let frank = callee(an, "frank").start().await?;
+        let shy = callee(an, "shy").expose(["nothing"]).start().await?;
         let real = add(1, 2).endpoint();
         let mut two = vec![0x92];
         write_sint(&mut two, 1).expect("a Vec takes all");
         write_str(&mut two, "two").expect("a Vec takes all");
-        for (actor, endpoint, arguments, wanted) in [
-            (&frank, real, vec![0x91, 1], "invalid length 1, expected a tuple of size 2"),
-            (&frank, real, vec![0x93, 1, 2, 3], "3 elements came where 2 were expected"),
-            (&frank, real, two, "the argument `b`"),
-            (&frank, real, vec![0xc1], "no value begins with the msgpack marker 0xc1"),
-            (&frank, real, vec![], "it ends too early"),
-            (&frank, "no::such", vec![0x90], "NoSuchEndpoint"),
-            (&shy, real, vec![0x92, 1, 2], "NotExposed"),
+        // What a Rust program says of it, and what a Python program does, whose arguments have no types.
+        for (actor, endpoint, arguments, rust, python) in [
+            (&frank, real, vec![0x91, 1], "invalid length 1, expected a tuple of size 2", "and 1 came"),
+            (&frank, real, vec![0x93, 1, 2, 3], "3 elements came where 2 were expected", "and 3 came"),
+            (&frank, real, two, "the argument `b`", "TypeError"),
+            (&frank, real, vec![0xc1], "no value begins with the msgpack marker 0xc1", "the arguments"),
+            (&frank, real, vec![], "it ends too early", "and 0 came"),
+            (&frank, "no::such", vec![0x90], "NoSuchEndpoint", "NoSuchEndpoint"),
+            (&shy, real, vec![0x92, 1, 2], "NotExposed", "NotExposed"),
         ] {
-            let answer = say(path(actor), vec![hello(&PEER), start(endpoint, &arguments), bye()]).await;
-            assert!(answer.contains(wanted), "{wanted:?} is not in {answer:?}");
+            let wanted = if is_python() { python } else { rust };
+            ask(path(actor), vec![hello(&PEER), start(endpoint, &arguments)], wanted).await;
         }
-        let answer = say(path(&frank), vec![hello(&PEER), start(real, &[0x92, 1, 2]), bye()]).await;
-        assert!(answer.contains("\u{16}\u{1}"), "no Return of the dialog 1 in {answer:?}");
+        ask(path(&frank), vec![hello(&PEER), start(real, &[0x92, 1, 2])], RETURN_OF_THE_FIRST).await;
         goes_on(an, &frank).await?;
         Ok(())
     })
     .await
 }
+
+/// How the header of a Return of the dialog 1 goes on.
+const RETURN_OF_THE_FIRST: &str = "\u{16}\u{1}";
 
 fn bye() -> Vec<u8> {
     frame(b"\x92\x03\xa4done", &[])
@@ -233,7 +261,7 @@ async fn a_peer_that_breaks_the_rules_of_a_stream_loses_its_line_alone() -> Resu
     const CREDIT: u64 = 26;
     const PART: u64 = 27;
     open_nursery(async |an| {
-        let frank = an.start_actor("frank").await?;
+        let frank = callee(an, "frank").start().await?;
         let (reads, holds) = (listens().endpoint(), waits().endpoint());
         let check = async |endpoint: &str, frames: Vec<Vec<u8>>, wanted: &str| {
             // No arguments, in either way.
@@ -274,8 +302,7 @@ async fn a_peer_that_breaks_the_rules_of_a_stream_loses_its_line_alone() -> Resu
         check(holds, long, "more items in the dialog 1 than it was granted").await;
         // A call has no stream.
         let call = add(1, 2).endpoint();
-        let answer = say(path(&frank), vec![hello(&PEER), start(call, &[0x92, 1, 2]), open(), bye()]).await;
-        assert!(answer.contains("\u{16}\u{1}"), "no Return of the dialog 1 in {answer:?}");
+        ask(path(&frank), vec![hello(&PEER), start(call, &[0x92, 1, 2]), open()], RETURN_OF_THE_FIRST).await;
         goes_on(an, &frank).await?;
         Ok(())
     })
@@ -383,7 +410,7 @@ async fn another_user_is_refused() -> Result<(), Error> {
         return Ok(()); // only root can be somebody else
     }
     open_nursery(async |an| {
-        let frank = an.start_actor("frank").await?;
+        let frank = callee(an, "frank").start().await?;
         let socket = path(&frank);
         let knock = async || {
             let mut command = partner::command("knock");
@@ -419,7 +446,7 @@ async fn another_user_is_refused() -> Result<(), Error> {
 #[teamster::test]
 async fn a_full_descriptor_table_is_named_and_survived() -> Result<(), Error> {
     open_nursery(async |an| {
-        let frank = an.start_actor("frank").await?;
+        let frank = callee(an, "frank").start().await?;
         goes_on(an, &frank).await?;
         let usual = getrlimit(Resource::Nofile);
         let highest = std::fs::read_dir("/proc/self/fd").expect("we may look at ourselves").count() as u64;
@@ -448,18 +475,20 @@ async fn a_full_descriptor_table_is_named_and_survived() -> Result<(), Error> {
     .await
 }
 
+const LONG: usize = 8 << 20;
+
+#[rpc]
+async fn without_descriptors() -> bytes::Bytes {
+    let usual = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum: usual.maximum }).expect("lower is allowed");
+    vec![7; LONG].into()
+}
+
 /// Its socket is full again and again, and no descriptor is left to watch it by.
 #[teamster::test]
 async fn a_long_result_comes_though_no_descriptor_is_left() -> Result<(), Error> {
-    const LONG: usize = 8 << 20;
-    #[rpc]
-    async fn without_descriptors() -> bytes::Bytes {
-        let usual = getrlimit(Resource::Nofile);
-        setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum: usual.maximum }).expect("lower is allowed");
-        vec![7; LONG].into()
-    }
     open_nursery(async |an| {
-        let frank = an.start_actor("frank").await?;
+        let frank = callee(an, "frank").start().await?;
         assert_eq!(frank.run(add(1, 2)).await?, 3);
         let long = tokio::time::timeout(Duration::from_secs(20), frank.run(without_descriptors()));
         assert_eq!(long.await.expect("it comes")?.len(), LONG);

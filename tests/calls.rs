@@ -13,6 +13,10 @@ use teamster::testing::{open_dialogs, wait_gone};
 use teamster::{Call, CodecStep, Context, Endpoint, Error, Portal, context, rpc};
 use tokio::sync::watch;
 
+#[path = "support/callee.rs"]
+mod callee;
+use callee::{callee, callees};
+
 /// What a deadline in these tests is: long enough for a call on a busy machine.
 const SHORT: Duration = Duration::from_millis(200);
 /// A deadline that no test reaches.
@@ -174,7 +178,7 @@ async fn echo_by(other: Portal, value: Untagged) -> teamster::Result<Untagged> {
 #[teamster::test]
 async fn start_call_end() {
     teamster::open_nursery(async |an| {
-        let frank = an.start_actor("frank").await?;
+        let frank = callee(an, "frank").start().await?;
         assert_eq!(frank.run(add(1, 2)).await?, 3);
         assert_eq!(frank.run(add(3, 4)).await?, 7);
         let receipt = frank.cancel_actor().await?;
@@ -188,7 +192,7 @@ async fn start_call_end() {
 #[teamster::test]
 async fn every_shape_of_value_comes_back_as_it_was() {
     teamster::open_nursery(async |an| {
-        let pair = an.start_actors(["a", "b"]).await?;
+        let pair = callees(an, &["a", "b"]).await?;
         let frank = &pair[0];
         let all = All::new();
         for value in &all.plain {
@@ -208,11 +212,20 @@ async fn every_shape_of_value_comes_back_as_it_was() {
         assert_eq!(frank.run(echo_flat(all.flat.clone())).await?, all.flat);
         assert_eq!(frank.run(echo_skipping(all.skipping.clone())).await?, all.skipping);
         frank.run(echo_unit(())).await?;
-        let options = vec![None, Some(None), Some(Some(1))];
-        assert_eq!(frank.run(echo_options(options.clone())).await?, options);
         assert_eq!(frank.run(echo_all(all.clone())).await?, all);
         assert_eq!(an.run_in_actor(echo_all(all.clone())).await?, all);
-        assert_eq!(an.actor("x").call(echo_all(all.clone())).await?, all);
+        assert_eq!(callee(an, "x").call(echo_all(all.clone())).await?, all);
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
+#[teamster::test]
+async fn an_option_in_an_option_keeps_its_layers() {
+    teamster::open_nursery(async |an| {
+        let options = vec![None, Some(None), Some(Some(1))];
+        assert_eq!(callee(an, "frank").start().await?.run(echo_options(options.clone())).await?, options);
         Ok(())
     })
     .await
@@ -222,7 +235,7 @@ async fn every_shape_of_value_comes_back_as_it_was() {
 #[teamster::test]
 async fn a_type_that_panics_at_other_values_travels_with_its_own() {
     teamster::open_nursery(async |an| {
-        let frank = an.start_actor("frank").await?;
+        let frank = callee(an, "frank").start().await?;
         let value = Choosy(1, "right".into());
         assert_eq!(frank.run(echo_choosy(value.clone())).await?, value);
         Ok(())
@@ -235,7 +248,7 @@ async fn a_type_that_panics_at_other_values_travels_with_its_own() {
 async fn eight_mebibytes_go_there_and_back() {
     const SIZE: usize = 8 << 20;
     teamster::open_nursery(async |an| {
-        let frank = an.start_actor("frank").await?;
+        let frank = callee(an, "frank").start().await?;
         let bytes: Bytes = (0..SIZE).map(|n| (n % 251) as u8).collect();
         let text = "x".repeat(SIZE);
         let large = join(frank.run(echo_bytes(bytes.clone())), frank.run(echo_text(text.clone())));
@@ -281,14 +294,14 @@ async fn a_message_over_the_limit_is_an_error_of_its_sender_and_the_line_lives()
     teamster::root()
         .message_limit(1) // less than can be
         .open(async |an| {
-            let pair = an.start_actors(["a", "b"]).await?;
+            let pair = callees(an, &["a", "b"]).await?;
             let [a, b] = [&pair[0], &pair[1]];
             let (to, from) = (length(Bytes::new()).endpoint(), filled(0).endpoint());
             let args = || Bytes::from(vec![1; LIMIT as usize]);
             check(a.run(length(args())).await, to, "the arguments", LIMIT as usize + 6); // a mark of each array
             check(a.run(filled(LIMIT as usize)).await, from, "the result", LIMIT as usize + 5);
             // In an actor of its own, nobody is started for it.
-            check(an.actor("c").call(length(args())).await, to, "the arguments", LIMIT as usize + 6);
+            check(callee(an, "c").call(length(args())).await, to, "the arguments", LIMIT as usize + 6);
             // Between siblings, whose line is no child's.
             let relayed = a.run(bytes_of(b.clone(), LIMIT as usize)).await.expect_err("it is too long");
             let told = relayed.downcast_ref::<Error>().cloned().unwrap_or(relayed);
@@ -320,7 +333,7 @@ async fn what_is_over_the_limit_in_a_context_is_an_error_of_its_sender_too() {
     teamster::root()
         .message_limit(1) // less than can be
         .open(async |an| {
-            let frank = an.start_actor("frank").await?;
+            let frank = callee(an, "frank").start().await?;
             let long = LIMIT as usize;
             let first = frank.open_context(says_first(long), async |_, _| Ok(())).await;
             assert_eq!(value_in(first.unwrap_err()), "the first word");
@@ -373,7 +386,7 @@ async fn parents_pid() -> teamster::Result<u32> {
 #[teamster::test]
 async fn a_portal_travels_as_an_argument_and_as_a_result() {
     teamster::open_nursery(async |an| {
-        let three = an.start_actors(["a", "b", "c"]).await?;
+        let three = callees(an, &["a", "b", "c"]).await?;
         let a = &three[0];
         assert_eq!(a.run(add_by(three[1].clone(), 1, 2)).await?, 3);
         assert_eq!(a.run(add_by_all(three.clone(), 1)).await?, 6); // one of them is itself
@@ -396,7 +409,7 @@ async fn a_portal_travels_as_an_argument_and_as_a_result() {
 async fn a_call_to_oneself_and_to_the_parent_and_back() {
     teamster::open_nursery(async |an| {
         assert_eq!(teamster::this_actor()?.run(factorial(5)).await?, 120);
-        let frank = an.start_actor("frank").await?;
+        let frank = callee(an, "frank").start().await?;
         assert_eq!(frank.run(factorial(5)).await?, 120);
         assert_eq!(frank.run(parents_pid()).await?, std::process::id());
         assert_eq!(frank.run(bounce(teamster::this_actor()?, 20)).await?, 20);
@@ -428,7 +441,7 @@ async fn begin_at(number: usize) {
 #[teamster::test]
 async fn a_hundred_calls_in_flight_end_in_any_order() {
     teamster::open_nursery(async |an| {
-        let frank = an.start_actor("frank").await?;
+        let frank = callee(an, "frank").start().await?;
         let calls = join_all((0..100).map(|number| frank.run(in_turn(number))));
         let (numbers, begun) = join(calls, frank.run(begin_at(99))).await;
         begun?;
@@ -531,7 +544,7 @@ async fn all_let_go(actors: &[Portal]) -> Result<(), Error> {
 #[teamster::test]
 async fn a_deadline_reaches_over_two_hops() {
     teamster::open_nursery(async |an| {
-        let pair = an.start_actors(["mid", "leaf"]).await?;
+        let pair = callees(an, &["mid", "leaf"]).await?;
         let late = teamster::deadline(SHORT, pair[0].run(hold_by(pair[1].clone(), LONG))).await;
         let error = late.and_then(|result| result).unwrap_err();
         assert!(is_deadline(&error), "{error:?}");
@@ -545,7 +558,7 @@ async fn a_deadline_reaches_over_two_hops() {
 #[teamster::test]
 async fn of_nested_deadlines_the_nearest_counts() {
     teamster::open_nursery(async |an| {
-        let pair = an.start_actors(["mid", "leaf"]).await?;
+        let pair = callees(an, &["mid", "leaf"]).await?;
         // The inner one is nearer, over there and here.
         let late = teamster::deadline(LONG, pair[0].run(hold_by(pair[1].clone(), SHORT))).await;
         let error = late.expect("the outer one is far away").unwrap_err();
@@ -571,7 +584,7 @@ async fn of_nested_deadlines_the_nearest_counts() {
 async fn the_callees_own_clock_ends_it_while_its_caller_is_stuck() {
     teamster::open_nursery(async |an| {
         let folder = tempfile::tempdir()?;
-        let pair = an.start_actors(["mid", "leaf"]).await?;
+        let pair = callees(an, &["mid", "leaf"]).await?;
         // On a busy machine the time may be over before mid is stuck: then it is given more.
         for within in [1, 5, 25].map(|factor| SHORT * factor) {
             let call = be_stuck_while_held(pair[1].clone(), folder.path().join("held"));
@@ -634,7 +647,7 @@ foreign! {
 #[teamster::test]
 async fn what_can_not_be_called_says_which_of_three_it_is_and_what_to_do() {
     teamster::open_nursery(async |an| {
-        let (open, shut) = join(an.start_actor("open"), an.actor("shut").expose(["shop.nowhere"]).start()).await;
+        let (open, shut) = join(callee(an, "open").start(), callee(an, "shut").expose(["shop.nowhere"]).start()).await;
         let (open, shut) = (open?, shut?);
         for _ in 0..2 {
             // Twice: the line stays up, with what it has learnt.
@@ -647,16 +660,28 @@ async fn what_can_not_be_called_says_which_of_three_it_is_and_what_to_do() {
             let error = shut.run(total(1, 2)).await.unwrap_err();
             assert!(matches!(&error, Error::NotExposed { endpoint, .. } if endpoint == "shop.total"), "{error:?}");
             assert!(error.to_string().contains("`.expose("), "{error}");
-            let error = open.run(Call::<OtherArgs>::new(("three".into(), 2))).await.unwrap_err();
-            let Error::Codec(codec) = &error else { panic!("{error:?}") };
-            assert_eq!((codec.step(), codec.value()), (CodecStep::Decode, "the argument `count`"));
-            assert_eq!((codec.reader_type(), codec.writer_type()), (Some("i64"), Some("alloc::string::String")));
-            assert_eq!(codec.endpoint(), "shop.total");
             let error = open.run(Call::<FewerArgs>::new((1,))).await.unwrap_err();
             assert!(matches!(&error, Error::Codec(codec) if codec.step() == CodecStep::Decode), "{error:?}");
             let error = open.run(Call::<OtherOutput>::new((3, 2))).await.unwrap_err();
             assert!(matches!(&error, Error::Codec(codec) if codec.value() == "the result"), "{error:?}");
             assert_eq!(open.run(total(3, 2)).await?, 6);
+        }
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
+#[teamster::test]
+async fn an_argument_of_another_type_names_itself_and_both_types() {
+    teamster::open_nursery(async |an| {
+        let frank = callee(an, "frank").start().await?;
+        for _ in 0..2 {
+            let error = frank.run(Call::<OtherArgs>::new(("three".into(), 2))).await.unwrap_err();
+            let Error::Codec(codec) = &error else { panic!("{error:?}") };
+            assert_eq!((codec.step(), codec.value()), (CodecStep::Decode, "the argument `count`"));
+            assert_eq!((codec.reader_type(), codec.writer_type()), (Some("i64"), Some("alloc::string::String")));
+            assert_eq!(codec.endpoint(), "shop.total");
         }
         Ok(())
     })
@@ -698,7 +723,7 @@ async fn tell() -> Secret {
 #[teamster::test]
 async fn a_value_that_can_not_be_encoded_names_itself_and_the_line_lives() {
     teamster::open_nursery(async |an| {
-        let frank = an.start_actor("frank").await?;
+        let frank = callee(an, "frank").start().await?;
         let error = frank.run(keep(Secret)).await.unwrap_err();
         let Error::Codec(codec) = &error else { panic!("{error:?}") };
         assert_eq!((codec.step(), codec.value()), (CodecStep::Encode, "the argument `secret`"));

@@ -88,6 +88,14 @@ async def first_heard(words):
     return next(word for word in said if word in words)
 
 
+async def leaves():
+    """What a task that was just made has to say leaves, after which its maker is stuck: no await follows. A cancel may
+    be here as soon as that is heard, and is looked for by `teamster.is_cancelled()`."""
+    with contextlib.suppress(asyncio.CancelledError):
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+
 @rpc("board::say")
 async def say(word):
     say_here(word)

@@ -8,7 +8,7 @@ import struct
 import sys
 
 import teamster
-from board import SUITE, context, first_heard, guard, heard, held, resident, rpc, say_here, tell, until
+from board import SUITE, context, first_heard, guard, heard, held, leaves, resident, rpc, say_here, tell, until
 from teamster._actor import this
 
 
@@ -89,6 +89,18 @@ async def cleans_up(ctx):
         except asyncio.CancelledError:
             await asyncio.sleep(0)
             say_here("cleaned up")
+
+
+@context("fails_when_cancelled")
+async def fails_when_cancelled(ctx):
+    with guard():
+        await ctx.started(7)
+        telling = asyncio.ensure_future(teamster.parent().call(f"{SUITE}::board::say", "stuck"))
+        await leaves()
+        while not teamster.is_cancelled():
+            pass
+        telling.cancel()
+        raise OSError("the clean-up failed")
 
 
 @context("hands_out")
