@@ -121,20 +121,17 @@ async def one_dialogs():
     return open_dialogs()
 
 
-permits = 0
+permits = asyncio.Semaphore(0)
 
 
 @rpc("one::let_go")
 async def let_go():
-    global permits
-    permits += 1
-    tell()
+    permits.release()
 
 
 async def held():
-    global permits
-    await until(lambda: permits > 0)
-    permits -= 1
+    """In the order in which they came: who let one go may be the one that is let go."""
+    await permits.acquire()
 
 
 @rpc("one::resident")
