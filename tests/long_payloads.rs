@@ -299,7 +299,7 @@ async fn says_goodbye(ctx: Context<(), Bytes, Bytes>) -> teamster::Result<()> {
 #[teamster::test]
 async fn a_cancelled_task_that_still_sends_is_not_held_up() -> Result<(), Error> {
     let root = teamster::root().grace(IN_TIME).open(async |an| {
-        let frank = an.start_actor("frank").await?;
+        let frank = callee::callee(an, "frank").start().await?;
         let opened = frank.open_context(says_goodbye(), async |ctx, ()| {
             let mut stream = ctx.open_stream().await?;
             ctx.cancel().await?;

@@ -105,6 +105,16 @@ def endpoints() -> Iterator[None]:
         STREAMS.append(ctx.open_stream())
         await asyncio.Event().wait()
 
+    @teamster.context(name="line::says_goodbye")
+    async def says_goodbye(ctx: teamster.Context) -> None:
+        await ctx.started()
+        stream = ctx.open_stream()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(GOODBYES):
+                await stream.send(GOODBYE)
+
     @teamster.rpc(name="line::cleans_up")
     async def cleans_up() -> None:
         MAY_END.append(asyncio.Event())
@@ -136,6 +146,9 @@ def endpoints() -> Iterator[None]:
     _registry.ENDPOINTS.clear()
     _registry.ENDPOINTS.update(kept)
 
+
+GOODBYES = 3
+GOODBYE = b"x" * 10_000
 
 CONTEXTS: list[teamster.Context] = []
 STREAMS: list[teamster.Stream] = []
@@ -239,7 +252,13 @@ def parts(dialog: int, path: str, payload: bytes) -> tuple[bytes, bytes]:
 
 
 def was_cancelled(transport: Transport, dialog: int) -> bool:
-    [(header, payload)] = transport.written
+    """Whether that is all that was said."""
+    [said] = transport.written
+    return is_cancelled(said, dialog)
+
+
+def is_cancelled(said: tuple[list[Any], bytes], dialog: int) -> bool:
+    header, payload = said
     return header == [_frames.ERROR, dialog] and isinstance(errors.from_wire(payload, "", PEER), teamster.Cancelled)
 
 
@@ -350,6 +369,22 @@ async def test_what_cleans_up_runs_on_where_its_line_is_lost() -> None:
     MAY_END[0].set()
     await turns()
     assert COUNTED == ["cleans up", "is done"] and not line.actor.running
+
+
+@on_loop
+async def test_what_cleans_up_sends_as_far_as_its_canceller_grants() -> None:
+    line, transport = line_to_peer()
+    line.feed(start(2, "line::says_goodbye"))
+    await turns()
+    line.feed(frame([_frames.OPEN, 2]))
+    line.feed(frame([_frames.CANCEL, 2, 0, Canceller(PEER, CancelRequest.CONTEXT).header()]))
+    await turns()
+    assert not is_cancelled(transport.written[-1], 2), "the first window is full"
+    line.feed(frame([_frames.CREDIT, 2, 1 << 20]))
+    await turns()
+    assert is_cancelled(transport.written[-1], 2)
+    items = b"".join(payload for header, payload in transport.written if header[0] in (_frames.YIELD, _frames.PART))
+    assert items == pack(GOODBYE) * GOODBYES
 
 
 @on_loop

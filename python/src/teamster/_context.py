@@ -299,8 +299,12 @@ class Context(_Side):
             await asyncio.sleep(0)
         await super().closed()
 
-    def on_cancel(self) -> None:
-        self.link.cancel()
+    def on_cancel(self, canceller: Canceller) -> None:
+        if canceller.request is CancelRequest.ITSELF:
+            self.link.cancel()
+        else:
+            self.link.throw_away()  # what its clean-up sends goes on: who has cancelled grants for it, and drops it
+            self.grant()
         self.wake()
 
     def on_over(self) -> None:

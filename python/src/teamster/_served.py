@@ -83,7 +83,7 @@ class Served:
             return
         self.canceller = canceller
         if self.context is not None:
-            self.context.on_cancel()
+            self.context.on_cancel(canceller)
         if self.endpoint is not None and not self.endpoint.is_async:
             for task in self.inner:
                 task.cancel()
