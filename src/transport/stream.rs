@@ -1,10 +1,10 @@
 //! One connection: bytes out, bytes in, never waiting. By sendmsg and recvmsg, so that descriptors can travel later.
 #![expect(unsafe_code, reason = "a long payload is read into room that nobody has filled with zeros before")]
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, recvmsg, sendmsg};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, sendmsg};
 
 use uuid::Uuid;
 
@@ -160,17 +160,16 @@ pub(super) fn recv(fd: BorrowedFd<'_>, session: Option<&Session>, into: &mut [u8
 
 pub(super) fn send_plain(fd: BorrowedFd<'_>, first: &[u8], second: &[u8]) -> io::Result<usize> {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    if second.is_empty() {
+        return retry_interrupted(|| Ok(rustix::net::send(fd, first, flags)?)); // the kernel has less to look at
+    }
     let both = [IoSlice::new(first), IoSlice::new(second)];
-    let slices = if second.is_empty() { &both[..1] } else { &both };
-    retry_interrupted(|| Ok(sendmsg(fd, slices, &mut SendAncillaryBuffer::default(), flags)?))
+    retry_interrupted(|| Ok(sendmsg(fd, &both, &mut SendAncillaryBuffer::default(), flags)?))
 }
 
 pub(super) fn recv_plain(fd: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    retry_interrupted(|| {
-        let mut ancillary = RecvAncillaryBuffer::default();
-        Ok(recvmsg(fd, &mut [IoSliceMut::new(into)], &mut ancillary, flags)?.bytes)
-    })
+    // Descriptors that came along are closed by the kernel: nobody has asked for them.
+    retry_interrupted(|| Ok(rustix::net::recv(fd, &mut *into, RecvFlags::DONTWAIT)?.0))
 }
 
 /// Appends at most `most` bytes that are there now.
