@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
 use std::time::Instant;
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use uuid::Uuid;
 
@@ -530,6 +531,29 @@ fn waits(socket: &Path, count: usize) -> Vec<UnixStream> {
     (0..count).map(wait).collect()
 }
 
+/// As a look every second, for an hour, at a tree that ctrl-z has stopped.
+#[tokio::test]
+async fn one_that_stands_still_is_listed_though_nobody_more_can_knock() {
+    let (_dir, path) = base();
+    let (root, socket) = crowded(&path);
+    root.signal(Signal::STOP);
+    let addr = rustix::net::SocketAddrUnix::new(&socket).unwrap();
+    let knocks = || {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        rustix::net::connect(&fd, &addr)
+    };
+    while knocks().is_ok() {}
+    assert_eq!(knocks(), Err(rustix::io::Errno::AGAIN));
+    let begun = Instant::now();
+    let trees = trees_below(&Base::open_at(&path).unwrap());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let [tree] = trees.as_slice() else { panic!("{trees:?}") };
+    assert_eq!((tree.pid, tree.process_state, tree.actors.len()), (root.child.id(), Some('T'), 0));
+    root.signal(Signal::CONT);
+    end(root.child);
+}
+
 #[tokio::test]
 async fn when_it_is_full_of_waits_it_says_so() {
     let (_dir, path) = base();
@@ -538,6 +562,9 @@ async fn when_it_is_full_of_waits_it_says_so() {
     let addr = Addr::Uds(socket);
     let error = find(&addr, "process").await.unwrap_err();
     assert!(matches!(error, DiscoveryError::Full { limit: 512 }), "{error}");
+    let trees = trees_below(&Base::open_at(&path).unwrap());
+    let [tree] = trees.as_slice() else { panic!("{trees:?}") };
+    assert_eq!((tree.pid, tree.actors.len()), (root.child.id(), 0), "it runs, and has no time for us");
     // One more wait gets its turn when others leave.
     let mut waiting = std::pin::pin!(wait(&addr, "process"));
     assert!(futures::poll!(&mut waiting).is_pending());

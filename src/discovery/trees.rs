@@ -1,16 +1,19 @@
 //! Which trees of this user run on this host?
 use std::collections::VecDeque;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use uuid::Uuid;
 
 use super::DiscoveryError;
 use super::registrar::registrar_socket;
 use super::table::Record;
-use super::wire::{Reply, Request, ask_blocking, next_blocking};
+use super::wire::{Refusal, Reply, Request, ask_blocking, next_blocking};
 use crate::actor::host::{host_id, is_here};
 use crate::actor::log::follow::LogRecord;
 use crate::actor::process::{ProcessStat, age, since_boot};
@@ -19,7 +22,7 @@ use crate::msg::death::Receipt;
 use crate::msg::ident::{Aid, CancelRequest, Canceller};
 use crate::msg::load::Load;
 use crate::portal::Portal;
-use crate::transport::folder::{Base, FolderError};
+use crate::transport::folder::{Base, FolderError, LOCK};
 
 /// A running tree.
 ///
@@ -135,10 +138,11 @@ impl Tree {
             let canceller = Canceller { aid: by, request: CancelRequest::Actor };
             Receipt::unseen(aid.clone(), Some(canceller), asked_at.elapsed())
         };
-        let stream = match UnixStream::connect(registrar_socket(&self.folder)) {
+        let stream = match connected(&registrar_socket(&self.folder)) {
             Err(error) if is_nobody(&error) => return Ok(None),
             stream => stream?,
         };
+        stream.set_read_timeout(None)?; // as long as its grace lasts
         match ask_blocking(stream, &request) {
             Ok(Reply::Ended(receipt)) => Ok(receipt.map(|receipt| *receipt)),
             Ok(Reply::Refused(refusal)) => Err(io::Error::other(DiscoveryError::from(refusal))),
@@ -171,9 +175,7 @@ impl Tree {
     /// # Ok(()) }).await }
     /// ```
     pub fn loads(&self) -> io::Result<Vec<Load>> {
-        let stream = UnixStream::connect(registrar_socket(&self.folder))?;
-        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
-        stream.set_write_timeout(Some(ANSWER_WITHIN))?;
+        let stream = connected(&registrar_socket(&self.folder))?;
         match ask_blocking(stream, &Request::Loads)? {
             Reply::Loads(loads) => Ok(loads),
             Reply::Refused(refusal) => Err(io::Error::other(DiscoveryError::from(refusal))),
@@ -204,9 +206,7 @@ impl Tree {
     /// # Ok(()) }).await }
     /// ```
     pub fn follow_log(&self) -> io::Result<LogRecords> {
-        let mut stream = UnixStream::connect(registrar_socket(&self.folder))?;
-        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
-        stream.set_write_timeout(Some(ANSWER_WITHIN))?;
+        let mut stream = connected(&registrar_socket(&self.folder))?;
         match ask_blocking(&mut stream, &Request::Follow)? {
             Reply::Following { directives } => {
                 stream.set_read_timeout(None)?; // its next line may take days
@@ -331,8 +331,12 @@ pub(super) fn trees_below(base: &Base) -> Vec<Tree> {
 /// `None` for one that has no registrar yet, or any more.
 fn tree(folder: PathBuf) -> Option<Tree> {
     let socket = registrar_socket(&folder);
-    // The kernel knows who listens, even if that one is stopped.
-    let pid = listener_pid(&socket).ok()?;
+    // The kernel knows who listens, even if that one is stopped; and who holds its lock, if it has stood still for so long that
+    // nobody more can knock.
+    let pid = match listener_pid(&socket) {
+        Err(error) if is_silence(&error) => holder_pid(&folder)?,
+        pid => pid.ok()?,
+    };
     let actors = match records(&socket) {
         Ok(records) => records.into_iter().map(actor).collect(),
         Err(error) if is_silence(&error) => Vec::new(),
@@ -344,20 +348,40 @@ fn tree(folder: PathBuf) -> Option<Tree> {
 }
 
 fn listener_pid(socket: &Path) -> io::Result<u32> {
-    let stream = UnixStream::connect(socket)?;
+    let stream = connected(socket)?;
     let peer = rustix::net::sockopt::socket_peercred(&stream)?;
     u32::try_from(peer.pid.as_raw_nonzero().get()).map_err(io::Error::other)
+}
+
+/// The process that keeps this folder of a root's, by the kernel's table of locks.
+fn holder_pid(folder: &Path) -> Option<u32> {
+    let inode = std::fs::metadata(folder.join(LOCK)).ok()?.ino().to_string();
+    let table = std::fs::read_to_string("/proc/locks").ok()?;
+    // `1: FLOCK  ADVISORY  WRITE 4711 fe:00:10092875 0 EOF`
+    table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>()).find_map(|words| match words[..] {
+        [_, "FLOCK", _, _, pid, file, ..] if file.rsplit(':').next() == Some(&inode) => pid.parse().ok(),
+        _ => None,
+    })
+}
+
+/// A connection to a registrar, on which everything is answered soon, or is an error of [`is_silence`].
+fn connected(socket: &Path) -> io::Result<UnixStream> {
+    let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    for timeout in [Timeout::Send, Timeout::Recv] {
+        set_socket_timeout(&fd, timeout, Some(ANSWER_WITHIN))?;
+    }
+    connect(&fd, &SocketAddrUnix::new(socket)?)?; // where too many have knocked already, it waits as a write does
+    Ok(fd.into())
 }
 
 fn records(socket: &Path) -> io::Result<Vec<Record>> {
     let mut all = Vec::new();
     loop {
         let after = all.last().map(|record: &Record| record.born);
-        let stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
-        stream.set_write_timeout(Some(ANSWER_WITHIN))?;
-        let Reply::Page { records, more } = ask_blocking(stream, &Request::Tree { after })? else {
-            return Err(io::ErrorKind::InvalidData.into());
+        let (records, more) = match ask_blocking(connected(socket)?, &Request::Tree { after })? {
+            Reply::Page { records, more } => (records, more),
+            Reply::Refused(Refusal::Full { .. }) => return Err(io::ErrorKind::WouldBlock.into()), // it is there
+            _ => return Err(io::ErrorKind::InvalidData.into()),
         };
         let ended = !more || records.is_empty();
         all.extend(records);

@@ -152,7 +152,11 @@ pub(super) async fn receive<T: DeserializeOwned>(reader: &mut (impl AsyncRead + 
 
 /// One request and its reply, without a runtime; the stream's own timeouts hold.
 pub(super) fn ask_blocking(mut stream: impl Read + Write, request: &Request) -> io::Result<Reply> {
-    stream.write_all(&opening(request))?;
+    match stream.write_all(&opening(request)) {
+        // It has closed already, and may have said before why.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        written => written?,
+    }
     let mut greeting = [0; GREETING.len()];
     stream.read_exact(&mut greeting)?;
     check_greeting(&greeting)?;

@@ -532,7 +532,7 @@ const SOCKET_PATH_BYTES: usize = 107;
 /// 2⁴⁰ names for a handful of roots; a collision is noticed and costs a second try.
 const ROOT_ID_DIGITS: usize = 10;
 const SOCKET_DIGITS: usize = 16;
-const LOCK: &str = "lock";
+pub(crate) const LOCK: &str = "lock";
 /// The ending of a folder whose root is dead: whoever sees it may remove it.
 const DOOMED: &str = ".dead";
 
