@@ -1,6 +1,6 @@
 //! What does this host's agent serve, and what runs here by it?
 use std::env;
-use std::io;
+use std::io::{self, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
@@ -77,7 +77,7 @@ pub(crate) fn serve(serve: Serve) -> anyhow::Result<String> {
 /// Says so to whoever reads, and to the service manager: sd_notify(3).
 fn ready(addrs: &[Addr]) -> io::Result<()> {
     for addr in addrs {
-        println!("serving at {addr}");
+        let _ = writeln!(io::stdout(), "serving at {addr}"); // whoever read it may have seen enough
     }
     let Some(socket) = env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
     let name = socket.as_encoded_bytes();

@@ -1,6 +1,6 @@
 //! Does a host's agent start actors for those whom it believes, and keep its books of them whatever ends?
 use std::fs;
-use std::io::{Read, Seek, Write};
+use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -737,6 +737,7 @@ async fn what_can_not_be_served_is_said_with_what_to_do() {
     refuses(&["--identity", host, "--listen", "/uds/tmp/x"], "is no place for an agent");
     check(with(&["--limits", "actors=many"]), "is no limit: actors=N");
     check(with(&["--limits-of", "actors=2"]), "it has no colon, as anna:actors=8 has");
+    check(with(&["--limits-of", "Anna:actors=0"]), "\"Anna\" is no name for a client");
     check(with(&["--allow", "/etc/hostname"]), "/etc/hostname holds no certificate that can be read");
     check(with(&["--cache", "/dev/null/x"]), "--cache names another");
     check(with(&["--state", "/dev/null/x"]), "--state names another folder");
@@ -752,6 +753,30 @@ async fn what_can_not_be_served_is_said_with_what_to_do() {
         arguments.push(others.clone());
         check(arguments, &format!("it belongs to another user: {option} names another"));
     }
+}
+
+/// As by `teamster serve | head -0`.
+#[test]
+fn an_agent_serves_though_nobody_reads_where() {
+    let (_ca, host, _client) = believers();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (unread, stdout) = std::io::pipe().expect("a pipe");
+    drop(unread);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_teamster"));
+    command.args(["serve", "--listen", "/ip4/127.0.0.1/tcp/0", "--identity"]).arg(&host);
+    command.env("STATE_DIRECTORY", folder.path().join("state")).env("CACHE_DIRECTORY", folder.path().join("cache"));
+    let mut agent = command.stdout(stdout).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut log = BufReader::new(agent.stderr.take().expect("it is piped"));
+    let mut line = String::new();
+    while !line.contains("an agent listens") {
+        line.clear();
+        assert_ne!(log.read_line(&mut line).expect("it is text"), 0, "it has ended");
+    }
+    kill_process(Pid::from_child(&agent), Signal::TERM).expect("it runs");
+    let mut rest = String::new();
+    log.read_to_string(&mut rest).expect("it is text");
+    let ended = agent.wait().expect("it is our child");
+    assert!(ended.success() && rest.contains("the agent ends"), "{ended}: {rest}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::books::{Books, Entry};
 use super::folder::own;
 use super::groups::{Group, Groups};
-use super::session::{BEYOND_GRACE, kill_left, sweep_sockets};
+use super::session::{BEYOND_GRACE, check_name, kill_left, sweep_sockets};
 use super::{Agent, SESSION_VARIABLE};
 use crate::actor::refusals::{Counts, MOST_A_SECOND};
 use crate::actor::signals::{self, Signals};
@@ -92,6 +92,8 @@ impl Door {
     pub(super) fn open(agent: &Agent) -> io::Result<Self> {
         let (credentials, name) = agent.credentials()?;
         Identity::new(&credentials)?;
+        // Limits of one who can't come would keep nobody out.
+        agent.limits_of.keys().try_for_each(|client| check_name(client))?;
         let books = Books::open(&agent.state)?;
         let hold = books.hold()?.ok_or_else(|| {
             io::Error::other(format!(

@@ -109,7 +109,7 @@ struct Client {
 }
 
 /// Folders and groups of processes here are called by it. An authority that is not `teamster ca` may sign any.
-fn check_name(name: &str) -> io::Result<()> {
+pub(super) fn check_name(name: &str) -> io::Result<()> {
     let is_label = (1..=63).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
         && !name.starts_with('-')
