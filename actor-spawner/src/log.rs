@@ -6,6 +6,7 @@ use anyhow::bail;
 use serde_json::json;
 use teamster::discovery::{LogRecord, LogRecords, trees};
 
+use crate::pick::is_called;
 use crate::text::printable;
 
 /// Prints the lines of all trees as they come, of the actors `of` alone if that is given, until the trees end.
@@ -29,7 +30,7 @@ pub(crate) fn follow(of: Option<&str>, as_json: bool) -> anyhow::Result<()> {
         bail!("there is no tree to follow");
     }
     let mut out = io::stdout().lock();
-    for record in come.into_iter().filter(|record| of.is_none_or(|of| is_of(record, of))) {
+    for record in come.into_iter().filter(|record| of.is_none_or(|of| is_called(&record.actor, record.uuid, of))) {
         let line = if as_json { json_line(&record) } else { record.to_string() };
         match writeln!(out, "{line}").and_then(|()| out.flush()) {
             // Whoever read it has seen enough.
@@ -54,11 +55,6 @@ fn hint(log: &LogRecords) -> String {
         "off" | "OFF" | "" => ", whose actors log nothing: start it with TEAMSTER_LOG=info".to_owned(),
         directives => format!(", whose actors log {}", printable(directives)),
     }
-}
-
-/// By its name, or the beginning of its uuid.
-fn is_of(record: &LogRecord, of: &str) -> bool {
-    record.actor == of || record.uuid.simple().to_string().starts_with(&of.replace('-', "").to_ascii_lowercase())
 }
 
 fn json_line(record: &LogRecord) -> String {

@@ -1,6 +1,7 @@
 //! Which actor is meant?
 use anyhow::bail;
 use teamster::discovery::{Tree, TreeActor};
+use uuid::Uuid;
 
 use crate::text::printable;
 
@@ -28,14 +29,18 @@ pub(crate) fn pick<'a>(trees: &'a [Tree], wanted: &str) -> anyhow::Result<(&'a T
 }
 
 fn fits(actor: &TreeActor, wanted: &str) -> bool {
-    let aid = &actor.aid;
-    let digits = aid.uuid().simple().to_string();
+    is_called(actor.aid.name(), actor.aid.uuid(), wanted)
+}
+
+/// Whether an actor is meant by these words: its name, the beginning of its uuid, or both as they are printed.
+pub(crate) fn is_called(name: &str, uuid: Uuid, wanted: &str) -> bool {
+    let digits = uuid.simple().to_string();
     let is_uuid = |text: &str| {
         let text = text.replace('-', "").to_ascii_lowercase();
         !text.is_empty() && digits.starts_with(&text)
     };
-    let is_printed = wanted.rsplit_once('@').is_some_and(|(name, uuid)| name == aid.name() && is_uuid(uuid));
-    aid.name() == wanted || is_uuid(wanted) || is_printed
+    let is_printed = wanted.rsplit_once('@').is_some_and(|(before, uuid)| before == name && is_uuid(uuid));
+    name == wanted || is_uuid(wanted) || is_printed
 }
 
 /// Where it is: the uuid comes first, to be copied.

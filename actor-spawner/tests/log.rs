@@ -62,16 +62,18 @@ async fn the_lines_of_an_actor_are_followed_and_of_no_other() -> Result<(), Erro
             let (frank, bob) = tokio::try_join!(an.start_actor("frank"), an.start_actor("bob"))?;
             let mut franks = off_runtime(|| follow(&["frank"], None)).await;
             assert!(franks.said.ends_with(", whose actors log info\n"), "{}", franks.said);
+            let printed = frank.aid().to_string(); // as `teamster call --on` takes it too
+            let mut of_printed = off_runtime(move || follow(&[&printed], None)).await;
             let mut all = off_runtime(|| follow(&["--json"], None)).await;
             bob.run(log("of bob".into(), 1)).await?;
             frank.run(log("of\nfrank".into(), 1)).await?;
-            let (franks, line) = off_runtime(move || {
-                let line = franks.line();
-                (franks, line)
+            let (franks, of_printed, lines) = off_runtime(move || {
+                let lines = [franks.line(), of_printed.line()];
+                (franks, of_printed, lines)
             })
             .await;
             let wanted = format!(" INFO frank@{} work: of\\nfrank line=0\n", frank.aid().pid());
-            assert!(line.ends_with(&wanted), "{line}");
+            assert!(lines.iter().all(|line| line.ends_with(&wanted)), "{lines:?}");
             let (all, lines) = off_runtime(move || {
                 let lines = [all.line(), all.line()];
                 (all, lines)
@@ -83,6 +85,7 @@ async fn the_lines_of_an_actor_are_followed_and_of_no_other() -> Result<(), Erro
             assert_eq!((&told[0]["actor"], &told[0]["message"]), (&"bob".into(), &"of bob".into()), "{told:?}");
             assert_eq!(told[1]["fields"]["line"], "0", "{told:?}");
             franks.end();
+            of_printed.end();
             all.end();
             Ok(())
         })
