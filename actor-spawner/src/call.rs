@@ -2,6 +2,7 @@
 //!
 //! The call is a peer's: this process is a small tree of its own for as long as it takes. An actor on another host is
 //! called by its root, which this process asks.
+#![expect(unsafe_code, reason = "an environment may be changed while one thread runs")]
 use anyhow::bail;
 use serde_json::Value;
 use teamster::EndpointInfo;
@@ -42,6 +43,7 @@ fn with_actor(
     on: Option<&str>,
     act: impl AsyncFnOnce(&Tree, &TreeActor) -> anyhow::Result<String>,
 ) -> anyhow::Result<String> {
+    forget_what_trees_are_told();
     let trees = trees()?; // before there is one of our own
     let (tree, actor) = match on {
         Some(on) => pick(&trees, on)?,
@@ -58,6 +60,15 @@ fn with_actor(
     }));
     // Without an answer it was interrupted, or could not boot.
     ended.unwrap_or_else(|| Err(booted.err().map_or_else(|| anyhow::anyhow!("nothing was called"), Into::into)))
+}
+
+/// What the environment says to trees is not for ours: it goes by Unix sockets alone, is found by nobody, and must not take an
+/// address that is meant for another.
+fn forget_what_trees_are_told() {
+    for variable in ["TEAMSTER_TRANSPORT", "TEAMSTER_LISTEN", "TEAMSTER_IDENTITY", "TEAMSTER_HOSTS", "TEAMSTER_ETCD"] {
+        // SAFETY: this is the main thread, and there is no other one yet.
+        unsafe { std::env::remove_var(variable) };
+    }
 }
 
 fn only_root(trees: &[Tree]) -> anyhow::Result<(&Tree, &TreeActor)> {

@@ -169,11 +169,15 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {
-            match error.downcast_ref::<teamster::Error>() {
+            let ours = error.downcast_ref::<teamster::Error>();
+            match ours {
                 Some(error) => eprintln!("teamster: {}", error.report()),
                 None => eprintln!("teamster: {error:#}"),
             }
-            ExitCode::FAILURE
+            match ours {
+                Some(teamster::Error::Interrupted { signal }) => ended_by(*signal),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -209,6 +213,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     };
     printed(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// As a shell tells it.
+fn ended_by(signal: i32) -> ExitCode {
+    u8::try_from(128 + signal).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 fn printed(text: &str) -> anyhow::Result<()> {

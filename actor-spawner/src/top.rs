@@ -19,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use self::model::{Model, Wish};
+use crate::ended_by;
 use crate::look::{Seen, look};
 
 /// Shows the trees until the user has seen enough, looking at them anew so often.
@@ -83,11 +84,6 @@ impl Drop for Screen {
             ratatui::restore();
         }
     }
-}
-
-/// As a shell tells it.
-fn ended_by(signal: u8) -> ExitCode {
-    ExitCode::from(128 + signal)
 }
 
 type Look = (Instant, Result<Vec<Seen>, FolderError>);

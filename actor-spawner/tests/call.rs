@@ -1,8 +1,12 @@
 //! Does `teamster call` call, with arguments and results of every kind?
+use std::process::Stdio;
+
 use bytes::Bytes;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use teamster::{Context, Error, Portal, context, open_nursery, rpc};
+use tokio::sync::Notify;
 
 #[path = "../../tests/support/hosts.rs"]
 mod hosts;
@@ -58,6 +62,34 @@ async fn whoami() -> teamster::Result<String> {
 #[rpc]
 async fn read(path: String) -> std::io::Result<String> {
     std::fs::read_to_string(path)
+}
+
+static BEGUN: Notify = Notify::const_new();
+static ENDED: Notify = Notify::const_new();
+
+#[rpc]
+async fn waits() {
+    let _ended = Defer(|| ENDED.notify_one());
+    BEGUN.notify_one();
+    std::future::pending().await
+}
+
+#[rpc]
+async fn begun() {
+    BEGUN.notified().await
+}
+
+#[rpc]
+async fn ended() {
+    ENDED.notified().await
+}
+
+struct Defer<F: Fn()>(F);
+
+impl<F: Fn()> Drop for Defer<F> {
+    fn drop(&mut self) {
+        self.0()
+    }
 }
 
 #[context]
@@ -186,6 +218,51 @@ async fn an_actor_that_listens_by_tls_is_called() -> Result<(), Error> {
             Ok(())
         })
         .await
+}
+
+/// As in a shell from which trees are started too.
+#[teamster::test]
+async fn what_the_environment_says_to_trees_is_not_for_the_tool() -> Result<(), Error> {
+    open_nursery(async |an| {
+        an.start_actor("frank").await?;
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let taken = format!("/ip4/{}", taken.local_addr().expect("it is bound")).replace(':', "/tcp/");
+        let said = [
+            ("TEAMSTER_ETCD", "http://127.0.0.1:1"),
+            ("TEAMSTER_LISTEN", &taken),
+            ("TEAMSTER_IDENTITY", "/no/such/folder"),
+            ("TEAMSTER_TRANSPORT", "quic"),
+            ("TEAMSTER_HOSTS", "b"),
+        ];
+        for (variable, value) in said {
+            let mut command = tool::command(["call", "--on", "frank", "add", "[1, 2]"]);
+            command.env(variable, value);
+            let output = tool::output(command).await;
+            assert_eq!(String::from_utf8_lossy(&output.stdout), "3\n", "{variable}={value}: {output:?}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Called with no end, until it is interrupted as by ctrl-c: the call ends over there too.
+#[teamster::test]
+async fn an_interrupted_call_ends_as_shells_know_it() -> Result<(), Error> {
+    open_nursery(async |an| {
+        let frank = an.start_actor("frank").await?;
+        for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+            let mut command = tool::command(["call", "--on", "frank", "waits"]);
+            let child = command.stderr(Stdio::piped()).spawn().expect("it starts");
+            frank.run(begun()).await.expect("it has begun");
+            kill_process(Pid::from_child(&child), signal).expect("it runs");
+            let output = tokio::task::spawn_blocking(|| child.wait_with_output()).await.expect("no panic");
+            let output = output.expect("it is our child");
+            assert_eq!(output.status.code(), Some(status), "{output:?}");
+            frank.run(ended()).await?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// The tool has no certificate, and no way to that host: the root has both.

@@ -2,10 +2,21 @@
 #![allow(dead_code, reason = "each test file takes what it needs")]
 use std::process::{Command, Output};
 
+/// The tool with these arguments.
+pub(crate) fn command<S: Into<String>>(arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_teamster"));
+    command.args(arguments.into_iter().map(Into::into));
+    command
+}
+
 /// Runs the tool off the runtime, which serves what it asks.
 pub(crate) async fn teamster<S: Into<String>>(arguments: impl IntoIterator<Item = S>) -> Output {
-    let arguments: Vec<String> = arguments.into_iter().map(Into::into).collect();
-    let run = move || Command::new(env!("CARGO_BIN_EXE_teamster")).args(arguments).output().expect("it starts");
+    output(command(arguments)).await
+}
+
+/// The same where more was said to it.
+pub(crate) async fn output(mut command: Command) -> Output {
+    let run = move || command.output().expect("it starts");
     tokio::task::spawn_blocking(run).await.expect("it does not panic")
 }
 
