@@ -1,6 +1,7 @@
 //! Who is found in a cluster that has etcd, by trees that share nothing else?
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use teamster::discovery::Etcd;
 use teamster::{Error, Portal, find_actor, list_actors, rpc, wait_for_actor};
 
@@ -143,6 +144,9 @@ impl Tree {
 
 const WITHIN: Duration = Duration::from_secs(30);
 
+/// A member that is silent, and what the rest of a name's way takes on a busy machine: docs/cluster.md states the first.
+const GIVEN_UP_WITHIN: Duration = Duration::from_secs(10 + 3);
+
 #[test]
 #[ignore = "needs etcd-server"]
 fn strangers_on_a_host_find_meet_and_call_each_other() {
@@ -202,6 +206,35 @@ fn a_leader_that_is_killed_takes_no_name_with_it() {
     one.end();
     two.end();
     assert_eq!(keys(&cluster), 0);
+}
+
+/// The one that all of them ask first, and wait by: its host is frozen, and nothing ends.
+#[test]
+#[ignore = "needs etcd-server"]
+fn a_member_that_stands_still_holds_up_no_name() {
+    let cluster = etcd::Cluster::start(3);
+    let (mut one, mut two) = (Tree::start(&cluster, "one"), Tree::start(&cluster, "two"));
+    one.does("start ann");
+    two.does("meet ann");
+    two.running.say("meet bob");
+    while cluster.watches(0) == 0 {} // it waits there now
+    let frozen = Pid::from_raw(cluster.pids()[0].cast_signed()).expect("it runs");
+    kill_process(frozen, Signal::STOP).expect("it is ours");
+    let begun = Instant::now();
+    one.does("start bob");
+    one.sees("bob", "bob");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    two.running.line("meet done");
+    assert!(begun.elapsed() < GIVEN_UP_WITHIN, "{:?}", begun.elapsed());
+    assert_eq!(two.ask("call bob", "called"), "3");
+    two.does("start_many eve");
+    for number in 0..20 {
+        one.does(&format!("meet eve-{number}"));
+    }
+    kill_process(frozen, Signal::CONT).expect("it is ours");
+    assert_eq!(one.ask("list all", "listed"), "24");
+    one.end();
+    two.end();
 }
 
 #[test]

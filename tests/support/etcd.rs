@@ -1,7 +1,7 @@
 //! An etcd for a test: real processes on free ports of the loopback interface, data in a temporary folder.
 #![allow(dead_code, reason = "each test file takes what it needs")]
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -92,6 +92,16 @@ impl Cluster {
                 Err(error) => assert!(began.elapsed() < Duration::from_secs(20), "it answers: {error}"),
             }
         }
+    }
+
+    /// How many watches are open at this member.
+    pub(crate) fn watches(&self, at: usize) -> u64 {
+        let host = self.members[at].client_url.trim_start_matches("http://");
+        let mut stream = TcpStream::connect(host).expect("it serves");
+        write!(stream, "GET /metrics HTTP/1.0\r\n\r\n").expect("it reads");
+        let lines = BufReader::new(stream).lines().map(|line| line.expect("it is text"));
+        let counts = lines.filter_map(|line| line.strip_prefix("etcd_debugging_mvcc_watcher_total ")?.parse().ok());
+        counts.last().expect("it tells")
     }
 
     fn launch(&self, at: usize) -> (Running, mpsc::Receiver<()>) {

@@ -175,6 +175,7 @@ fn innermost(error: &etcd_client::Error) -> String {
 /// Between two rounds through all members.
 const PAUSE: Duration = Duration::from_millis(50);
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
-/// A member whose host is gone is noticed while something waits there; etcd takes offence at less than 5 s.
-const PING_EVERY: Duration = Duration::from_secs(10);
-const PONG_WITHIN: Duration = Duration::from_secs(5);
+/// A member whose host is gone is noticed while something waits there, after both of these; etcd takes offence at pings more
+/// often than every 5 s.
+const PING_EVERY: Duration = Duration::from_secs(6);
+const PONG_WITHIN: Duration = Duration::from_secs(3);
