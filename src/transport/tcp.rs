@@ -22,10 +22,21 @@ pub(crate) fn bind_at(addr: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
     let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let fd = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
     sockopt::set_socket_reuseaddr(&fd, true)?;
+    take_both_kinds(&fd, addr)?;
     bind(&fd, &addr)?;
     listen(&fd, BACKLOG)?;
     let bound = getsockname(&fd)?.try_into()?;
     Ok((fd, bound))
+}
+
+/// A socket at all addresses of IPv6 is at those of IPv4 too, whatever the system makes of it by itself (`net.ipv6.bindv6only`).
+pub(super) fn take_both_kinds(fd: &OwnedFd, addr: SocketAddr) -> io::Result<()> {
+    if let IpAddr::V6(ip) = addr.ip()
+        && (ip.is_unspecified() || ip.to_ipv4_mapped().is_some())
+    {
+        sockopt::set_ipv6_v6only(fd, false)?;
+    }
+    Ok(())
 }
 
 /// The same at a host and a port, of which a name is looked up.
@@ -247,6 +258,24 @@ mod tests {
         let six = "00000000000000000000000001000000:0050";
         assert_eq!(end(six), Some("[::1]:80".parse().unwrap()));
         assert_eq!(entry("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid"), None);
+    }
+
+    #[test]
+    #[ignore = "needs root's rights"]
+    fn all_addresses_are_of_both_kinds_whatever_the_system_prefers() {
+        const NAME: &str = "transport::tcp::tests::all_addresses_are_of_both_kinds_whatever_the_system_prefers";
+        if std::env::var_os("PREFERS_ONE").is_some() {
+            let everywhere = "[::]:0".parse().unwrap();
+            assert!(!sockopt::ipv6_v6only(&bind_at(everywhere).unwrap().0).unwrap());
+            #[cfg(feature = "quic")]
+            crate::transport::quic::assert_both_kinds(everywhere);
+            return;
+        }
+        let mut command = std::process::Command::new("unshare");
+        command.args(["-n", "sh", "-c", "echo 1 > /proc/sys/net/ipv6/bindv6only && exec \"$@\"", "sh"]);
+        command.arg(std::env::current_exe().unwrap()).args(["--exact", NAME, "--include-ignored", "--nocapture"]);
+        let output = command.env("PREFERS_ONE", "1").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
     }
 
     #[tokio::test]

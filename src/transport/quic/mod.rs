@@ -110,7 +110,9 @@ fn transport() -> TransportConfig {
 /// A socket for such addresses.
 fn socket_for(addr: SocketAddr) -> io::Result<OwnedFd> {
     let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    Ok(socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?)
+    let fd = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    tcp::take_both_kinds(&fd, addr)?;
+    Ok(fd)
 }
 
 /// A bound socket, beside which others may be, by this user alone.
@@ -131,6 +133,17 @@ fn bind_at(addr: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
     sockopt::set_socket_reuseport(&fd, true)?;
     let bound = getsockname(&fd)?.try_into()?;
     Ok((fd, bound))
+}
+
+/// Whoever listens there, and whoever is let in by it from an address of IPv4.
+#[cfg(test)]
+pub(super) fn assert_both_kinds(everywhere: SocketAddr) {
+    let (listens, bound) = bind_at(everywhere).expect("it is free");
+    let mapped = Ipv4Addr::UNSPECIFIED.to_ipv6_mapped();
+    let let_in = socket_at(SocketAddr::new(mapped.into(), bound.port())).expect("both are ours");
+    for fd in [listens, let_in] {
+        assert!(!sockopt::ipv6_v6only(&fd).expect("it is of IPv6"));
+    }
 }
 
 /// The same at a host and a port, of which a name is looked up.
