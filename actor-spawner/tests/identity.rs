@@ -340,6 +340,11 @@ async fn a_folder_that_is_of_no_use_is_an_error_at_open() {
         check(open(&folder).await, &format!("{file} is missing: `teamster ca issue` writes a whole identity folder"));
         let folder = broken(&format!("b{n}"), &|folder| fs::write(folder.join(file), "hello").expect("it is ours"));
         check(open(&folder).await, "that can be read");
+        let folder = broken(&format!("d{n}"), &|folder| {
+            let text = fs::read(folder.join(file)).expect("it is ours");
+            fs::write(folder.join(file), &text[..text.len() / 2]).expect("it is ours");
+        });
+        check(open(&folder).await, "that can be read (it ends in the middle): write it anew");
         let long = vec![b'#'; 300 * 1024];
         let folder = broken(&format!("c{n}"), &|folder| fs::write(folder.join(file), &long).expect("it is ours"));
         check(open(&folder).await, "it is longer than");

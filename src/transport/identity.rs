@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use rcgen::{KeyPair, PublicKeyData};
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -167,7 +167,7 @@ pub(super) fn allowed(file: &Path) -> Result<(Vec<Bytes>, Vec<Bytes>), IdentityE
     let text = contents(file)?;
     let garbled = |what: &'static str, reason: String| IdentityError::Garbled { path: file.to_owned(), what, reason };
     let authorities = CertificateDer::pem_slice_iter(&text).map(|der| {
-        let der = der.map_err(|error| garbled("certificate", error.to_string()))?;
+        let der = der.map_err(|error| garbled("certificate", why_no_pem(&error)))?;
         parsed(file, &der)?;
         Ok(Bytes::copy_from_slice(&der))
     });
@@ -177,7 +177,7 @@ pub(super) fn allowed(file: &Path) -> Result<(Vec<Bytes>, Vec<Bytes>), IdentityE
     }
     let lists = CertificateRevocationListDer::pem_slice_iter(&text).map(|der| match der {
         Ok(der) => Ok(Bytes::copy_from_slice(&der)),
-        Err(error) => Err(garbled("list of revoked certificates", error.to_string())),
+        Err(error) => Err(garbled("list of revoked certificates", why_no_pem(&error))),
     });
     Ok((authorities, lists.collect::<Result<_, _>>()?))
 }
@@ -198,10 +198,20 @@ fn pem<T: PemObject>(folder: &Path, file: &str, what: &'static str) -> Result<Ve
     let path = folder.join(file);
     let text = contents(&path)?;
     let garbled = |reason: String| IdentityError::Garbled { path: path.clone(), what, reason };
-    let all: Vec<T> = T::pem_slice_iter(&text).collect::<Result<_, _>>().map_err(|error| garbled(error.to_string()))?;
+    let all: Vec<T> =
+        T::pem_slice_iter(&text).collect::<Result<_, _>>().map_err(|error| garbled(why_no_pem(&error)))?;
     match all.is_empty() {
         true => Err(garbled("it has none".to_owned())),
         false => Ok(all),
+    }
+}
+
+/// By itself, this error prints lines as lists of numbers.
+fn why_no_pem(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "it ends in the middle".to_owned(),
+        pem::Error::IllegalSectionStart { .. } => "one of its sections has no proper beginning".to_owned(),
+        error => error.to_string(),
     }
 }
 
