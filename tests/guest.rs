@@ -216,10 +216,13 @@ async fn says_goodbye() -> Result<(), Error> {
     teamster::on_exit(async || println!("goodbye from home: {}", IS_HOST.get()))
 }
 
-#[rpc]
-async fn block() {
+/// What it has said is on its way by the thread beside the loop, which stands still from then on.
+#[context]
+async fn block(ctx: Context<()>) -> teamster::Result<()> {
+    ctx.started(()).await?;
     #[expect(clippy::disallowed_methods, reason = "a loop that is stuck is what this is about")]
     std::thread::sleep(Duration::from_secs(60));
+    Ok(())
 }
 
 #[rpc]
@@ -502,16 +505,7 @@ async fn a_guest_ends_itself_and_its_loop() {
 async fn a_stuck_loop_hears_a_cancel_and_is_killed_when_the_grace_is_over() {
     teamster::open_nursery(async |an| {
         let clock = an.actor("clock").infect(beating()).start().await?;
-        let blocked = clock.run(block());
-        let cancelled = async {
-            // It is stuck when it does not answer any more.
-            let silent =
-                async { while tokio::time::timeout(Duration::from_millis(50), clock.run(double(1))).await.is_ok() {} };
-            silent.await;
-            clock.cancel_actor().await
-        };
-        let (_, receipt) = tokio::join!(blocked, cancelled);
-        let receipt = receipt?;
+        let receipt = clock.open_context(block(), async |_ctx, ()| Ok(clock.cancel_actor().await?)).await?;
         assert!(receipt.heard.is_some_and(|heard| heard < Duration::from_millis(200)), "{receipt:?}");
         assert!(!receipt.was_graceful(), "{receipt:?}");
         Ok(())

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -28,11 +29,7 @@ struct Running {
 impl Cluster {
     /// So many members, when all of them serve.
     pub(crate) fn start(count: usize) -> Cluster {
-        let url = || {
-            let port =
-                TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-            format!("http://{port}")
-        };
+        let url = || format!("http://127.0.0.1:{}", free_port());
         let member = || Member { client_url: url(), peer_url: url(), running: None };
         let members = std::iter::repeat_with(member).take(count).collect();
         let mut cluster = Cluster { members, folder: tempfile::tempdir().expect("there is room") };
@@ -147,6 +144,17 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.kill_all();
     }
+}
+
+/// A port that is nobody's. The kernel gives it to nobody in between, as it may do with those that it chooses itself.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let from_here_on = std::process::id().wrapping_mul(16);
+    let port = || 10_000 + (from_here_on.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000) as u16;
+    std::iter::repeat_with(port)
+        .take(20_000)
+        .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        .expect("a free port")
 }
 
 async fn leads(url: &str) -> bool {
