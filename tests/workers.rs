@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use teamster::pool::{Statistics, WorkerHook, WorkerLife};
 use teamster::testing::{drop_at_every_await, wait_gone};
 use teamster::{Blob, Error, ExitKind, WorkerConfig, WorkerPool, open_worker_context, rpc, run_sync, work};
@@ -152,6 +152,13 @@ async fn gone(pids: impl IntoIterator<Item = u32>) {
 fn kill(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
     kill_process(pid, signal).expect("it lives");
+}
+
+/// Stops all threads of a child of this process.
+fn stop(pid: u32) {
+    kill(pid, Signal::STOP);
+    let child = WaitId::Pid(Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid"));
+    waitid(child, WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT).expect("it is our child");
 }
 
 /// Waits until that is so: nothing tells when a number changes.
@@ -441,6 +448,62 @@ async fn an_idle_worker_that_dies_costs_nobody_a_job() -> Result<(), Error> {
             kill(worker, Signal::KILL);
             until(pool, |now| now.idle == 0).await;
             assert_ne!(pool.run(pid()).await?, worker);
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// It had been sent, and the worker has died before it read it: another one does it.
+#[teamster::test]
+async fn a_job_that_its_worker_never_read_goes_to_another() -> Result<(), Error> {
+    open_worker_context(a_pool(1), async |pool| {
+        for _ in 0..10 {
+            let worker = pool.run(pid()).await?;
+            stop(worker);
+            let mut job = Box::pin(pool.run(pid()));
+            for _ in 0..10 {
+                assert!(futures::poll!(&mut job).is_pending(), "its worker stands still");
+                tokio::task::yield_now().await; // it is sent
+            }
+            kill(worker, Signal::KILL);
+            assert_ne!(job.await?, worker);
+            let worker = pool.run(pid()).await?;
+            stop(worker);
+            let mut many = pool.map((0..3).map(|_| pid()));
+            for _ in 0..10 {
+                assert!(futures::poll!(many.next()).is_pending(), "its worker stands still");
+                tokio::task::yield_now().await;
+            }
+            kill(worker, Signal::KILL);
+            while let Some(other) = many.try_next().await? {
+                assert_ne!(other, worker);
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Nobody waits for those that are killed to be noticed.
+#[teamster::test]
+async fn jobs_that_come_when_all_idle_workers_have_been_killed_are_done() -> Result<(), Error> {
+    open_worker_context(a_pool(4), async |pool| {
+        for _ in 0..5 {
+            let gate = Gate::new();
+            let jobs = futures::future::join_all((0..4).map(|_| pool.run(hold(gate.path()))));
+            let all = async {
+                let held = [gate.next().await, gate.next().await, gate.next().await, gate.next().await];
+                for one in held {
+                    one.pass().await;
+                }
+            };
+            let (workers, ()) = tokio::join!(jobs, all);
+            for worker in workers {
+                kill(worker?, Signal::KILL);
+            }
+            let squares = futures::future::try_join_all((0..4).map(|n| pool.run(square(n)))).await?;
+            assert_eq!(squares, [0, 1, 4, 9]);
         }
         Ok(())
     })

@@ -87,7 +87,13 @@ impl<S: Service> Channel<S> {
                         None => inbox.received(n),
                     }
                 }
-                Poll::Ready(Err(error)) => return Poll::Ready(LineEnd::Io(error.to_string())),
+                Poll::Ready(Err(error)) => {
+                    // So the kernel tells it on a socket of its own: it was closed over there with something to read in it.
+                    if error.kind() == io::ErrorKind::ConnectionReset && self.socket.is_unix() {
+                        self.shared.lock().out.tail_is_unread();
+                    }
+                    return Poll::Ready(LineEnd::Io(error.to_string()));
+                }
                 Poll::Pending if is_cut_short => break,
                 Poll::Pending => return Poll::Pending,
             }
@@ -492,9 +498,9 @@ impl<S: Service> Channel<S> {
         let mut shared = self.shared.lock();
         if shared.end.is_none() {
             shared.end = Some(end.clone());
-            let flushed = shared.out.flushed;
+            let maybe_read = shared.out.maybe_read();
             // What we serve stays in the table: the service cancels it, and knows on whose behalf.
-            for (dialog, waiting, left, waits) in shared.dialogs.on_lost(flushed) {
+            for (dialog, waiting, left, waits) in shared.dialogs.on_lost(maybe_read) {
                 if let Some(link) = waiting.link {
                     link.on_end(LinkEnd::Lost(left, end.clone()), &mut woken);
                 } else if waits == Waits::Yes {

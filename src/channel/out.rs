@@ -149,7 +149,11 @@ pub(super) struct Out {
     pub(super) is_dead: bool,
     /// Of the non-urgent bytes: all that were ever queued, and all that have left.
     queued: u64,
-    pub(super) flushed: u64,
+    flushed: u64,
+    /// The last byte that has left was not an urgent one.
+    is_tail_plain: bool,
+    /// The last byte that has left was never read.
+    is_tail_unread: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -304,6 +308,20 @@ impl Out {
         }
     }
 
+    /// The peer's end is gone, and what had left last was not read there, to the last byte.
+    pub(super) fn tail_is_unread(&mut self) {
+        self.is_tail_unread = true;
+    }
+
+    /// Of the non-urgent bytes: those that may have been read.
+    pub(super) fn maybe_read(&self) -> u64 {
+        // What somebody is writing now may be the tail, which is not counted yet.
+        match self.is_tail_unread && self.is_tail_plain && !self.is_writing {
+            true => self.flushed.saturating_sub(1),
+            false => self.flushed,
+        }
+    }
+
     /// What to write next, without the lock, and to give back to [`Out::wrote`].
     pub(super) fn begin_write(&mut self, woken: &mut Woken) -> Result<Write, Flush> {
         if self.is_dead {
@@ -352,6 +370,9 @@ impl Out {
                 let before = self.written.max(self.urgent_len);
                 self.written += n;
                 self.flushed += self.written.max(self.urgent_len) as u64 - before as u64;
+                if *n > 0 {
+                    self.is_tail_plain = self.written > self.urgent_len;
+                }
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -490,5 +511,42 @@ mod tests {
         assert_eq!(out.waiting_bytes(), len);
         out.end_write(write, &Ok(len - 1), &mut woken).expect("it goes on");
         assert_eq!(out.waiting_bytes(), len);
+    }
+
+    #[test]
+    fn of_a_tail_that_was_not_read_only_the_last_frame_is_certain() {
+        let (mut out, mut woken) = (Out::new(BytesMut::new()), Woken::default());
+        let mut write = |out: &mut Out| {
+            let write = out.begin_write(&mut woken).expect("there is something");
+            let (leaving, _) = write.rest();
+            let len = leaving.len();
+            out.end_write(write, &Ok(len), &mut woken).expect("it goes on");
+        };
+        let first = out.queue(&Frame::Ping { nonce: 1 }, &[]);
+        let second = out.queue(&Frame::Ping { nonce: 1 }, &[]);
+        write(&mut out);
+        assert_eq!(out.maybe_read(), second);
+        out.tail_is_unread();
+        assert!((first..second).contains(&out.maybe_read()));
+        let mut urgent_last = Out::new(BytesMut::new());
+        let plain = urgent_last.queue(&Frame::Ping { nonce: 1 }, &[]);
+        write(&mut urgent_last);
+        urgent_last.urgent(&Frame::Ping { nonce: 1 });
+        write(&mut urgent_last);
+        urgent_last.tail_is_unread();
+        assert_eq!(urgent_last.maybe_read(), plain, "it is the urgent one that was not read");
+    }
+
+    #[test]
+    fn what_is_being_written_may_be_what_was_not_read() {
+        let (mut out, mut woken) = (Out::new(BytesMut::new()), Woken::default());
+        let first = out.queue(&Frame::Ping { nonce: 1 }, &[]);
+        let write = out.begin_write(&mut woken).expect("there is something");
+        let len = first as usize;
+        out.end_write(write, &Ok(len), &mut woken).expect("it goes on");
+        out.queue(&Frame::Ping { nonce: 1 }, &[]);
+        let _somebody_is_in_it = out.begin_write(&mut woken).expect("there is more");
+        out.tail_is_unread();
+        assert_eq!(out.maybe_read(), first);
     }
 }

@@ -303,8 +303,9 @@ impl<O, S, E: Clone> Connection<O, S, E> {
         self.opened.contains_key(&dialog) && self.cancelled_by_us.insert(dialog)
     }
 
-    /// The line is lost. Every slot, whether its Start had left by then, and whether somebody waits.
-    pub(crate) fn on_lost(&mut self, flushed: u64) -> Vec<(u64, O, Left, Waits)> {
+    /// The line is lost, and the peer has read no more than so many bytes. Every slot, whether its Start was among them, and
+    /// whether somebody waits.
+    pub(crate) fn on_lost(&mut self, maybe_read: u64) -> Vec<(u64, O, Left, Waits)> {
         self.tombstones.clear();
         self.starting.clear();
         self.cancelled_by_us.clear();
@@ -312,7 +313,7 @@ impl<O, S, E: Clone> Connection<O, S, E> {
         self.opened
             .drain()
             .map(|(dialog, opened)| {
-                let left = if opened.start_ends_at <= flushed { Left::Yes } else { Left::No };
+                let left = if opened.start_ends_at <= maybe_read { Left::Yes } else { Left::No };
                 let waits = if opened.phase == Phase::Draining { Waits::No } else { Waits::Yes };
                 (dialog, opened.slot, left, waits)
             })
@@ -534,7 +535,8 @@ impl<O, S, E: Clone> Connection<O, S, E> {
     }
 }
 
-/// Whether a Start had left this process when its line was lost.
+/// Whether a Start had left this process when its line was lost, as far as that is known. One that has never been read over
+/// there has not, if the kernel tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Left {
     Yes,

@@ -12,7 +12,7 @@ use futures::task::AtomicWaker;
 use parking_lot::{Mutex, RwLock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, acceptfrom_with};
+use rustix::net::{AddressFamily, SocketFlags, acceptfrom_with};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Sleep;
@@ -121,6 +121,13 @@ impl Socket {
     /// Whether each dialog has a stream of its own: frames of different ones come in any order.
     pub(crate) fn has_streams(&self) -> bool {
         self.has_streams
+    }
+
+    /// Whether it connects two processes of this host, without anything in between but the kernel.
+    pub(crate) fn is_unix(&self) -> bool {
+        let open = self.open.read();
+        let family = open.as_ref().map(|open| rustix::net::sockopt::socket_domain(open.fd.get_ref()));
+        matches!(family, Some(Ok(AddressFamily::UNIX)))
     }
 
     /// Sends what is taken now of `first` and of `second` behind it.
