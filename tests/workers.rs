@@ -913,6 +913,25 @@ async fn a_retirement_that_fails_is_the_pools_failure_and_not_the_jobs() -> Resu
     Ok(())
 }
 
+/// Not in the worker, but here, where it is asked which call that is.
+#[teamster::test]
+async fn a_retirement_that_panics_fails_the_pool_too() -> Result<(), Error> {
+    let config = a_pool(1).retire(|life| match life.jobs {
+        1 => after(life, 2),
+        jobs => panic!("never more than {jobs} jobs"),
+    });
+    let opened = open_worker_context(config, async |pool| {
+        assert_eq!(pool.run(square(2)).await?, 4);
+        assert_eq!(pool.run(square(3)).await?, 9);
+        pending::<Result<(), _>>().await
+    });
+    let failed = tokio::time::timeout(LATE, opened).await.expect("it ends");
+    let Err(Error::WorkerHook { hook: WorkerHook::Retire, error, .. }) = &failed else { panic!("{failed:?}") };
+    assert!(matches!(&**error, Error::Remote(remote) if remote.is_panic()), "{error:?}");
+    assert!(error.to_string().contains("never more than 2 jobs"), "{error:?}");
+    Ok(())
+}
+
 #[teamster::test]
 async fn workers_that_can_not_be_started_fail_the_jobs_that_wait_after_a_few_tries() -> Result<(), Error> {
     let folder = tempfile::tempdir().expect("a folder");

@@ -190,7 +190,7 @@ impl WorkerConfig {
     /// old, it has done so many.
     ///
     /// It costs a second round trip before the worker takes its next job; the caller of the job does not wait for it.
-    /// If it fails, its worker ends, and the pool's block fails with [`Error::WorkerHook`].
+    /// If it fails or panics, its worker ends, and the pool's block fails with [`Error::WorkerHook`].
     ///
     /// # Examples
     ///

@@ -1,5 +1,6 @@
 //! How does a worker do a job, or several of a batch, and what becomes of it then?
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,6 +10,8 @@ use super::board::Left;
 use super::share::Share;
 use super::workers::{Worker, Workers};
 use crate::actor::child::Child;
+use crate::actor::failure::Failure;
+use crate::actor::panics;
 use crate::error::Error;
 use crate::msg::broken_worker::{BrokenWorker, WorkerHook};
 use crate::msg::codec;
@@ -269,8 +272,12 @@ impl Workers {
 
     async fn retires(&self, worker: &Worker) -> Result<bool, Error> {
         let Some(decide) = &self.settings.retire else { return Ok(false) };
-        let call = decide(worker.life(), &self.nursery().actor)?;
-        let hook = WorkerHook::Retire;
+        let (hook, actor) = (WorkerHook::Retire, &self.nursery().actor);
+        // What the user gave runs on a task of ours, whose panic nobody would hear of.
+        let decided = panics::serving(|| catch_unwind(AssertUnwindSafe(|| decide(worker.life(), actor))));
+        let call = decided
+            .unwrap_or_else(|panic| Err(Failure::caught(panic).into_wire(&actor.aid).into_error("retire", &actor.aid)));
+        let call = call.map_err(|error| of_hook(error, &worker.child, hook, "retire"))?;
         match worker.portal.run_prepared(&call).await {
             Ok(bytes) => codec::decode(&bytes).map_err(|_| Error::Usage("the retire function has to give a bool")),
             // It is on its way out, which it may have heard before our control thread has booked it.
