@@ -932,6 +932,29 @@ async fn a_retirement_that_panics_fails_the_pool_too() -> Result<(), Error> {
     Ok(())
 }
 
+/// Before a worker is started, and not in each of them.
+#[teamster::test]
+async fn settings_out_of_range_are_refused_when_the_pool_is_opened() {
+    let files = teamster::Resource::OpenFiles;
+    for (config, wanted) in [
+        (a_pool(0), "1 to 4096 workers, not 0"),
+        (a_pool(usize::MAX), "1 to 4096 workers"),
+        (a_pool(1).nice(20), "a nice value is -20 to 19, not 20"),
+        (a_pool(1).nice(i32::MIN), "a nice value is -20 to 19"),
+        (a_pool(1).rlimit(files, 100, 50), "is at most the hard one"),
+        (a_pool(1).env("A=B", "x"), "\"A=B\" can't be the name of an environment variable"),
+        (a_pool(1).env("", "x"), "\"\" can't be the name"),
+        (a_pool(1).env("A", "x\0y"), "the environment variable \"A\""),
+    ] {
+        let opened = open_worker_context(config, async |_pool| -> Result<(), _> { panic!("it is not opened") }).await;
+        assert!(matches!(&opened, Err(Error::Spawn { .. })), "{opened:?}");
+        assert!(opened.as_ref().is_err_and(|error| error.to_string().contains(wanted)), "{opened:?}");
+    }
+    let config = a_pool(1).nice(19).rlimit(files, 100, 100).env("A", "x=y").idle_timeout(Duration::MAX);
+    let squared = open_worker_context(config, async |pool| Ok(pool.run(square(2)).await?)).await;
+    assert_eq!(squared.expect("they are in range"), 4);
+}
+
 #[teamster::test]
 async fn workers_that_can_not_be_started_fail_the_jobs_that_wait_after_a_few_tries() -> Result<(), Error> {
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,4 +1,5 @@
 //! What shall the workers of a pool be like?
+use std::env::VarError;
 use std::ffi::OsStr;
 use std::fmt;
 use std::num::NonZero;
@@ -272,8 +273,11 @@ impl WorkerConfig {
     /// Looks through it, on behalf of the actor whose workers they will be.
     pub(super) fn settle(self, actor: &Actor) -> Result<Settings, Error> {
         let limit = self.limit.map_or_else(default_limit, Ok).and_then(in_range);
-        let limit =
-            limit.map_err(|text| Error::Spawn { name: super::WORKER.to_owned(), reason: SpawnReason::Other(text) })?;
+        let refused = |text| Error::Spawn { name: super::WORKER.to_owned(), reason: SpawnReason::Other(text) };
+        let limit = limit.map_err(refused)?;
+        if let Some(mistake) = self.options.mistake() {
+            return Err(refused(mistake));
+        }
         Ok(Settings {
             limit,
             idle_timeout: self.idle_timeout.unwrap_or(IDLE_TIMEOUT),
@@ -295,7 +299,10 @@ fn default_limit() -> Result<usize, String> {
     match std::env::var(LIMIT_VARIABLE) {
         Ok(text) => text.parse().map_err(|_| format!("{LIMIT_VARIABLE} is {text:?}: it has to be a number of workers")),
         // Where the system does not tell, one at a time is what is surely there.
-        Err(_unset) => Ok(std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_LIMIT)),
+        Err(VarError::NotUnicode(text)) => {
+            Err(format!("{LIMIT_VARIABLE} is {text:?}: it has to be a number of workers"))
+        }
+        Err(VarError::NotPresent) => Ok(std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_LIMIT)),
     }
 }
 

@@ -118,9 +118,9 @@ pub fn run_sync<E: Endpoint>(call: Call<E>) -> Run<E> {
 ///
 /// # Errors
 ///
-/// [`Error::Spawn`] if a setting is out of its range. What `body` returned, as itself. [`Error::WorkerHook`] if the function
-/// that [decides about retirement](WorkerConfig::retire) failed. [`Error::Cancelled`] if it was cancelled before `body` had a
-/// value, and in the root [`Error::Interrupted`] after a signal.
+/// [`Error::Spawn`] if a setting is out of its range: `body` is not run then. What `body` returned, as itself.
+/// [`Error::WorkerHook`] if the function that [decides about retirement](WorkerConfig::retire) failed. [`Error::Cancelled`] if it
+/// was cancelled before `body` had a value, and in the root [`Error::Interrupted`] after a signal.
 ///
 /// # Panics
 ///

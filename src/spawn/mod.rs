@@ -150,6 +150,24 @@ impl Options {
         self.launcher.as_ref().is_some_and(|launcher| launcher.is_remote())
     }
 
+    /// What can't be, whatever the system says to it; `None`: nothing.
+    pub(crate) fn mistake(&self) -> Option<String> {
+        if let Some(nice) = self.nice.filter(|nice| !(-20..=19).contains(nice)) {
+            return Some(format!("a nice value is -20 to 19, not {nice}"));
+        }
+        if let Some((resource, soft, hard)) = self.rlimits.iter().find(|(_, soft, hard)| soft > hard) {
+            return Some(format!("the soft limit of resource {resource} is at most the hard one, {hard}, not {soft}"));
+        }
+        let has = |text: &OsString, bytes: &[u8]| text.as_encoded_bytes().iter().any(|byte| bytes.contains(byte));
+        self.env.iter().find_map(|(key, value)| {
+            if key.is_empty() || has(key, b"=\0") {
+                return Some(format!("{key:?} can't be the name of an environment variable"));
+            }
+            let is_cut = value.as_ref().is_some_and(|value| has(value, b"\0"));
+            is_cut.then(|| format!("the environment variable {key:?} can't have a zero byte in it"))
+        })
+    }
+
     pub(crate) fn limit(&mut self, resource: Resource, soft: u64, hard: u64) {
         self.rlimits.push((resource.number(), soft, hard));
     }
