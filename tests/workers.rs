@@ -695,6 +695,29 @@ async fn an_endless_row_of_jobs_is_pulled_no_faster_than_it_is_done() -> Result<
     .await
 }
 
+/// What an iterator does behind its end is its own affair.
+#[teamster::test]
+async fn a_row_of_jobs_is_not_asked_again_when_it_has_ended() -> Result<(), Error> {
+    open_worker_context(a_pool(2), async |pool| {
+        for len in 0..40 {
+            let mut calls = (0..len).map(square);
+            let mut has_ended = false;
+            let calls = std::iter::from_fn(move || {
+                assert!(!has_ended, "it has said that there are no more");
+                let next = calls.next();
+                has_ended = next.is_none();
+                next
+            });
+            let mut squares = pool.map(calls);
+            let ended: Vec<u64> = (&mut squares).try_collect().await?;
+            assert!(ended.iter().copied().eq((0..len).map(|n| n * n)), "{ended:?}");
+            assert!(squares.next().await.is_none() && squares.next().await.is_none());
+        }
+        Ok(())
+    })
+    .await
+}
+
 #[teamster::test]
 async fn a_job_of_many_that_fails_is_an_error_in_its_place() -> Result<(), Error> {
     #[work]

@@ -1,7 +1,7 @@
 //! How do many jobs go through a pool, none pulled before a worker takes it?
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::iter::Peekable;
+use std::iter::{Fuse, Peekable};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -52,7 +52,7 @@ use crate::portal::{FRESH_LINES, decode_result};
 #[must_use = "no job begins before the stream is polled"]
 pub struct Map<I: Iterator<Item = Call<E>>, E: Endpoint> {
     workers: Arc<Workers>,
-    calls: Option<Peekable<I>>,
+    calls: Option<Peekable<Fuse<I>>>,
     order: Order,
     /// Batches that wait for a worker, or have one: tasks of the actor, so that no worker waits for this to be polled.
     running: FuturesUnordered<AbortOnDropHandle<Done<E>>>,
@@ -118,7 +118,7 @@ impl<I: Iterator<Item = Call<E>>, E: Endpoint> Map<I, E> {
         let (tell_part, parts) = mpsc::unbounded_channel();
         Map {
             workers: Arc::clone(workers),
-            calls: Some(calls.peekable()),
+            calls: Some(calls.fuse().peekable()),
             order,
             running: FuturesUnordered::new(),
             parts,
