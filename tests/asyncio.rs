@@ -109,6 +109,18 @@ async fn not_a_number() -> Result<i64, Error> {
     run_task("tasks:kinds", ()).await
 }
 
+/// How deep it nests is no matter of what takes it here.
+#[rpc]
+async fn nested(levels: u32) -> Result<(), Error> {
+    let mut value: rmpv::Value = run_task("tasks:nested", (levels,)).await?;
+    for _ in 0..levels {
+        let rmpv::Value::Array(mut items) = value else { panic!("no list: {value}") };
+        value = items.pop().expect("a list of one");
+    }
+    assert_eq!(value.as_u64(), Some(7));
+    Ok(())
+}
+
 #[rpc]
 async fn ping() {}
 
@@ -430,6 +442,28 @@ async fn a_value_of_another_type_is_a_codec_error() {
     with_python(async |_an, py| {
         let error = py.run(not_a_number()).await.unwrap_err().to_string();
         assert!(error.contains("tasks:kinds") && error.contains("the result"), "{error}");
+        Ok(())
+    })
+    .await;
+}
+
+#[teamster::test]
+#[ignore = "needs Python 3 with its headers"]
+async fn a_value_that_nests_too_deep_or_holds_itself_is_an_error() {
+    with_python(async |_an, py| {
+        py.run(nested(200)).await?;
+        let too_deep = "it nests deeper than 200 levels";
+        for levels in [201, 100_000] {
+            let error = py.run(nested(levels)).await.unwrap_err().to_string();
+            assert!(error.contains(too_deep) && error.contains("the result"), "{error}");
+        }
+        for path in ["tasks:holds_itself", "tasks:call_with_what_holds_itself"] {
+            let error = py.run(run(path.into())).await.unwrap_err().to_string();
+            assert!(error.contains(too_deep), "{path}: {error}");
+        }
+        let error = py.run(waiting_channel("tasks:first_word_holds_itself".into())).await.unwrap_err().to_string();
+        assert!(error.contains(too_deep) && error.contains("its first word"), "{error}");
+        py.run(ping()).await?;
         Ok(())
     })
     .await;

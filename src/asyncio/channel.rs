@@ -9,12 +9,13 @@ use futures::future::{Either, select};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pythonize::{depythonize, pythonize};
+use pythonize::pythonize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::event_loop::EventLoop;
 use super::task::{End, Task};
+use super::value::from_python;
 use super::{module, raised};
 use crate::error::{BoxError, Error};
 
@@ -244,7 +245,7 @@ impl Channel {
     fn decoded<T: DeserializeOwned>(&self, value: Py<PyAny>, what: &str) -> Result<T, Error> {
         Python::attach(|py| {
             let value = value.into_bound(py);
-            depythonize(&value).map_err(|error| raised::undecodable::<T>(&self.task.path, what, &error))
+            from_python(&value).map_err(|error| raised::undecodable::<T>(&self.task.path, what, &error))
         })
     }
 

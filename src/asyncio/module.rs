@@ -6,11 +6,12 @@ use futures::future::{AbortHandle, abortable};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use pythonize::{depythonize, pythonize};
+use pythonize::pythonize;
 use tokio::sync::oneshot;
 
 use super::event_loop::EventLoop;
 use super::raised;
+use super::value::from_python;
 use crate::actor::crash::SendTask;
 use crate::actor::current;
 use crate::actor::traces::{Origin, traced};
@@ -88,7 +89,7 @@ fn call<'py>(
     }
     let actor = Arc::clone(event_loop.actor().map_err(|error| remote_error(py, error))?);
     let args: rmpv::Value = match args {
-        Some(args) => depythonize(args)?,
+        Some(args) => from_python(args)?,
         None => rmpv::Value::Array(Vec::new()),
     };
     let future = event_loop.future(py)?;

@@ -9,12 +9,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use pythonize::{depythonize, pythonize};
+use pythonize::pythonize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::event_loop::EventLoop;
 use super::raised;
+use super::value::from_python;
 use crate::actor::current;
 use crate::actor::scope::defer_until;
 use crate::error::Error;
@@ -223,7 +224,7 @@ impl Task {
                     return Err(raised::misbehaved(&self.aid, CANCELLED, text));
                 }
             };
-            depythonize(value.bind(py)).map_err(|error| raised::undecodable::<T>(&self.path, "the result", &error))
+            from_python(value.bind(py)).map_err(|error| raised::undecodable::<T>(&self.path, "the result", &error))
         })
     }
 

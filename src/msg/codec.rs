@@ -19,7 +19,7 @@ pub(crate) use probe::is_positional;
 /// How deep values may nest, on both sides: a linked list of more nodes is an error at its sender.
 ///
 /// Every level takes some KiB of stack in a debug build, and tokio's threads have 2 MiB.
-const MAX_DEPTH: u16 = 200;
+pub(crate) const MAX_DEPTH: u16 = 200;
 
 /// The extension type of a `Some` whose content looks like a `None`: `Some(())`, `Some(None)`.
 /// Its one byte counts the `Some`s around the nil.

@@ -27,6 +27,24 @@ async def kinds(*args, **keywords):
     return repr((args, keywords))
 
 
+async def holds_itself():
+    value = []
+    value.append({"inside": (value,)})
+    return value
+
+
+async def nested(levels):
+    value = 7
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+async def first_word_holds_itself(chan):
+    chan.started_nowait(await holds_itself())
+    await chan.get()
+
+
 async def order(item, count, notes=None):
     return {"item": item, "count": count + 1, "notes": notes}
 
@@ -298,6 +316,10 @@ async def last_words_and_cancelled(chan):
 
 async def call(name, path, args):
     return await teamster.call(name, path, args)
+
+
+async def call_with_what_holds_itself():
+    return await teamster.call("py", "tests.add", await holds_itself())
 
 
 async def call_and_catch(name, path, args):
