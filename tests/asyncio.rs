@@ -231,6 +231,24 @@ async fn idle_channel(path: String) -> Result<(), Error> {
     open_channel_from(&path, (), async |_chan, _first: rmpv::Value| Ok(())).await
 }
 
+/// Both sides fail: how.
+#[rpc]
+async fn failing_channel(path: String) -> Vec<String> {
+    let body = async |_chan, _none: ()| Err::<(), _>("the body has failed".into());
+    match open_channel_from(&path, (), body).await.expect_err("both have failed") {
+        Error::Group(group) => group.iter().map(Error::to_string).collect(),
+        one => vec![one.to_string()],
+    }
+}
+
+/// A first word that is no number: the error, and how often a coroutine had cleaned up when it came.
+#[rpc]
+async fn no_number_first(path: String) -> Result<(String, u64), Error> {
+    let ended = open_channel_from(&path, ("a word",), async |_chan, _first: u64| Ok(())).await;
+    let cleaned = run_task("tasks:cleaned", ()).await?;
+    Ok((ended.expect_err("it is none").report().to_string(), cleaned))
+}
+
 #[rpc]
 async fn waiting_channel(path: String) -> Result<(), Error> {
     open_channel_from(&path, (), async |_chan, _first: rmpv::Value| std::future::pending().await).await
@@ -663,6 +681,39 @@ async fn a_first_word_is_said_once_and_first() {
     .await;
 }
 
+#[teamster::test]
+#[ignore = "needs Python 3 with its headers"]
+async fn a_failure_while_cleaning_up_stands_beside_its_cause() {
+    with_python(async |_an, py| {
+        let failures = py.run(failing_channel("tasks:fails_in_its_clean_up".into())).await?;
+        assert_eq!(failures.len(), 2, "{failures:?}");
+        assert!(
+            failures[0].contains("the body has failed") && failures[1].contains("while cleaning up"),
+            "{failures:?}"
+        );
+        for path in ["tasks:hold_channel", "tasks:swallow_in_channel"] {
+            assert_eq!(py.run(failing_channel(path.into())).await?, ["the body has failed"], "{path}");
+        }
+        let error = remote(py.run(idle_channel("tasks:fails_in_its_clean_up".into())).await);
+        assert_eq!(error.message(), "while cleaning up");
+        Ok(())
+    })
+    .await;
+}
+
+#[teamster::test]
+#[ignore = "needs Python 3 with its headers"]
+async fn a_task_whose_first_word_is_of_another_type_has_ended_with_its_block() {
+    with_python(async |_an, py| {
+        let (error, cleaned) = py.run(no_number_first("tasks:hold_channel".into())).await?;
+        assert!(error.contains("its first word") && cleaned == 1, "{error}, {cleaned} cleaned up");
+        let (error, _) = py.run(no_number_first("tasks:fails_in_its_clean_up".into())).await?;
+        assert!(error.contains("its first word") && error.contains("while cleaning up"), "{error}");
+        Ok(())
+    })
+    .await;
+}
+
 // ---- cancels
 
 #[teamster::test]
@@ -992,13 +1043,17 @@ nothing is left
     assert_eq!(said, wanted);
 }
 
-/// What an example prints; it is built beside this test.
+const BUILT_BY: &str = "run `cargo build --examples --features asyncio` first";
+
+/// What an example prints. `cargo test` has built it too, `cargo test --test asyncio` has not.
 #[track_caller]
 fn example(name: &str, args: &[&str]) -> String {
     let test = std::env::current_exe().unwrap();
     let program = test.parent().and_then(Path::parent).unwrap().join("examples").join(name);
-    let ran =
-        Command::new(&program).args(args).output().unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    let ran = Command::new(&program)
+        .args(args)
+        .output()
+        .unwrap_or_else(|error| panic!("{}: {error}: {BUILT_BY}", program.display()));
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     String::from_utf8(ran.stdout).unwrap()
 }

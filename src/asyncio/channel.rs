@@ -17,7 +17,7 @@ use super::event_loop::EventLoop;
 use super::task::{End, Task};
 use super::value::from_python;
 use super::{module, raised};
-use crate::error::{BoxError, Error};
+use crate::error::{BoxError, Error, Group};
 
 /// Messages that wait in one direction: whoever would send another waits, or is refused.
 const ROOM: usize = 64;
@@ -34,7 +34,7 @@ const ROOM: usize = 64;
 ///
 /// # Errors
 ///
-/// That of `body`, or what the asyncio task failed with. [`Error::Remote`] with `asyncio.CancelledError` if the task cancelled
+/// That of `body`, or what the asyncio task failed with; if the task fails while it cleans up behind a failure, both in an [`Error::Group`]. [`Error::Remote`] with `asyncio.CancelledError` if the task cancelled
 /// itself, and with `teamster.NeverStarted` if it returned without its first word. [`Error::NotStopped`] if it swallows its cancel and goes on for
 /// longer than the grace. Else as [`run_task`](super::run_task).
 ///
@@ -68,14 +68,16 @@ where
     let channel = Channel::open(path, &args)?;
     drop(args);
     let linked = Linked(channel.clone());
-    let first = channel.first::<First>().await?;
-    let ended = {
-        let body = std::pin::pin!(body(channel.clone(), first));
-        // The failure is looked at first: what follows from it in the body is no cause.
-        match select(std::pin::pin!(channel.failed()), body).await {
-            Either::Left((failure, _dropped)) => Err(failure),
-            Either::Right((ended, _)) => ended.map_err(Error::from_body),
+    let ended = match channel.first::<First>().await {
+        Ok(first) => {
+            let body = std::pin::pin!(body(channel.clone(), first));
+            // The failure is looked at first: what follows from it in the body is no cause.
+            match select(std::pin::pin!(channel.failed()), body).await {
+                Either::Left((failure, _dropped)) => Err(failure),
+                Either::Right((ended, _)) => ended.map_err(Error::from_body),
+            }
         }
+        Err(failure) => Err(failure),
     };
     channel.link.close();
     let had_ended = channel.task.has_ended();
@@ -84,11 +86,11 @@ where
     if !had_ended && channel.task.end() == Some(End::SwallowedCancel) {
         tracing::warn!(task = channel.task.path, "an asyncio task has swallowed its cancel, and returned");
     }
-    let value = ended?;
-    stopped?;
-    match channel.task.failure() {
+    // The same failure counts once, whoever tells it.
+    let failures = ended.as_ref().err().cloned().into_iter().chain(stopped.err()).chain(channel.task.failure());
+    match Group::collect(failures) {
         Some(failure) => Err(failure),
-        None => Ok(value),
+        None => ended,
     }
 }
 

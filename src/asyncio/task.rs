@@ -1,8 +1,8 @@
 //! One task of the event loop: how does it start, how does it end, and how is it cancelled?
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -77,6 +77,8 @@ pub(super) struct Task {
     is_unwanted: AtomicBool,
     /// It was asked to end, before it had.
     was_asked: Arc<AtomicBool>,
+    /// What is said of one that has cancelled itself: one failure, however often it is asked for.
+    cancelled_itself: OnceLock<Error>,
 }
 
 #[derive(Default)]
@@ -136,6 +138,7 @@ impl Task {
                 end,
                 is_unwanted: AtomicBool::new(false),
                 was_asked: Arc::default(),
+                cancelled_itself: OnceLock::new(),
             })
         };
         start().map(Arc::new).map_err(|error| raised::error(py, &aid, &error))
@@ -199,11 +202,11 @@ impl Task {
     pub(super) fn failure(&self) -> Option<Error> {
         match self.end()? {
             End::Returned | End::Cancelled | End::SwallowedCancel => None,
-            End::CancelledItself => Some(raised::misbehaved(
-                &self.aid,
-                CANCELLED,
-                format!("the asyncio task {} cancelled itself: nobody here has asked it to end", self.path),
-            )),
+            End::CancelledItself => {
+                let said =
+                    || format!("the asyncio task {} cancelled itself: nobody here has asked it to end", self.path);
+                Some(self.cancelled_itself.get_or_init(|| raised::misbehaved(&self.aid, CANCELLED, said())).clone())
+            }
             End::Raised => match &self.end.lock().outcome {
                 Some(Outcome::Raised(error)) => Some(error.clone()),
                 _ => None,

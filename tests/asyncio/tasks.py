@@ -232,8 +232,17 @@ async def sends_first(chan):
     chan.send_nowait(1)
 
 
-async def hold_channel(chan):
-    chan.started_nowait(None)
+async def fails_in_its_clean_up(chan, first=None):
+    chan.started_nowait(first)
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        await asyncio.sleep(0.05)
+        raise Sour("while cleaning up")
+
+
+async def hold_channel(chan, first=None):
+    chan.started_nowait(first)
     await hold()
 
 
