@@ -1,6 +1,6 @@
 //! Actors whose host is Python's asyncio: values, errors and cancels cross as between processes.
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -85,7 +85,8 @@ async fn kinds() -> Result<Vec<String>, Error> {
 struct Where {
     main: bool,
     r#loop: bool,
-    prefix: String,
+    prefix: PathBuf,
+    executable: PathBuf,
 }
 
 #[rpc]
@@ -509,6 +510,20 @@ async fn an_exception_reaches_the_root_with_type_text_place_and_traceback() {
 
 #[teamster::test]
 #[ignore = "needs Python 3 with its headers"]
+async fn an_exception_whose_text_is_none_or_whose_causes_are_a_circle_is_told_whole() {
+    with_python(async |_an, py| {
+        let error = remote(py.run(run("tasks:names_a_file".into())).await);
+        assert_eq!(error.message(), r"/no/such/\udcff");
+        assert!(error.backtrace().is_some_and(|trace| trace.contains("tasks.py")), "{error:?}");
+        let error = remote(py.run(run("tasks:caused_by_itself".into())).await);
+        assert_eq!((error.message(), error.chain()), ("the first", ["ValueError: the second".to_owned()].as_slice()));
+        Ok(())
+    })
+    .await;
+}
+
+#[teamster::test]
+#[ignore = "needs Python 3 with its headers"]
 async fn what_can_not_be_run_says_why() {
     with_python(async |_an, py| {
         let cases = [
@@ -571,6 +586,22 @@ async fn a_venv_that_is_none_fails_the_start() {
     ended.await.unwrap();
     let text = failure.expect("it can't start").to_string();
     assert!(text.contains("no virtual environment of python3"), "{text}");
+}
+
+#[teamster::test]
+#[ignore = "needs Python 3 with its headers"]
+async fn what_python_starts_is_of_the_venv_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let venv = folder.path().join("venv");
+    let python_of_the_build = std::env::var("PYO3_PYTHON").unwrap_or_else(|_unset| "python3".to_owned());
+    let made = Command::new(python_of_the_build).args(["-m", "venv", "--without-pip"]).arg(&venv).status().unwrap();
+    assert!(made.success());
+    let ended = teamster::open_nursery(async |an| {
+        let place = an.actor("py").infect(python().venv(&venv)).call(whereabouts()).await?;
+        assert_eq!((place.prefix, place.executable), (venv.clone(), venv.join("bin/python")));
+        Ok(())
+    });
+    ended.await.unwrap();
 }
 
 // ---- channels

@@ -102,7 +102,7 @@ impl Asyncio {
     }
 
     /// Has the packages of a virtual environment, which has to be of the same version of Python. One that is not there,
-    /// or is of another version, fails the actor's start.
+    /// or is of another version, fails the actor's start. Its interpreter is `sys.executable`, for what Python code starts.
     ///
     /// # Examples
     ///

@@ -1,8 +1,9 @@
 //! How is a Python exception an error of ours?
 use std::fmt;
 
+use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
-use pyo3::types::PyType;
+use pyo3::types::{PyBytes, PyString, PyType};
 use pythonize::PythonizeError;
 
 use super::module::Carried;
@@ -23,7 +24,7 @@ pub(super) fn error(py: Python<'_>, here: &Aid, raised: &PyErr) -> Error {
         location: location(py, raised),
         backtrace: traceback(py, raised),
     };
-    Error::Remote(RemoteError::returned(here, &Raised::new(py, raised, MAX_CAUSES), known))
+    Error::Remote(RemoteError::returned(here, &Raised::new(py, raised, &mut Vec::new()), known))
 }
 
 /// Something that Python did and did not raise.
@@ -37,8 +38,8 @@ pub(super) fn told(py: Python<'_>, raised: &PyErr) -> String {
     traceback(py, raised).unwrap_or_else(|| raised.to_string())
 }
 
-/// Exceptions behind an exception: what stands behind more of them nobody reads.
-const MAX_CAUSES: usize = 16;
+/// An exception and those behind it: what stands behind more of them nobody reads.
+const MAX_CAUSES: usize = 17;
 
 /// One exception's text, and what it was caused by.
 #[derive(Debug)]
@@ -48,17 +49,20 @@ struct Raised {
 }
 
 impl Raised {
-    fn new(py: Python<'_>, raised: &PyErr, causes: usize) -> Raised {
+    /// `seen` are those around it: an exception may be its own cause's cause.
+    fn new(py: Python<'_>, raised: &PyErr, seen: &mut Vec<*mut PyObject>) -> Raised {
         let value = raised.value(py);
         // A text that can't be had is not the failure that is told.
-        let message = value.str().map_or_else(|_| "its text can't be had".to_owned(), |text| text.to_string());
+        let message = value.str().map_or_else(|_| "its text can't be had".to_owned(), |text| text_of(&text));
         let cause = raised.cause(py).or_else(|| {
             let context = value.getattr("__context__").ok()?;
             let is_hidden = value.getattr("__suppress_context__").and_then(|hidden| hidden.is_truthy()).unwrap_or(true);
             (!is_hidden && !context.is_none()).then(|| PyErr::from_value(context))
         });
-        let cause = cause.filter(|_| causes > 0).map(|cause| {
-            let mut below = Raised::new(py, &cause, causes - 1);
+        seen.push(value.as_ptr());
+        let is_new = |cause: &PyErr| seen.len() < MAX_CAUSES && !seen.contains(&cause.value(py).as_ptr());
+        let cause = cause.filter(is_new).map(|cause| {
+            let mut below = Raised::new(py, &cause, seen);
             below.message = format!("{}: {}", type_name(&cause.get_type(py)), below.message);
             Box::new(below)
         });
@@ -98,8 +102,21 @@ fn location(py: Python<'_>, raised: &PyErr) -> Option<String> {
 
 fn traceback(py: Python<'_>, raised: &PyErr) -> Option<String> {
     let lines = py.import("traceback").ok()?.call_method1("format_exception", (raised.value(py),)).ok()?;
-    let lines: Vec<String> = lines.extract().ok()?;
-    Some(lines.concat().trim_end().to_owned())
+    let lines = lines.try_iter().ok()?.map(|line| Some(text_of(line.ok()?.cast().ok()?)));
+    Some(lines.collect::<Option<String>>()?.trim_end().to_owned())
+}
+
+/// A text of Python's. What it has that can't be encoded is shown as an escape: a file's name may hold half of a surrogate pair.
+fn text_of(text: &Bound<'_, PyString>) -> String {
+    if let Ok(whole) = text.to_str() {
+        return whole.to_owned();
+    }
+    match text.call_method1("encode", ("utf-8", "backslashreplace")) {
+        Ok(bytes) => {
+            String::from_utf8_lossy(bytes.cast::<PyBytes>().map_or(&[], |bytes| bytes.as_bytes())).into_owned()
+        }
+        Err(_no_bytes) => text.to_string_lossy().into_owned(),
+    }
 }
 
 /// A value that Python can't have.

@@ -58,7 +58,10 @@ def _activate(venv, paths):
         before = len(sys.path)
         site.addsitedir(packages)
         sys.path[:] = sys.path[before:] + sys.path[:before]
-        sys.prefix = os.path.abspath(venv)
+        sys.prefix = sys.exec_prefix = os.path.abspath(venv)
+        interpreter = os.path.join(sys.prefix, "bin", "python")
+        if os.path.exists(interpreter):
+            sys.executable = interpreter  # what Python code starts finds the same packages
     for path in paths:
         sys.path.insert(0, os.path.abspath(path))
     for stream in (sys.stdout, sys.stderr):

@@ -4,6 +4,7 @@ import asyncio
 import atexit
 import contextvars
 import gc
+import os
 import signal
 import sys
 import threading
@@ -51,7 +52,7 @@ async def order(item, count, notes=None):
 
 async def where():
     here = threading.current_thread() is threading.main_thread()
-    return {"main": here, "loop": asyncio.get_running_loop().is_running(), "prefix": sys.prefix}
+    return {"main": here, "loop": asyncio.get_running_loop().is_running(), "prefix": sys.prefix, "executable": sys.executable}
 
 
 async def sigint_is_ours():
@@ -64,6 +65,16 @@ async def fail(text):
         raise KeyError("the first")
     except KeyError as error:
         raise Sour(text) from error
+
+
+async def names_a_file():
+    raise Sour(os.fsdecode(b"/no/such/\xff"))
+
+
+async def caused_by_itself():
+    first, second = ValueError("the first"), ValueError("the second")
+    first.__cause__, second.__cause__ = second, first
+    raise first
 
 
 async def hold():
