@@ -9,7 +9,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use teamster::launch::Python;
 use teamster::testing::expect_cancelled;
 use teamster::{
-    ActorNursery, CancelRequest, Context, Error, ExitKind, Portal, Rung, SpawnReason, context, rpc, this_actor,
+    ActorNursery, CancelRequest, Context, Error, ExitKind, Portal, RemoteError, Rung, SpawnReason, context, rpc,
+    this_actor,
 };
 
 // ---- what `python/callee.py` does
@@ -58,6 +59,24 @@ async fn spin_in_thread(file: PathBuf);
 
 #[rpc(name = "callee::ticks")]
 async fn ticks(count: u64) -> impl Stream<Item = u64>;
+
+#[rpc(name = "callee::ticks_that_fail")]
+async fn ticks_that_fail(count: u64, length: u64) -> impl Stream<Item = u64>;
+
+#[rpc(name = "callee::ticks_in_thread")]
+async fn ticks_in_thread(count: u64) -> impl Stream<Item = u64>;
+
+#[rpc(name = "callee::ticks_in_thread_that_fail")]
+async fn ticks_in_thread_that_fail(count: u64, length: u64) -> impl Stream<Item = u64>;
+
+#[rpc(name = "callee::decorated")]
+async fn decorated(n: i64) -> i64;
+
+#[rpc(name = "callee::decorated_hold")]
+async fn decorated_hold(file: Option<PathBuf>);
+
+#[context(name = "callee::decorated_count")]
+async fn decorated_count(ctx: Context<u64, String, u64>, from: u64) -> u64;
 
 #[rpc(name = "callee::ask")]
 async fn ask(portal: Portal, path: String, args: (i64,)) -> teamster::Result<i64>;
@@ -233,6 +252,85 @@ async fn a_generators_values_come_as_a_stream() -> Result<(), Error> {
         assert_eq!(some.try_next().await?, Some(0));
         drop(some);
         assert_eq!(callee.run(square(3)).await?, 9);
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test]
+#[ignore = "needs Python 3.11"]
+async fn a_plain_generators_values_come_as_a_stream_too() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let callee = callee(an).await?;
+        let all: Vec<u64> = callee.stream(ticks_in_thread(300)).await?.try_collect().await?;
+        assert_eq!(all, (0..300).collect::<Vec<_>>());
+        says(&callee, "the ticks are over").await?;
+        // Whoever has seen enough ends it, also where it would never end.
+        let mut endless = callee.stream(ticks_in_thread(u64::from(u32::MAX))).await?;
+        assert_eq!(endless.try_next().await?, Some(0));
+        drop(endless);
+        while callee.run(events()).await?.iter().filter(|event| *event == "the ticks are over").count() < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert!(callee.cancel_actor().await?.was_graceful());
+        Ok(())
+    })
+    .await
+}
+
+/// What a stream of values ends with.
+async fn failure_of(mut values: impl Stream<Item = Result<u64, Error>> + Unpin) -> RemoteError {
+    loop {
+        match values.try_next().await {
+            Ok(Some(_)) => {}
+            Err(Error::Remote(error)) => return error,
+            other => panic!("it fails: {other:?}"),
+        }
+    }
+}
+
+#[teamster::test]
+#[ignore = "needs Python 3.11"]
+async fn a_generator_that_fails_never_looks_like_one_that_has_ended() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let callee = callee(an).await?;
+        for (count, length) in [(0, 20), (3, 20), (3, 100_000), (2_000, 200_000)] {
+            let errors = [
+                failure_of(callee.stream(ticks_that_fail(count, length)).await?).await,
+                failure_of(callee.stream(ticks_in_thread_that_fail(count, length)).await?).await,
+            ];
+            for error in errors {
+                assert_eq!((error.type_name(), error.message().len() as u64), ("ValueError", length));
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[teamster::test]
+#[ignore = "needs Python 3.11"]
+async fn what_stands_around_an_async_function_need_not_be_one() -> Result<(), Error> {
+    teamster::open_nursery(async |an| {
+        let callee = callee(an).await?;
+        assert_eq!(callee.run(decorated(41)).await?, 42);
+        let counted = callee.open_context(decorated_count(10), async |ctx, first| {
+            assert_eq!(first, 10);
+            let mut stream = ctx.open_stream().await?;
+            stream.send("hay".into()).await?;
+            assert_eq!(stream.recv().await?, Some(13));
+            stream.finish().await?;
+            Ok(ctx.result().await?)
+        });
+        assert_eq!(counted.await?, 13);
+        {
+            let mut held = std::pin::pin!(callee.run(decorated_hold(None)));
+            tokio::select! {
+                ended = &mut held => panic!("it holds: {ended:?}"),
+                said = says(&callee, "holds") => said?,
+            }
+        }
+        says(&callee, "cleaned up").await?;
         Ok(())
     })
     .await

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import AsyncIterator, Iterator
 
@@ -41,15 +42,31 @@ def test_kinds_are_told_by_the_function() -> None:
     async def stream() -> AsyncIterator[int]:
         yield 1
 
+    @teamster.rpc(name="a::plain_stream")
+    def plain_stream() -> Iterator[int]:
+        yield 1
+
     @teamster.rpc(name="a::plain")
     def plain(*numbers: int) -> None: ...
 
     @teamster.context(name="a::linked")
     async def linked(ctx: teamster.Context, n: int) -> None: ...
 
-    assert _registry.find("a::stream", None).kind == "stream"
+    for path, is_async in [("a::stream", True), ("a::plain_stream", False)]:
+        assert (_registry.find(path, None).kind, _registry.find(path, None).is_async) == ("stream", is_async)
     assert not _registry.find("a::plain", None).is_async and _registry.find("a::plain", None).most is None
     assert _registry.find("a::linked", None).least == 1
+
+
+def test_what_can_be_no_endpoint_says_why() -> None:
+    with pytest.raises(TypeError, match="has no name by which it could be called"):
+        teamster.rpc(functools.partial(pow, 3))
+    teamster.rpc(name="a::partial")(functools.partial(pow, 3))
+    with pytest.raises(TypeError, match="a::yields: a context sends by its stream"):
+
+        @teamster.context(name="a::yields")
+        async def yields(ctx: teamster.Context) -> AsyncIterator[int]:
+            yield 1
 
 
 def test_what_can_not_be_called_says_why() -> None:

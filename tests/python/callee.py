@@ -1,6 +1,7 @@
 """What the actor of tests/python.rs does, written in Python."""
 
 import asyncio
+import functools
 import logging
 import os
 import sys
@@ -154,6 +155,57 @@ async def ask(portal, path, args):
 async def ticks(count):
     for n in range(count):
         yield n
+
+
+@teamster.rpc
+async def ticks_that_fail(count, length):
+    for n in range(count):
+        yield n
+    raise ValueError("no more ticks".ljust(length, "."))
+
+
+@teamster.rpc
+def ticks_in_thread(count):
+    try:
+        yield from range(count)
+    finally:
+        EVENTS.append("the ticks are over")
+
+
+@teamster.rpc
+def ticks_in_thread_that_fail(count, length):
+    yield from range(count)
+    raise ValueError("no more ticks".ljust(length, "."))
+
+
+def noted(function):
+    """As decorators of all kinds do: what stands around an `async def` is a plain function."""
+
+    @functools.wraps(function)
+    def around(*args):
+        EVENTS.append(f"{function.__name__} is called")
+        return function(*args)
+
+    return around
+
+
+@teamster.rpc
+@noted
+async def decorated(n):
+    await asyncio.sleep(0)
+    return n + 1
+
+
+@teamster.rpc
+@noted
+async def decorated_hold(file):
+    return await hold(file)
+
+
+@teamster.context
+@noted
+async def decorated_count(ctx, start):
+    return await count(ctx, start)
 
 
 @teamster.context

@@ -52,8 +52,8 @@ def rpc(*, name: str | None = None) -> Callable[[F], F]: ...
 def rpc(function: Any = None, /, *, name: str | None = None) -> Any:
     """Lets other actors call a function.
 
-    An `async def` runs as a task of the event loop; a plain function runs in a thread, so that it may block. An async
-    generator gives its values as a stream, one after the other, as the caller reads them.
+    An `async def` runs as a task of the event loop; a plain function runs in a thread, so that it may block. A generator,
+    async or plain, gives its values as a stream, one after the other, as the caller reads them.
 
     Its path is `module::function`; the script's own functions stand under the script's name. `name` says another one.
 
@@ -96,6 +96,8 @@ def context(function: Any = None, /, *, name: str | None = None) -> Any:
 
 def path_of(function: Callable[..., Any]) -> str:
     """The path of a function that was given none."""
+    if not hasattr(function, "__qualname__"):
+        raise TypeError(f"{function!r} has no name by which it could be called: give it one, as name=\"module::function\"")
     module = function.__module__
     if module == "__main__":
         main = sys.modules["__main__"]
@@ -121,9 +123,12 @@ def _register(function: Callable[..., Any], name: str | None, kind: str) -> Any:
 
 def described(path: str, function: Callable[..., Any], kind: str) -> Endpoint:
     """What is known of a function by its signature."""
-    if kind == CALL and inspect.isasyncgenfunction(function):
+    is_async_generator = inspect.isasyncgenfunction(function)
+    if is_async_generator or inspect.isgeneratorfunction(function):
+        if kind == CONTEXT:
+            raise TypeError(f"{path}: a context sends by its stream: `yield` has no place in it")
         kind = STREAM
-    is_async = inspect.iscoroutinefunction(function) or kind == STREAM
+    is_async = inspect.iscoroutinefunction(function) or is_async_generator
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     signature = inspect.signature(function)
     taken = [parameter for parameter in signature.parameters.values() if parameter.kind in positional]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ._registry import CONTEXT, STREAM, Endpoint, place_of
 if TYPE_CHECKING:
     from ._context import Context
     from ._first_step import FirstSteps
+    from . import sync
     from ._line import Line
 
 CURRENT: contextvars.ContextVar[Served | None] = contextvars.ContextVar("teamster_dialog", default=None)
@@ -133,34 +135,73 @@ async def run_served(served: Served, args: list[Any]) -> None:
 
 async def _by_kind(served: Served, endpoint: Endpoint, args: list[Any]) -> Any:
     context = served.context
+    actor = served.line.actor
     if context is None:
-        return await served.line.actor.in_thread(served, endpoint.function, args)
+        value = await actor.in_thread(served, endpoint.function, args)
+        return await _ran(served, value) if inspect.iscoroutine(value) else value
     context.acknowledge()
-    if endpoint.kind == STREAM:
+    if endpoint.kind == STREAM and endpoint.is_async:
         return await _stream(context, endpoint, args)
-    assert endpoint.kind == CONTEXT
     if endpoint.is_async:
         value = await endpoint.function(context, *args)
     else:
         from . import sync
 
-        own = sync.Context(context, served.line.loop)
-        value = await served.line.actor.in_thread(served, endpoint.function, [own, *args])
+        # Where a decorator stands around an `async def`, that is whose context it is.
+        is_async_within = inspect.iscoroutinefunction(inspect.unwrap(endpoint.function))
+        own = context if is_async_within else sync.Context(context, served.line.loop)
+        if endpoint.kind == STREAM:
+            return await actor.in_thread(served, _stream_in_thread, [own, endpoint, args])
+        assert endpoint.kind == CONTEXT
+        value = await actor.in_thread(served, endpoint.function, [own, *args])
+        if inspect.iscoroutine(value):
+            value = await _ran(served, value)
     if not context.link.has_started:
         raise errors.Misused("the context returned without `started`: its opener waits for that first word")
     return value
 
 
+async def _ran(served: Served, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """What looked like a plain function has given a coroutine: a decorator stands around an `async def`."""
+    if served.canceller is not None:  # while it was made
+        coroutine.close()
+        raise errors.Cancelled(served.canceller)
+    task = served.line.loop.create_task(coroutine)
+    served.inner.add(task)
+    try:
+        return await task
+    finally:
+        served.inner.discard(task)
+
+
 async def _stream(context: Context, endpoint: Endpoint, args: list[Any]) -> None:
-    """The values of an async generator, one after the other."""
+    """The values of an async generator, one after the other.
+
+    The stream ends with the call, and not before: to its reader an end that comes alone is a good one.
+    """
     await context.started(None)
     values = endpoint.function(*args)
     try:
-        async with context.open_stream() as stream:
-            async for value in values:
-                try:
-                    await stream.send(value)
-                except errors.StreamClosed:
-                    break  # its reader has seen enough
+        stream = context.open_stream()
+        async for value in values:
+            try:
+                await stream.send(value)
+            except errors.StreamClosed:
+                break  # its reader has seen enough
     finally:
         await values.aclose()
+
+
+def _stream_in_thread(context: sync.Context, endpoint: Endpoint, args: list[Any]) -> None:
+    """The same of a plain generator."""
+    context.started(None)
+    values = endpoint.function(*args)
+    try:
+        stream = context.open_stream()
+        for value in values:
+            try:
+                stream.send(value)
+            except errors.StreamClosed:
+                break
+    finally:
+        values.close()
