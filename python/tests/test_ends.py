@@ -106,13 +106,13 @@ def test_plain_functions_share_the_threads() -> None:
     async def main() -> None:
         threads = Threads(asyncio.get_running_loop(), 3)
         meet = threading.Barrier(3)
-        names = await asyncio.gather(*(threads.run(lambda: (meet.wait(30), threading.current_thread().name)[1]) for _ in range(9)))
+        names = await asyncio.gather(*(threads.run(lambda: (meet.wait(30), threading.current_thread().name)[1]).result for _ in range(9)))
         assert sorted(set(names)) == ["teamster-call_0", "teamster-call_1", "teamster-call_2"]
         with pytest.raises(ZeroDivisionError):
-            await threads.run(lambda: 1 // 0)
+            await threads.run(lambda: 1 // 0).result
         given_up = threads.run(lambda: 1)
         given_up.cancel()
-        one = [await threads.run(lambda: threading.current_thread().name) for _ in range(5)]
+        one = [await threads.run(lambda: threading.current_thread().name).result for _ in range(5)]
         assert set(one) <= set(names)
 
     asyncio.run(main())
@@ -121,7 +121,7 @@ def test_plain_functions_share_the_threads() -> None:
 def test_one_thread_is_enough_for_one_call_after_the_other() -> None:
     async def main() -> None:
         threads = Threads(asyncio.get_running_loop(), 3)
-        names = {await threads.run(lambda: threading.current_thread().name) for _ in range(20)}
+        names = {await threads.run(lambda: threading.current_thread().name).result for _ in range(20)}
         assert names == {"teamster-call_0"}
 
     asyncio.run(main())
@@ -138,7 +138,7 @@ async def main():
     def block():
         loop.call_soon_threadsafe(begun.set)
         threading.Event().wait()
-    blocked = Threads(loop, 1).run(block)
+    blocked = Threads(loop, 1).run(block).result
     await begun.wait()
     raise SystemExit(7)
 

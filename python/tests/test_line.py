@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 
 import teamster
-from teamster import _frames, _line, _registry, errors
+from teamster import _actor, _frames, _line, _registry, errors
 from teamster._codec import pack
 from teamster._frames import frame, head_of
 from teamster._ident import Aid, Canceller, CancelRequest
 from teamster._line import LONG_BYTES, Line
+from teamster._threads import Threads
 
 HERE = Aid("here", bytes(range(16)), 7, "host")
 PEER = Aid("peer", bytes(16), 8, "host")
@@ -57,11 +59,14 @@ class Actor:
         self.running: set[Any] = set()
         self.in_flight = self.served_count = 0
         self.stood = 0.0
+        self._threads = Threads(self.loop, 1)
 
     def soon(self, function: Callable[..., object], *args: Any) -> None:
         self.loop.call_soon(function, *args)
 
     def line_ended(self, line: Line) -> None: ...
+
+    in_thread = _actor.Actor.in_thread
 
 
 def line_to_peer() -> tuple[Line, Transport]:
@@ -296,6 +301,29 @@ async def test_a_cancel_between_a_start_and_its_task_is_none_too_early() -> None
     line.feed(start(2, "line::size", b"x"))
     await turns()
     assert was_cancelled(transport, 2) and not line.serving
+
+
+@on_loop
+async def test_a_plain_function_that_waits_for_a_thread_is_cancelled_at_once_and_never_runs() -> None:
+    line, transport = line_to_peer()
+    ran: list[int] = []
+    may_end = threading.Event()
+
+    @teamster.rpc(name="line::block")
+    def block(n: int) -> None:
+        ran.append(n)
+        may_end.wait(30)
+
+    line.feed(start(2, "line::block", 1))
+    line.feed(start(4, "line::block", 2))
+    await turns()
+    assert line.cancel_now(4, DROPPED) == _frames.ACK_ASKED
+    await turns()
+    assert is_cancelled(transport.written[-1], 4) and list(line.serving) == [2]
+    may_end.set()
+    while line.serving or line.actor._threads._unfinished:  # the thread finds the other one, and leaves it
+        await asyncio.sleep(0)
+    assert ran == [1]
 
 
 @on_loop

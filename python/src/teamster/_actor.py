@@ -102,18 +102,23 @@ class Actor:
             self.cancel(Canceller(self.spec.parent, CancelRequest.PARENT_LOST))
 
     async def in_thread(self, served: Served, function: Callable[..., Any], args: list[Any]) -> Any:
-        """Runs a plain function where it may block. Only its own return ends it."""
+        """Runs a plain function where it may block. Once it has a thread, only its own return ends it."""
         context = contextvars.copy_context()
 
         def run() -> Any:
-            if served.canceller is not None:  # while it waited for its turn
-                raise errors.Cancelled(served.canceller)
             try:
                 return context.run(function, *args)
             except StopIteration as error:  # which no future can hold
                 raise RuntimeError("the function raised StopIteration") from error
 
-        return await self._threads.run(run)
+        if served.canceller is not None:
+            raise errors.Cancelled(served.canceller)
+        job = self._threads.run(run)
+        served.inner.add(job)
+        try:
+            return await job.result
+        finally:
+            served.inner.discard(job)
 
     def load(self) -> dict[str, Any]:
         """What this actor has to do now, for who looks from outside. From any thread."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ._first_step import FirstSteps
     from . import sync
     from ._line import Line
+    from ._threads import Job
 
 CURRENT: contextvars.ContextVar[Served | None] = contextvars.ContextVar("teamster_dialog", default=None)
 """The dialog that this code serves."""
@@ -57,8 +58,8 @@ class Served:
         self.is_over = False
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self.inner: set[asyncio.Task[Any]] = set()
-        """What its thread waits for."""
+        self.inner: set[asyncio.Task[Any] | Job] = set()
+        """What its thread waits for, or its turn for one."""
 
     def expire(self, after: float) -> None:
         """It is cancelled in so many seconds, unless it is over by then."""

@@ -8,7 +8,21 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-_Job = tuple[Callable[[], Any], "asyncio.Future[Any]"]
+class Job:
+    """A function that waits for a thread, or has one. Whoever cancels it while it waits has it end at once, unrun."""
+
+    def __init__(self, function: Callable[[], Any], result: asyncio.Future[Any]) -> None:
+        self.function = function
+        self.result = result
+        self._taken = threading.Lock()
+
+    def take(self) -> bool:
+        """Whether it is ours: it goes to the first who asks, a thread that would run it or who cancels it."""
+        return self._taken.acquire(blocking=False)
+
+    def cancel(self) -> bool:
+        """On the loop's thread."""
+        return self.take() and self.result.cancel()
 
 
 class Threads:
@@ -23,16 +37,17 @@ class Threads:
         self._most = most
         self._started = 0
         self._unfinished = 0
-        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
 
-    def run(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
+    def run(self, function: Callable[[], Any]) -> Job:
         """Calls it in a thread, when one is free."""
         result: asyncio.Future[Any] = self._loop.create_future()
         self._unfinished += 1
         if self._unfinished > self._started and self._started < self._most:
             self._start()
-        self._jobs.put((function, result))
-        return result
+        job = Job(function, result)
+        self._jobs.put(job)
+        return job
 
     def _start(self) -> None:
         try:
@@ -46,17 +61,18 @@ class Threads:
 
     def _work(self) -> None:
         while True:
-            function, result = self._jobs.get()
+            job = self._jobs.get()
             value, error = None, None
             try:
-                value = function()
+                if job.take():
+                    value = job.function()
             except BaseException as raised:  # its caller's, whatever it is
                 error = raised
             try:
-                self._loop.call_soon_threadsafe(self._finish, result, value, error)
+                self._loop.call_soon_threadsafe(self._finish, job.result, value, error)
             except RuntimeError:  # the loop is closed
                 return
-            del function, result, value, error  # nothing of it is kept until the next one comes
+            del job, value, error  # nothing of it is kept until the next one comes
 
     def _finish(self, result: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
         self._unfinished -= 1
