@@ -8,7 +8,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use image::ImageEncoder;
 use image::codecs::jpeg::JpegEncoder;
@@ -450,11 +450,7 @@ fn a_killed_worker_costs_thumbnails_its_own_picture() {
     let (folder, out) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     many_big_pictures(folder.path(), 6);
     let run = Run::start(Run::example("thumbnails").arg(folder.path()).arg(out.path()).env("TEAMSTER_WORKERS", "1"));
-    first_in(out.path());
-    let worker = run.processes().into_iter().find(|pid| {
-        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| text(&line).starts_with("teamster:(worker)"))
-    });
-    kill_process(worker.and_then(Pid::from_raw).expect("there is a worker"), Signal::KILL).expect("it runs");
+    kill_process(reads_a_picture(&run), Signal::KILL).expect("it runs");
     let run = run.end();
     assert_eq!(run.output.status.code(), Some(1), "{run:?}");
     let said = text(&run.output.stderr);
@@ -542,6 +538,34 @@ fn many_big_pictures(folder: &Path, count: usize) {
     for number in 1..count {
         fs::hard_link(&first, folder.join(format!("big-{number}.png"))).expect("a link");
     }
+}
+
+/// The worker, stopped in the middle of a picture: one that is killed between two has cost nothing.
+fn reads_a_picture(run: &Run) -> Pid {
+    let deadline = Instant::now() + LIMIT;
+    while Instant::now() < deadline {
+        let is_worker = |pid: &Pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline"));
+            line.is_ok_and(|line| text(&line).starts_with("teamster:(worker)"))
+        };
+        let Some(worker) = run.processes().into_iter().filter_map(Pid::from_raw).find(is_worker) else { continue };
+        kill_process(worker, Signal::STOP).expect("it runs");
+        while !is_stopped(worker) {
+            std::thread::yield_now();
+        }
+        let open = fs::read_dir(format!("/proc/{worker}/fd")).expect("it is there");
+        let mut open = open.filter_map(|fd| fs::read_link(fd.expect("it is readable").path()).ok());
+        if open.any(|file| file.extension().is_some_and(|extension| extension == "png")) {
+            return worker;
+        }
+        kill_process(worker, Signal::CONT).expect("it runs");
+    }
+    panic!("no worker has read a picture after {LIMIT:?}")
+}
+
+fn is_stopped(process: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("it is there");
+    stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
 }
 
 /// Waits until a file has come to its place there.
