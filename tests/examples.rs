@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 #[path = "support/program.rs"]
 mod program;
-use program::Terminal;
+use program::{Terminal, hear_signals, stands_still};
 
 #[test]
 fn quickstart() {
@@ -550,7 +550,7 @@ fn reads_a_picture(run: &Run) -> Pid {
         };
         let Some(worker) = run.processes().into_iter().filter_map(Pid::from_raw).find(is_worker) else { continue };
         kill_process(worker, Signal::STOP).expect("it runs");
-        while !is_stopped(worker) {
+        while !stands_still(worker) {
             std::thread::yield_now();
         }
         let open = fs::read_dir(format!("/proc/{worker}/fd")).expect("it is there");
@@ -561,11 +561,6 @@ fn reads_a_picture(run: &Run) -> Pid {
         kill_process(worker, Signal::CONT).expect("it runs");
     }
     panic!("no worker has read a picture after {LIMIT:?}")
-}
-
-fn is_stopped(process: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("it is there");
-    stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
 }
 
 /// Waits until a file has come to its place there.
@@ -620,6 +615,7 @@ impl Run {
         let mark = Uuid::new_v4().to_string();
         command.env(MARK, &mark).env("TMPDIR", folder.path()).env("XDG_RUNTIME_DIR", folder.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        hear_signals();
         let child = command.spawn().expect("the example starts");
         Run { child, mark, folder }
     }

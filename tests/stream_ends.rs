@@ -821,14 +821,6 @@ async fn a_child_whose_lines_are_cut_is_gone_and_its_parents_body_hears() {
     }
 }
 
-/// Nothing else of its actor runs any more.
-#[rpc]
-async fn stands_still() {
-    loop {
-        std::thread::park();
-    }
-}
-
 /// The kernel ends the lines of a process before that counts as dead. Who asks it to end in between has not ended it.
 #[teamster::test]
 async fn who_dies_without_having_heard_of_a_cancel_has_died_by_itself() {
@@ -839,12 +831,12 @@ async fn who_dies_without_having_heard_of_a_cancel_has_died_by_itself() {
         let frank = an.start_actor("frank").await?;
         let (us, them) = (std::process::id(), frank.aid().pid());
         assert_eq!(frank.run(add(1, 1)).await?, 2);
-        let mut call = std::pin::pin!(frank.run(stands_still()));
-        assert!(futures::poll!(&mut call).is_pending());
+        let process = Pid::from_raw(them.cast_signed()).expect("it is a process");
+        kill_process(process, Signal::STOP)?; // it sees nothing of what follows
         cut_off(&lines(us, them)?)?;
         let mut cancel = std::pin::pin!(frank.cancel_actor());
         assert!(futures::poll!(&mut cancel).is_pending());
-        kill_process(Pid::from_raw(them.cast_signed()).expect("a pid"), Signal::KILL)?;
+        kill_process(process, Signal::KILL)?;
         let receipt = cancel.await?;
         assert!(receipt.asked_by.is_none() && receipt.rung.is_none(), "{receipt:?}");
         Ok(())

@@ -67,11 +67,7 @@ impl Program {
             .stdout(Stdio::piped())
             .stderr(stderr);
         change(&mut command);
-        // In the background of a script, tests are started to ignore them, and what they start would be.
-        for signal in [libc::SIGINT, libc::SIGHUP] {
-            // SAFETY: a plain call; a test process has no handler of its own.
-            unsafe { libc::signal(signal, libc::SIG_DFL) };
-        }
+        hear_signals();
         let mut child = command.spawn().expect("it starts");
         let stdout = Some(BufReader::new(child.stdout.take().expect("it is piped")));
         Program { child, stdout, mark: format!("{MARK}={mark}"), folder }
@@ -278,7 +274,7 @@ fn threads(pid: Pid) -> String {
         .collect()
 }
 
-fn stands_still(pid: Pid) -> bool {
+pub(crate) fn stands_still(pid: Pid) -> bool {
     all_threads_are(pid, ['T', 'Z'])
 }
 
@@ -291,6 +287,14 @@ fn all_threads_are(pid: Pid, states: [char; 2]) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let mut stats = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
     stats.all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(states)))
+}
+
+/// What a test starts from now on hears ctrl-c: in the background of a script, tests are started to ignore it.
+pub(crate) fn hear_signals() {
+    for signal in [libc::SIGINT, libc::SIGHUP] {
+        // SAFETY: a plain call; a test process has no handler of its own.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
 
 impl Drop for Program {
