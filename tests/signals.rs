@@ -70,6 +70,12 @@ async fn run(scene: &str) -> Result<(), Error> {
                 .await?;
             }
         }
+        "roots" => {
+            println!("booting");
+            loop {
+                teamster::open_nursery(async |_an| Ok(())).await?;
+            }
+        }
         "dropped" => {
             drop_nursery().await;
             Ok(()) // what it has left is waited for
@@ -395,6 +401,11 @@ fn sigint_during_teardown_leaves_nobody() {
     at_random("teardowns", "teardown");
 }
 
+#[test]
+fn sigint_during_a_root_alone_leaves_no_file() {
+    at_random("roots", "booting");
+}
+
 #[track_caller]
 fn at_random(scene: &str, begun: &str) {
     let mut chance = KillAtRandom::new(seed());
@@ -408,6 +419,7 @@ fn at_random(scene: &str, begun: &str) {
         assert_eq!(ended.status.signal(), Some(2), "round {round}, {after:?}: {:?} {}", ended.status, ended.stderr);
         assert_eq!(ended.stderr, "", "round {round}, {after:?}");
         program.gone_within(KERNEL);
+        program.assert_no_files();
     }
 }
 

@@ -135,10 +135,10 @@ impl Root {
             line.close(LineEnd::Shutdown);
         }
         self.actor.end_keeps();
-        self.actor.control.stop();
-        self.actor.end_keeps(); // what the control thread has begun since
         parts.registrar.stop();
         parts.folder.remove();
+        self.actor.control.stop(); // behind the files: it listens for signals, which end this process at once from then on
+        self.actor.end_keeps(); // what the control thread has begun since
         // What a dropped nursery has left holds the actor that holds it. With its runtime gone nobody
         // runs it any more.
         drop(self.actor.scope.take_deferred());
@@ -222,6 +222,8 @@ fn boot_root(builder: RootBuilder, runtime: Handle) -> Result<Arc<Root>, Error> 
     let refused = |error: FolderError| Error::Spawn { name: name.clone(), reason: no_folder(&error) };
     let base = Base::open().map_err(refused)?;
     base.sweep();
+    // From here on there is something to remove, and whoever presses ctrl-c now waits until it is.
+    let signals = Signals::install().map_err(|error| failed("taking SIGINT and SIGTERM", error))?;
     let folder = base.make_root().map_err(refused)?;
     let aid = Aid::new(name.as_str(), Uuid::new_v4(), std::process::id(), host_id());
     let socket = socket_path(folder.path(), aid.uuid());
@@ -267,7 +269,6 @@ fn boot_root(builder: RootBuilder, runtime: Handle) -> Result<Arc<Root>, Error> 
     let registrar = Registrar::start(&base, folder.path(), Arc::clone(&names), aid.clone(), etcd.as_ref())
         .map_err(|error| failed("starting its registrar", error))?;
     let control = Control::new(None).map_err(|error| failed("setting up its control thread", error))?;
-    let signals = Signals::install().map_err(|error| failed("taking SIGINT and SIGTERM", error))?;
     let hook = PanicHook::install();
     let id = runtime.id();
     let actor = Actor::new(Parts {
