@@ -19,7 +19,7 @@ use crate::msg::codec;
 /// A clone is another view of the same bytes, as is [`Blob::slice`].
 ///
 /// The shared memory is free for other bytes when the last view of it is gone. A pool keeps it for those, up to 128 MiB
-/// each way with a worker, until that one has had no job for ten seconds. It is not much, so what a
+/// each way with a worker, until that one has had no job for ten seconds. There is no more of it, so what a
 /// program keeps for long is better copied (`blob.to_vec()`); nothing fails where it is not, but later bytes
 /// travel on the line then. Both processes of one program can see that memory, and neither writes to it while there are views.
 /// A process that belongs to somebody hostile, yet runs as the same user, could: so it could anywhere.
